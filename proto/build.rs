@@ -1,0 +1,24 @@
+//! Generates the Rust types from the `.proto` files with a pure-Rust compiler: no `protoc` on the machine.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = [
+        "envoy/config/core/v3/base.proto",
+        "envoy/service/discovery/v3/discovery.proto",
+        "google/rpc/status.proto",
+        "postern/mesh/v1/resources.proto",
+        "postern/mesh/v1/certificate.proto",
+        "postern/admin/v1/admin.proto",
+    ];
+    println!("cargo:rerun-if-changed=envoy");
+    println!("cargo:rerun-if-changed=google");
+    println!("cargo:rerun-if-changed=postern");
+    let descriptors = protox::compile(files, ["."])?;
+    let mut config = tonic_prost_build::Config::new();
+    config.btree_map(["."]);
+    tonic_prost_build::configure()
+        // Shares one serialization of a resource between all streams that carry it.
+        .bytes(".google.protobuf.Any.value")
+        .extern_path(".google.protobuf.Any", "crate::Any")
+        .compile_fds_with_config(descriptors, config)?;
+    Ok(())
+}
