@@ -1,0 +1,519 @@
+//! This workload's certificate: asked for, kept fresh, withdrawn when it expires.
+//!
+//! The key is made here and leaves the process only into the key directory, if one is named. A good certificate stays in
+//! use whatever happens to requests for the next one. Validity is judged by the wall clock at every tick, so that a clock
+//! that jumps, or a machine that slept, is noticed within [`TICK`].
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use mesh_auth::bundle::TrustBundles;
+use mesh_auth::svid::{self, Usage};
+use mesh_auth::tls::Identity;
+use mesh_auth::{Secret, TrustDomain};
+use mesh_proto::mesh::certificate_service_client::CertificateServiceClient;
+use mesh_proto::mesh::{IssueCertificateRequest, IssueCertificateResponse};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Request};
+
+use super::backoff::{Backoff, Limits, random_unit};
+use super::clock::{Clock, rfc3339};
+use super::connect::{ConnectError, Target, status_text};
+use super::keystore::{Kept, KeyStore};
+use super::publisher::Publisher;
+use super::status::{self, ControlStatus};
+use crate::admin::Readiness;
+
+/// How often the wall clock is looked at.
+pub const TICK: Duration = Duration::from_secs(1);
+/// Retries while there is no valid certificate: nothing works without one.
+const URGENT: Limits = Limits {
+    base: Duration::from_millis(100),
+    cap: Duration::from_secs(5),
+};
+/// Retries while the one in use is good for hours.
+const PATIENT: Limits = Limits {
+    base: Duration::from_millis(500),
+    cap: Duration::from_secs(60),
+};
+/// How long one request may take once connected.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A join token is a line of text.
+const MAX_TOKEN: u64 = 4_096;
+/// Renewal happens at this part of the life of a certificate, plus a random part of [`RENEWAL_SPREAD`].
+const RENEWAL_FROM: f64 = 0.5;
+const RENEWAL_SPREAD: f64 = 0.2;
+
+/// Why a certificate request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// Nothing to prove the identity with.
+    #[error("no valid certificate to renew and no join token: {0}")]
+    NoProof(String),
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The control API said no, or nothing.
+    #[error("the control API refused to issue a certificate by {proof}: {reason}")]
+    Refused {
+        /// What was shown: `join token` or `current certificate`.
+        proof: &'static str,
+        /// Its answer.
+        reason: String,
+        /// True when another proof may help.
+        unauthenticated: bool,
+    },
+    /// What was issued cannot be used.
+    #[error("the control API issued a certificate that cannot be used: {0}")]
+    Unusable(String),
+    /// Something in this process failed.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// A certificate in use or waiting for the clock to come back.
+#[derive(Clone)]
+struct Held {
+    identity: Arc<Identity>,
+    renew_at: i64,
+    /// It was valid when looked at last, so it is in force.
+    in_force: bool,
+}
+
+/// What [`Certificates`] needs to know.
+pub struct Settings {
+    /// The control API.
+    pub target: Target,
+    /// `namespace/name`.
+    pub workload: String,
+    /// The mesh's trust domain.
+    pub trust_domain: TrustDomain,
+    /// Where a join token may lie; read again for every use.
+    pub join_token_file: Option<PathBuf>,
+    /// Where the key is kept over a restart.
+    pub key_store: Option<KeyStore>,
+}
+
+/// Owner of the certificate.
+pub struct Certificates {
+    settings: Settings,
+    publisher: Arc<Publisher>,
+    status: Arc<ControlStatus>,
+    readiness: Arc<Readiness>,
+    clock: Arc<dyn Clock>,
+    identities: watch::Sender<Option<Arc<Identity>>>,
+    held: Mutex<Option<Held>>,
+}
+
+impl Certificates {
+    /// Holds none yet; tells `identities` of every change.
+    pub fn new(
+        settings: Settings,
+        publisher: Arc<Publisher>,
+        status: Arc<ControlStatus>,
+        readiness: Arc<Readiness>,
+        clock: Arc<dyn Clock>,
+        identities: watch::Sender<Option<Arc<Identity>>>,
+    ) -> Self {
+        Self {
+            settings,
+            publisher,
+            status,
+            readiness,
+            clock,
+            identities,
+            held: Mutex::new(None),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Obtains and renews for ever.
+    pub async fn keep(&self) {
+        self.adopt_kept();
+        let mut backoff = Backoff::new(URGENT);
+        let mut key = None;
+        loop {
+            let wait = due_in(self.clock.now(), self.lock().as_ref());
+            if !wait.is_zero() {
+                tokio::time::sleep(wait.min(TICK)).await;
+                continue;
+            }
+            let outcome = self.renew(&mut key).await;
+            let label = if outcome.is_ok() { "issued" } else { "failed" };
+            metrics::counter!("postern_certificate_requests_total", "outcome" => label)
+                .increment(1);
+            match outcome {
+                Ok(()) => {
+                    key = None;
+                    backoff.reset();
+                    self.status.update(|view| view.certificate_error = None);
+                }
+                Err(error) => {
+                    let valid = self.lock().as_ref().is_some_and(|held| held.in_force);
+                    backoff.set_limits(if valid { PATIENT } else { URGENT });
+                    let delay = backoff.next();
+                    tracing::warn!(%error, retry_in_ms = delay.as_millis(), "no new certificate");
+                    self.status
+                        .update(|view| view.certificate_error = Some(error.to_string()));
+                    self.check();
+                    self.pause(delay).await;
+                }
+            }
+        }
+    }
+
+    /// Judges the certificate by the wall clock: withdraws an expired one, puts one back that is valid again.
+    pub fn check(&self) {
+        let now = self.clock.now();
+        let Some(mut held) = self.lock().clone() else {
+            let error = self.status.view().certificate_error;
+            let reason = error.unwrap_or_else(|| "waiting for the first certificate".into());
+            self.readiness.set("certificate", Err(reason));
+            return;
+        };
+        let not_after = held.identity.not_after();
+        let valid = now < not_after;
+        if valid != held.in_force {
+            let identity = valid.then(|| Arc::clone(&held.identity));
+            match self.publisher.set_identity(identity.clone()) {
+                Ok(()) => {
+                    held.in_force = valid;
+                    self.identities.send_replace(identity);
+                    *self.lock() = Some(held);
+                    if valid {
+                        tracing::warn!("the certificate is valid again: the clock went back");
+                    } else {
+                        tracing::error!(
+                            expired_at = rfc3339(not_after),
+                            "the certificate expired and is withdrawn"
+                        );
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot withdraw or put back the certificate")
+                }
+            }
+        }
+        let state = if valid {
+            Ok(())
+        } else {
+            let why = self.status.view().certificate_error.unwrap_or_default();
+            let expired = rfc3339(not_after);
+            Err(format!("expired at {expired}; no new one yet ({why})"))
+        };
+        self.readiness.set("certificate", state);
+    }
+
+    /// Waits for `delay`, less if a new join token appears while one is needed.
+    async fn pause(&self, delay: Duration) {
+        let until = Instant::now() + delay;
+        let token = self.token_digest();
+        while Instant::now() < until {
+            tokio::time::sleep_until(until.min(Instant::now() + TICK)).await;
+            if self.token_digest() != token {
+                return;
+            }
+        }
+    }
+
+    fn token_digest(&self) -> Option<[u8; 32]> {
+        let token = self.token().ok()?;
+        digest::digest(&digest::SHA256, token.expose().as_bytes())
+            .as_ref()
+            .try_into()
+            .ok()
+    }
+
+    /// Takes up the certificate of an earlier process, if it is still good.
+    fn adopt_kept(&self) {
+        let Some(kept) = self.settings.key_store.as_ref().and_then(KeyStore::load) else {
+            return;
+        };
+        let adopted = self
+            .publisher
+            .roots()
+            .map_err(CertificateError::Internal)
+            .and_then(|roots| self.identity(kept.chain, kept.key.expose(), &roots))
+            .and_then(|identity| self.use_identity(identity, kept.issued_at));
+        match adopted {
+            Ok(()) => tracing::info!("went on with the kept key and certificate"),
+            Err(error) => tracing::warn!(%error, "the kept certificate cannot be used"),
+        }
+    }
+
+    /// One attempt, with every proof at hand.
+    async fn renew(&self, key: &mut Option<KeyPair>) -> Result<(), CertificateError> {
+        // The same key for all attempts: an answer that was lost on the way can be given again for it.
+        let key = match key {
+            Some(key) => key,
+            None => key.insert(
+                KeyPair::generate().map_err(|e| CertificateError::Internal(e.to_string()))?,
+            ),
+        };
+        let roots = self.publisher.roots().map_err(CertificateError::Internal)?;
+        let current = self.lock().clone().filter(|held| held.in_force);
+        if let Some(current) = current {
+            match self
+                .request(key, &roots, Some(&current.identity), None)
+                .await
+            {
+                Err(CertificateError::Refused {
+                    unauthenticated: true,
+                    reason,
+                    ..
+                }) if self.token().is_ok() => {
+                    tracing::warn!(
+                        reason,
+                        "renewal by the current certificate was refused; trying the join token"
+                    );
+                }
+                Ok(response) => return self.accept(&response, key, &roots).await,
+                Err(error) => return Err(error),
+            }
+        }
+        let token = self.token().map_err(CertificateError::NoProof)?;
+        let response = self.request(key, &roots, None, Some(&token)).await?;
+        self.accept(&response, key, &roots).await
+    }
+
+    async fn request(
+        &self,
+        key: &KeyPair,
+        roots: &Arc<TrustBundles>,
+        identity: Option<&Identity>,
+        token: Option<&Secret<String>>,
+    ) -> Result<IssueCertificateResponse, CertificateError> {
+        let csr = signing_request(key)?;
+        let proof = if token.is_some() {
+            "join token"
+        } else {
+            "current certificate"
+        };
+        let channel = self
+            .settings
+            .target
+            .connect(identity, Arc::clone(roots))
+            .await?;
+        let mut request = Request::new(IssueCertificateRequest {
+            csr,
+            lifetime_seconds: 0,
+        });
+        if let Some(token) = token {
+            let mut value =
+                MetadataValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| {
+                    CertificateError::NoProof("the join token file holds more than a token".into())
+                })?;
+            value.set_sensitive(true);
+            request.metadata_mut().insert("authorization", value);
+        }
+        let mut client = CertificateServiceClient::new(channel);
+        let refused = |reason, unauthenticated| CertificateError::Refused {
+            proof,
+            reason,
+            unauthenticated,
+        };
+        match tokio::time::timeout(REQUEST_TIMEOUT, client.issue_certificate(request)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => {
+                let unauthenticated = matches!(
+                    status.code(),
+                    Code::Unauthenticated | Code::PermissionDenied
+                );
+                Err(refused(status_text(&status), unauthenticated))
+            }
+            Err(_) => Err(refused(
+                format!("no answer within {REQUEST_TIMEOUT:?}"),
+                false,
+            )),
+        }
+    }
+
+    async fn accept(
+        &self,
+        response: &IssueCertificateResponse,
+        key: &KeyPair,
+        roots: &TrustBundles,
+    ) -> Result<(), CertificateError> {
+        let unusable = CertificateError::Unusable;
+        if response.workload != self.settings.workload {
+            return Err(unusable(format!(
+                "it is for workload '{}', this sidecar is of '{}'; was the join token made for it?",
+                response.workload, self.settings.workload
+            )));
+        }
+        let chain: Vec<_> = response
+            .certificate_chain
+            .iter()
+            .map(|der| CertificateDer::from(der.clone()))
+            .collect();
+        let issued_at = self.clock.now();
+        let identity = self.identity(chain.clone(), key.serialized_der(), roots)?;
+        let (id, not_after) = (identity.id().clone(), identity.not_after());
+        self.use_identity(identity, issued_at)?;
+        tracing::info!(spiffe_id = %id, not_after = rfc3339(not_after), "certificate issued");
+        if let Some(store) = self.settings.key_store.clone() {
+            let kept = Kept {
+                key: Secret::new(key.serialize_der()),
+                chain,
+                issued_at,
+            };
+            match tokio::task::spawn_blocking(move || store.save(&kept)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the key cannot be kept over a restart"),
+                Err(error) => tracing::error!(%error, "keeping the key failed"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The identity of a chain and key, if it is this workload's and our peers will take it.
+    fn identity(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: &[u8],
+        roots: &TrustBundles,
+    ) -> Result<Identity, CertificateError> {
+        let unusable = CertificateError::Unusable;
+        let now = u64::try_from(self.clock.now()).unwrap_or(0);
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        svid::verify(&chain, Usage::Server, roots, now).map_err(|e| unusable(e.to_string()))?;
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_vec()));
+        let identity = Identity::new(chain, key).map_err(|e| unusable(e.to_string()))?;
+        let namespace = self.settings.workload.split('/').next();
+        let ours = identity.id().trust_domain() == self.settings.trust_domain.as_str()
+            && identity.id().namespace() == namespace;
+        if ours {
+            Ok(identity)
+        } else {
+            Err(unusable(format!(
+                "{} is not an identity of workload '{}' in trust domain '{}'",
+                identity.id(),
+                self.settings.workload,
+                self.settings.trust_domain
+            )))
+        }
+    }
+
+    /// Puts an identity in force and tells everybody.
+    fn use_identity(&self, identity: Identity, issued_at: i64) -> Result<(), CertificateError> {
+        let identity = Arc::new(identity);
+        let renew_at = renewal_time(issued_at, identity.not_after(), random_unit());
+        self.publisher
+            .set_identity(Some(Arc::clone(&identity)))
+            .map_err(|e| CertificateError::Unusable(e.to_string()))?;
+        self.status.update(|view| {
+            view.certificate = Some(status::Certificate {
+                spiffe_id: identity.id().to_string(),
+                not_before: identity.not_before(),
+                not_after: identity.not_after(),
+                renew_at,
+            });
+        });
+        #[allow(clippy::cast_precision_loss)]
+        metrics::gauge!("postern_certificate_expiry_timestamp_seconds")
+            .set(identity.not_after() as f64);
+        *self.lock() = Some(Held {
+            identity: Arc::clone(&identity),
+            renew_at,
+            in_force: true,
+        });
+        self.identities.send_replace(Some(identity));
+        self.check();
+        Ok(())
+    }
+
+    /// The join token, or why there is none.
+    fn token(&self) -> Result<Secret<String>, String> {
+        let Some(path) = &self.settings.join_token_file else {
+            return Err("none is configured (--join-token-file)".into());
+        };
+        let fail = |reason: String| format!("{}: {reason}", path.display());
+        let size = fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
+        if size > MAX_TOKEN {
+            return Err(fail(format!("{size} bytes are too many for a token")));
+        }
+        let text = Secret::new(fs::read_to_string(path).map_err(|e| fail(e.to_string()))?);
+        let token = text.expose().trim();
+        if token.is_empty() {
+            return Err(fail("empty".into()));
+        }
+        Ok(Secret::new(token.to_owned()))
+    }
+}
+
+/// How long until a certificate has to be asked for.
+fn due_in(now: i64, held: Option<&Held>) -> Duration {
+    match held {
+        Some(held) if held.in_force => {
+            Duration::from_secs(u64::try_from(held.renew_at - now).unwrap_or(0))
+        }
+        _ => Duration::ZERO,
+    }
+}
+
+/// When to renew: between half and seven tenths of the time from issue to expiry, `random` (0..1) of the way. The start
+/// of validity does not count: it is set back to forgive clocks that are slow.
+fn renewal_time(issued_at: i64, not_after: i64, random: f64) -> i64 {
+    let life = not_after.saturating_sub(issued_at).max(0);
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+    let part = (life as f64 * (RENEWAL_FROM + RENEWAL_SPREAD * random)) as i64;
+    issued_at.saturating_add(part)
+}
+
+/// A certificate request that asks for nothing but a signature on the key: who we are is for the CA to say.
+fn signing_request(key: &KeyPair) -> Result<Vec<u8>, CertificateError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .serialize_request(key)
+        .map(|csr| csr.der().to_vec())
+        .map_err(|e| CertificateError::Internal(format!("certificate request: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_request_asks_for_no_name_and_no_extension() {
+        use x509_parser::certification_request::X509CertificationRequest;
+        use x509_parser::prelude::FromDer;
+        let key = KeyPair::generate().expect("key");
+        let der = signing_request(&key).expect("request");
+        let (rest, csr) = X509CertificationRequest::from_der(&der).expect("parses");
+        assert!(rest.is_empty());
+        assert_eq!(csr.certification_request_info.subject.iter().count(), 0);
+        assert!(
+            csr.requested_extensions()
+                .is_none_or(|mut e| e.next().is_none())
+        );
+    }
+
+    #[test]
+    fn renewal_lies_between_half_and_seven_tenths_of_what_was_left_at_issue() {
+        assert_eq!(renewal_time(1_000, 2_000, 0.0), 1_500);
+        assert_eq!(renewal_time(1_000, 2_000, 0.5), 1_600);
+        // A certificate that is already over when it comes is renewed at once, not in the past's past.
+        assert_eq!(renewal_time(1_000, 500, 0.5), 1_000);
+    }
+
+    proptest! {
+        #[test]
+        fn renewal_is_never_after_expiry(issued in 0i64..4_000_000_000, life in 0i64..1_000_000_000, random in 0.0f64..1.0) {
+            let at = renewal_time(issued, issued + life, random);
+            prop_assert!(at >= issued + life / 2 - 1);
+            prop_assert!(at <= issued + life * 7 / 10 + 1);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The control thread's work: the certificate, the discovery stream, the snapshot in force, and the last good state.
+//!
+//! [`run`] owns all of it. Everything below is one future on one thread: certificates and the stream take turns, nothing
+//! here is on the path of a request. Fails closed: until a certificate and a complete set of resources are held, the
+//! snapshot in force refuses everything.
+
+pub mod clock;
+
+pub mod certificate;
+pub mod keystore;
+
+pub mod resource;
+pub mod stream;
+pub mod xds;
+
+pub mod persist;
+pub mod sealed_file;
+pub mod state_file;
+
+pub mod backoff;
+pub mod connect;
+pub mod publisher;
+pub mod status;
+
+mod run;
+
+pub use clock::{Clock, SystemClock};
+pub use run::{ControlConfig, describe_metrics, run};
+pub use status::ControlStatus;

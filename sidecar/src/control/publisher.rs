@@ -1,0 +1,128 @@
+//! Puts snapshots in force: the only place that stores one.
+//!
+//! A snapshot is made of the resources held and the identity in use; either side changes on its own. Readers see the
+//! store before they are told of it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mesh_auth::TrustDomain;
+use mesh_auth::bundle::{TrustBundle, TrustBundles};
+use mesh_auth::tls::Identity;
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
+
+use crate::snapshot::{Resources, SharedSnapshot, Snapshot, SnapshotError};
+
+/// Builds and stores snapshots.
+pub struct Publisher {
+    shared: SharedSnapshot,
+    epochs: watch::Sender<u64>,
+    trust_domain: TrustDomain,
+    parts: Mutex<Parts>,
+}
+
+struct Parts {
+    identity: Option<Arc<Identity>>,
+    resources: Arc<Resources>,
+    /// The latest bundles known, in force or not.
+    trusted: Arc<Resources>,
+    /// Roots of the own trust domain until the stream brings them.
+    initial_roots: Vec<CertificateDer<'static>>,
+}
+
+impl Publisher {
+    /// Publishes to `shared` and tells `epochs`.
+    pub fn new(
+        shared: SharedSnapshot,
+        epochs: watch::Sender<u64>,
+        trust_domain: TrustDomain,
+        initial_roots: Vec<CertificateDer<'static>>,
+    ) -> Self {
+        Self {
+            shared,
+            epochs,
+            trust_domain,
+            parts: Mutex::new(Parts {
+                identity: None,
+                resources: Arc::default(),
+                trusted: Arc::default(),
+                initial_roots,
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The snapshot that `resources` would make with the identity in use.
+    ///
+    /// # Errors
+    /// Names the resource that does not fit.
+    pub fn build(&self, resources: &Arc<Resources>) -> Result<Snapshot, SnapshotError> {
+        let parts = self.lock();
+        self.shared
+            .load()
+            .build(resources, parts.identity.clone(), &parts.initial_roots)
+    }
+
+    /// Puts a snapshot that [`Self::build`] made in force. Both run on the control thread with no wait between them, so
+    /// no other snapshot comes between.
+    pub fn store(&self, snapshot: Snapshot) {
+        self.lock().resources = Arc::clone(&snapshot.resources);
+        self.publish(snapshot);
+    }
+
+    /// Uses `identity` from now on; `None`: has none, everything is refused.
+    ///
+    /// # Errors
+    /// When no TLS context can be made of it; the previous one stays in use.
+    pub fn set_identity(&self, identity: Option<Arc<Identity>>) -> Result<(), SnapshotError> {
+        let mut parts = self.lock();
+        let snapshot =
+            self.shared
+                .load()
+                .build(&parts.resources, identity.clone(), &parts.initial_roots)?;
+        parts.identity = identity;
+        drop(parts);
+        self.publish(snapshot);
+        Ok(())
+    }
+
+    fn publish(&self, snapshot: Snapshot) {
+        let epoch = snapshot.epoch;
+        #[allow(clippy::cast_precision_loss)]
+        metrics::gauge!("postern_snapshot_epoch").set(epoch as f64);
+        #[allow(clippy::cast_precision_loss)]
+        metrics::gauge!("postern_snapshot_revision").set(snapshot.revision as f64);
+        self.shared.store(Arc::new(snapshot));
+        self.epochs.send_replace(epoch);
+    }
+
+    /// Verifies the control API with the bundles of `resources` from now on, in force or not.
+    pub fn trust(&self, resources: &Arc<Resources>) {
+        self.lock().trusted = Arc::clone(resources);
+    }
+
+    /// The roots to verify the control API with: the latest known, else the ones given at the start.
+    ///
+    /// # Errors
+    /// When they do not parse.
+    pub fn roots(&self) -> Result<Arc<TrustBundles>, String> {
+        let parts = self.lock();
+        let (roots, sequence) = match parts.trusted.bundles.get(self.trust_domain.as_str()) {
+            Some(bundle) => {
+                let roots = bundle.x509_authorities.iter();
+                let roots = roots.map(|der| CertificateDer::from(der.clone())).collect();
+                (roots, bundle.sequence)
+            }
+            None => (parts.initial_roots.clone(), 0),
+        };
+        drop(parts);
+        let mut bundles = TrustBundles::default();
+        let bundle = TrustBundle::new(self.trust_domain.clone(), roots, sequence)
+            .map_err(|e| format!("trust bundle of '{}': {e}", self.trust_domain))?;
+        bundles.insert(bundle).map_err(|e| e.to_string())?;
+        Ok(Arc::new(bundles))
+    }
+}

@@ -1,0 +1,536 @@
+//! The client's side of delta xDS as a state machine without I/O.
+//!
+//! Owns which version of which resource is held, and which was rejected. Promises: a good resource is applied though its
+//! neighbour is bad; a rejected one leaves the version before it in force; nothing is acknowledged before it was applied;
+//! a trust bundle never goes back. Does not know sockets, timers or snapshots: the caller builds one and says whether it
+//! could.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mesh_auth::TrustDomain;
+use mesh_proto::ResourceType;
+use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use mesh_proto::envoy::config::core::v3 as core;
+use mesh_proto::google::rpc::Status;
+use serde::Serialize;
+
+use super::resource::{self, Item};
+use crate::snapshot::Resources;
+
+/// Names listed in one NACK.
+const MAX_NACK_ENTRIES: usize = 1_000;
+/// Longest reason in a NACK; policies can be long and errors quote them.
+const MAX_REASON: usize = 512;
+/// gRPC code of a NACK: `INVALID_ARGUMENT`.
+const INVALID_ARGUMENT: i32 = 3;
+/// The answer to the same rejected version again waits this long, doubling with every repetition ...
+const REPEAT_BASE: Duration = Duration::from_secs(1);
+/// ... up to this: a server that re-sends what was rejected does not drive a loop.
+const REPEAT_CAP: Duration = Duration::from_secs(30);
+
+/// A version of a resource that is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The server's version.
+    pub version: String,
+    /// The serialized message as it came, so that a newer program finds fields that this one does not know.
+    pub value: Bytes,
+}
+
+/// A version of a resource that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rejection {
+    /// Resource kind.
+    pub kind: &'static str,
+    /// Resource name.
+    pub name: String,
+    /// The version refused.
+    pub version: String,
+    /// Why.
+    pub reason: String,
+    /// How often the same version came again.
+    #[serde(skip)]
+    pub repeats: u32,
+}
+
+#[derive(Debug, Default)]
+struct TypeState {
+    held: BTreeMap<String, Held>,
+    rejected: BTreeMap<String, Rejection>,
+    /// A response came on this stream.
+    answered: bool,
+    /// A response came in the life of this process.
+    synced: bool,
+}
+
+/// What is held, in the form that outlives the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Export {
+    /// Resources in force.
+    pub resources: Vec<(ResourceType, String, Held)>,
+    /// Highest trust bundle sequence seen, by trust domain.
+    pub sequences: BTreeMap<String, u64>,
+    /// Store revision they are of.
+    pub revision: u64,
+}
+
+/// What to do after one response.
+#[derive(Debug)]
+pub struct Answer {
+    /// The ACK or NACK.
+    pub request: DeltaDiscoveryRequest,
+    /// How long to wait before it is sent; nothing but for repeated rejections.
+    pub delay: Duration,
+    /// What was refused.
+    pub rejected: Vec<Rejection>,
+    /// Something held changed.
+    pub changed: bool,
+}
+
+/// A decoded response.
+struct Staged {
+    changes: Vec<Change>,
+    removed: Vec<String>,
+    rejected: Vec<Rejection>,
+}
+
+struct Change {
+    name: String,
+    held: Held,
+    item: Item,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Client {
+    workload: String,
+    trust_domain: TrustDomain,
+    types: BTreeMap<ResourceType, TypeState>,
+    resources: Arc<Resources>,
+    sequences: BTreeMap<String, u64>,
+}
+
+impl Client {
+    /// Holds nothing.
+    pub fn new(workload: &str, trust_domain: TrustDomain) -> Self {
+        Self {
+            workload: workload.to_owned(),
+            trust_domain,
+            types: ResourceType::ALL
+                .into_iter()
+                .map(|t| (t, TypeState::default()))
+                .collect(),
+            resources: Arc::default(),
+            sequences: BTreeMap::new(),
+        }
+    }
+
+    /// Takes over what an earlier process held. Returns what of it is no longer acceptable.
+    pub fn restore(&mut self, export: Export) -> Vec<Rejection> {
+        let mut resources = Resources {
+            revision: export.revision,
+            ..Resources::default()
+        };
+        let mut refused = Vec::new();
+        for (kind, name, held) in export.resources {
+            match Item::parse(kind, &name, &held.value, &self.trust_domain) {
+                Ok(item) => {
+                    item.put(&mut resources);
+                    self.state(kind).held.insert(name, held);
+                }
+                Err(reason) => refused.push(rejection(kind, name, held.version, reason)),
+            }
+        }
+        self.sequences = export.sequences;
+        self.resources = Arc::new(resources);
+        refused
+    }
+
+    /// What is held, to be written down.
+    pub fn export(&self) -> Export {
+        let resources = self.types.iter().flat_map(|(kind, state)| {
+            state
+                .held
+                .iter()
+                .map(|(name, held)| (*kind, name.clone(), held.clone()))
+        });
+        Export {
+            resources: resources.collect(),
+            sequences: self.sequences.clone(),
+            revision: self.resources.revision,
+        }
+    }
+
+    /// The resources in force.
+    pub fn resources(&self) -> &Arc<Resources> {
+        &self.resources
+    }
+
+    /// Kinds that were never answered in the life of this process.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let missing = self.types.iter().filter(|(_, state)| !state.synced);
+        missing.map(|(kind, _)| kind.kind()).collect()
+    }
+
+    /// Every resource that was refused and is not held in that version.
+    pub fn rejections(&self) -> Vec<Rejection> {
+        let all = self
+            .types
+            .values()
+            .flat_map(|state| state.rejected.values());
+        all.cloned().collect()
+    }
+
+    /// The first requests of a new stream: a wildcard per type, with the versions in force.
+    pub fn open(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let mut node = Some(core::Node {
+            id: self.workload.clone(),
+            user_agent_name: "postern-sidecar".into(),
+            user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentVersion(
+                env!("CARGO_PKG_VERSION").into(),
+            )),
+            ..core::Node::default()
+        });
+        let mut requests = Vec::with_capacity(self.types.len());
+        for kind in ResourceType::ALL {
+            let state = self.state(kind);
+            state.answered = false;
+            let versions = state
+                .held
+                .iter()
+                .map(|(name, held)| (name.clone(), held.version.clone()));
+            requests.push(DeltaDiscoveryRequest {
+                type_url: kind.type_url().into(),
+                resource_names_subscribe: vec!["*".into()],
+                initial_resource_versions: versions.collect(),
+                node: node.take(),
+                ..DeltaDiscoveryRequest::default()
+            });
+        }
+        requests
+    }
+
+    /// Applies one response. `build` makes a snapshot of a set of resources or says why it cannot; the last one that it
+    /// made is returned and must be in force before the answer is sent.
+    pub fn receive<S>(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+        build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
+    ) -> (Answer, Option<S>) {
+        let Some(kind) = ResourceType::from_type_url(&response.type_url) else {
+            let name = String::new();
+            let unknown = rejection_of(
+                "unknown",
+                name,
+                String::new(),
+                "unknown resource type".into(),
+            );
+            return (
+                answer(&response.type_url, response.nonce, vec![unknown], false),
+                None,
+            );
+        };
+        // Only a number is a revision; other servers put other things there.
+        let revision = response
+            .system_version_info
+            .parse()
+            .unwrap_or(self.resources.revision);
+        let nonce = response.nonce.clone();
+        for name in &response.removed_resources {
+            self.state(kind).rejected.remove(name);
+        }
+        let staged = self.stage(kind, response);
+        let touched: BTreeSet<String> = staged
+            .rejected
+            .iter()
+            .map(|r| r.name.clone())
+            .chain(staged.changes.iter().map(|c| c.name.clone()))
+            .collect();
+        let (rejected, changed, snapshot) = self.apply(kind, revision, staged, build);
+        self.forget_stale_rejections(kind, &touched);
+        let rejected = self.note_rejections(kind, rejected);
+        (answer(kind.type_url(), nonce, rejected, changed), snapshot)
+    }
+
+    fn state(&mut self, kind: ResourceType) -> &mut TypeState {
+        self.types.entry(kind).or_default()
+    }
+
+    /// Decodes and checks each resource on its own.
+    fn stage(&self, kind: ResourceType, response: DeltaDiscoveryResponse) -> Staged {
+        let mut staged = Staged {
+            changes: Vec::with_capacity(response.resources.len()),
+            removed: response.removed_resources,
+            rejected: Vec::new(),
+        };
+        let held = self.types.get(&kind).map(|state| &state.held);
+        let mut seen = BTreeSet::new();
+        for incoming in response.resources {
+            let (name, version) = (incoming.name, incoming.version);
+            let checked = if !seen.insert(name.clone()) {
+                Err("named twice in one response".to_owned())
+            } else if incoming.ttl.is_some() {
+                Err("ttl: not supported".to_owned())
+            } else if let Some(any) = incoming.resource {
+                if any.type_url == kind.type_url() {
+                    Item::parse(kind, &name, &any.value, &self.trust_domain)
+                        .and_then(|item| self.refuse_rollback(item))
+                        .map(|item| (item, any.value))
+                } else {
+                    Err(format!(
+                        "its content is a '{}'",
+                        any.type_url.escape_debug()
+                    ))
+                }
+            } else if held
+                .and_then(|h| h.get(&name))
+                .is_some_and(|h| h.version == version)
+            {
+                continue; // A heartbeat.
+            } else {
+                Err("has no content".to_owned())
+            };
+            match checked {
+                Ok((item, value)) => staged.changes.push(Change {
+                    name,
+                    held: Held { version, value },
+                    item,
+                }),
+                Err(reason) => staged.rejected.push(rejection(kind, name, version, reason)),
+            }
+        }
+        staged
+    }
+
+    fn refuse_rollback(&self, item: Item) -> Result<Item, String> {
+        if let Item::Bundle(bundle) = &item
+            && let Some(seen) = self.sequences.get(&bundle.trust_domain)
+            && bundle.sequence < *seen
+        {
+            metrics::counter!("postern_rollback_refused_total").increment(1);
+            return Err(format!(
+                "rollback_refused: sequence {} is lower than {seen}, which was held before",
+                bundle.sequence
+            ));
+        }
+        Ok(item)
+    }
+
+    /// Applies as much of `staged` as a snapshot can be built of.
+    fn apply<S>(
+        &mut self,
+        kind: ResourceType,
+        revision: u64,
+        mut staged: Staged,
+        mut build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
+    ) -> (Vec<Rejection>, bool, Option<S>) {
+        let mut base = (*self.resources).clone();
+        base.revision = revision;
+        let removed: Vec<String> = staged
+            .removed
+            .into_iter()
+            .filter(|name| {
+                self.types
+                    .get(&kind)
+                    .is_some_and(|s| s.held.contains_key(name))
+            })
+            .collect();
+        for name in &removed {
+            resource::take(&mut base, kind, name);
+        }
+        if removed.is_empty() && staged.changes.is_empty() && revision == self.resources.revision {
+            self.state(kind).mark_synced();
+            return (staged.rejected, false, None);
+        }
+        let mut admitted = Admitted {
+            resources: Arc::new(base),
+            snapshot: None,
+            refused: BTreeMap::new(),
+        };
+        admitted.admit(&staged.changes, &mut build);
+        if admitted.snapshot.is_none() {
+            // Not one change could be applied; the removals may still do.
+            match build(&admitted.resources) {
+                Ok(snapshot) => admitted.snapshot = Some(snapshot),
+                Err(reason) => {
+                    let names = removed
+                        .into_iter()
+                        .chain(staged.changes.into_iter().map(|c| c.name));
+                    let whole =
+                        names.map(|name| rejection(kind, name, String::new(), reason.clone()));
+                    staged.rejected.extend(whole);
+                    self.state(kind).mark_synced();
+                    return (staged.rejected, false, None);
+                }
+            }
+        }
+        let state = self.types.entry(kind).or_default();
+        state.mark_synced();
+        let mut changed = false;
+        for name in &removed {
+            changed |= state.held.remove(name).is_some();
+        }
+        for change in staged.changes {
+            if let Some(reason) = admitted.refused.remove(&change.name) {
+                staged
+                    .rejected
+                    .push(rejection(kind, change.name, change.held.version, reason));
+                continue;
+            }
+            if let Item::Bundle(bundle) = &change.item {
+                self.sequences
+                    .insert(bundle.trust_domain.clone(), bundle.sequence);
+            }
+            state.rejected.remove(&change.name);
+            state.held.insert(change.name, change.held);
+            changed = true;
+        }
+        self.resources = admitted.resources;
+        (staged.rejected, changed, admitted.snapshot)
+    }
+
+    /// On a new stream the server sends again what was rejected and still exists; what it does not send is gone.
+    fn forget_stale_rejections(&mut self, kind: ResourceType, touched: &BTreeSet<String>) {
+        let state = self.state(kind);
+        if !std::mem::replace(&mut state.answered, true) {
+            state.rejected.retain(|name, _| touched.contains(name));
+        }
+    }
+
+    fn note_rejections(&mut self, kind: ResourceType, rejected: Vec<Rejection>) -> Vec<Rejection> {
+        let state = self.state(kind);
+        let mut noted = Vec::with_capacity(rejected.len());
+        for mut rejection in rejected {
+            if let Some(before) = state.rejected.get(&rejection.name)
+                && before.version == rejection.version
+            {
+                rejection.repeats = before.repeats.saturating_add(1);
+            }
+            state
+                .rejected
+                .insert(rejection.name.clone(), rejection.clone());
+            noted.push(rejection);
+        }
+        noted
+    }
+}
+
+impl TypeState {
+    fn mark_synced(&mut self) {
+        self.synced = true;
+    }
+}
+
+/// The largest set of changes of which a snapshot can be built, found by halving: one build when all is well, a few per
+/// offender when not.
+struct Admitted<S> {
+    resources: Arc<Resources>,
+    snapshot: Option<S>,
+    refused: BTreeMap<String, String>,
+}
+
+impl<S> Admitted<S> {
+    fn admit(
+        &mut self,
+        changes: &[Change],
+        build: &mut impl FnMut(&Arc<Resources>) -> Result<S, String>,
+    ) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut next = (*self.resources).clone();
+        for change in changes {
+            change.item.clone().put(&mut next);
+        }
+        let next = Arc::new(next);
+        match (build(&next), changes) {
+            (Ok(snapshot), _) => {
+                self.resources = next;
+                self.snapshot = Some(snapshot);
+            }
+            (Err(reason), [only]) => drop(self.refused.insert(only.name.clone(), reason)),
+            (Err(_), _) => {
+                let (first, second) = changes.split_at(changes.len() / 2);
+                self.admit(first, build);
+                self.admit(second, build);
+            }
+        }
+    }
+}
+
+fn rejection(kind: ResourceType, name: String, version: String, reason: String) -> Rejection {
+    rejection_of(kind.kind(), name, version, reason)
+}
+
+fn rejection_of(
+    kind: &'static str,
+    name: String,
+    version: String,
+    mut reason: String,
+) -> Rejection {
+    if reason.len() > MAX_REASON {
+        let mut end = MAX_REASON;
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        reason.truncate(end);
+        reason.push_str(" ...");
+    }
+    Rejection {
+        kind,
+        name,
+        version,
+        reason,
+        repeats: 0,
+    }
+}
+
+#[derive(Serialize)]
+struct NackEntry<'a> {
+    name: &'a str,
+    reason: &'a str,
+}
+
+fn answer(type_url: &str, nonce: String, rejected: Vec<Rejection>, changed: bool) -> Answer {
+    let error_detail = (!rejected.is_empty()).then(|| {
+        let entries: Vec<_> = rejected
+            .iter()
+            .take(MAX_NACK_ENTRIES)
+            .map(|r| NackEntry {
+                name: &r.name,
+                reason: &r.reason,
+            })
+            .collect();
+        Status {
+            code: INVALID_ARGUMENT,
+            // Strings alone always serialize; an empty message would still be a NACK.
+            message: serde_json::to_string(&entries).unwrap_or_default(),
+            ..Status::default()
+        }
+    });
+    let least_repeated = rejected.iter().map(|r| r.repeats).min().unwrap_or(0);
+    let delay = if changed || least_repeated == 0 {
+        Duration::ZERO
+    } else {
+        let factor = 1u32.checked_shl(least_repeated - 1).unwrap_or(u32::MAX);
+        REPEAT_BASE.saturating_mul(factor).min(REPEAT_CAP)
+    };
+    Answer {
+        request: DeltaDiscoveryRequest {
+            type_url: type_url.into(),
+            response_nonce: nonce,
+            error_detail,
+            ..DeltaDiscoveryRequest::default()
+        },
+        delay,
+        rejected,
+        changed,
+    }
+}
+
+#[cfg(test)]
+#[path = "xds_tests.rs"]
+mod tests;

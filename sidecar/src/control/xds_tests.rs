@@ -1,0 +1,451 @@
+//! Tests of the delta client against responses as a server would send them.
+
+use super::*;
+use mesh_proto::discovery::Resource;
+use mesh_proto::{TypedResource, mesh};
+use proptest::prelude::*;
+
+const URL: fn(ResourceType) -> String = |t| t.type_url().to_owned();
+
+fn client() -> Client {
+    Client::new("demo/web-1", TrustDomain::new("demo.test").expect("domain"))
+}
+
+fn policy(name: &str, block: &str) -> mesh::AuthorizationPolicy {
+    mesh::AuthorizationPolicy {
+        name: name.into(),
+        namespace: "demo".into(),
+        rules: vec![mesh::PolicyRule {
+            from: vec![mesh::PolicySource {
+                ip_blocks: vec![block.into()],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn bundle(sequence: u64) -> mesh::TrustBundle {
+    let key = rcgen::KeyPair::generate().expect("key");
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    let root = params.self_signed(&key).expect("root");
+    mesh::TrustBundle {
+        trust_domain: "demo.test".into(),
+        x509_authorities: vec![root.der().to_vec()],
+        sequence,
+    }
+}
+
+fn wrap<M: TypedResource>(message: &M, version: &str) -> Resource {
+    Resource {
+        version: version.into(),
+        name: message.resource_name(),
+        resource: Some(message.to_any()),
+        ..Default::default()
+    }
+}
+
+fn response(kind: ResourceType, nonce: &str, resources: Vec<Resource>) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse {
+        system_version_info: "7".into(),
+        resources,
+        type_url: URL(kind),
+        nonce: nonce.into(),
+        ..Default::default()
+    }
+}
+
+#[allow(clippy::unnecessary_wraps)]
+fn accept(resources: &Arc<Resources>) -> Result<Arc<Resources>, String> {
+    Ok(Arc::clone(resources))
+}
+
+fn nack(answer: &Answer) -> Vec<(String, String)> {
+    let status = answer.request.error_detail.as_ref().expect("a NACK");
+    let entries: Vec<serde_json::Value> = serde_json::from_str(&status.message).expect("JSON");
+    let text = |e: &serde_json::Value, key: &str| e[key].as_str().expect("text").to_owned();
+    entries
+        .iter()
+        .map(|e| (text(e, "name"), text(e, "reason")))
+        .collect()
+}
+
+#[test]
+fn a_stream_opens_with_a_wildcard_per_type_in_order_and_one_node() {
+    let requests = client().open();
+    let urls: Vec<_> = requests.iter().map(|r| r.type_url.as_str()).collect();
+    assert_eq!(urls, ResourceType::ALL.map(ResourceType::type_url));
+    assert_eq!(requests[0].node.as_ref().expect("node").id, "demo/web-1");
+    assert!(requests[1..].iter().all(|r| r.node.is_none()));
+    assert!(
+        requests
+            .iter()
+            .all(|r| r.resource_names_subscribe == ["*"] && r.response_nonce.is_empty())
+    );
+}
+
+#[test]
+fn good_resources_are_applied_and_acknowledged_with_the_nonce() {
+    let mut client = client();
+    client.open();
+    let kind = ResourceType::AuthorizationPolicy;
+    let good = response(kind, "n1", vec![wrap(&policy("a", "10.0.0.1"), "v1")]);
+    let (answer, snapshot) = client.receive(good, accept);
+    assert_eq!(answer.request.response_nonce, "n1");
+    assert!(answer.request.error_detail.is_none() && answer.changed);
+    let built = snapshot.expect("built");
+    assert!(built.policies.contains_key("demo/a"));
+    assert_eq!(built.revision, 7);
+}
+
+#[test]
+fn a_bad_resource_is_rejected_by_name_its_neighbour_applied_and_its_previous_version_kept() {
+    let mut client = client();
+    client.open();
+    let kind = ResourceType::AuthorizationPolicy;
+    client.receive(
+        response(kind, "n1", vec![wrap(&policy("a", "10.0.0.1"), "v1")]),
+        accept,
+    );
+    let mixed = vec![
+        wrap(&policy("a", "no address"), "v2"),
+        wrap(&policy("b", "10.0.0.2"), "v1"),
+    ];
+    let (answer, snapshot) = client.receive(response(kind, "n2", mixed), accept);
+
+    let entries = nack(&answer);
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].0, "demo/a");
+    assert!(!entries[0].1.is_empty());
+    let built = snapshot.expect("the rest");
+    assert_eq!(
+        built.policies["demo/a"].rules[0].from[0].ip_blocks,
+        ["10.0.0.1"]
+    );
+    assert!(built.policies.contains_key("demo/b"));
+    assert_eq!(client.rejections()[0].version, "v2");
+
+    // On reconnect the version in force is claimed, never the rejected one.
+    let reopened = client.open();
+    let versions = &reopened
+        .iter()
+        .find(|r| r.type_url == kind.type_url())
+        .expect("type")
+        .initial_resource_versions;
+    assert_eq!(versions["demo/a"], "v1");
+    assert_eq!(versions["demo/b"], "v1");
+}
+
+#[test]
+fn a_resource_rejected_from_the_start_is_omitted_on_reconnect() {
+    let mut client = client();
+    client.open();
+    let kind = ResourceType::AuthorizationPolicy;
+    client.receive(
+        response(kind, "n", vec![wrap(&policy("a", "x"), "v1")]),
+        accept,
+    );
+    assert!(
+        client
+            .open()
+            .iter()
+            .all(|r| r.initial_resource_versions.is_empty())
+    );
+}
+
+#[test]
+fn a_rejection_ends_when_the_resource_is_corrected_or_removed_or_no_longer_sent() {
+    let kind = ResourceType::AuthorizationPolicy;
+    let rejected = || {
+        let mut client = client();
+        client.open();
+        client.receive(
+            response(kind, "n", vec![wrap(&policy("a", "x"), "v1")]),
+            accept,
+        );
+        assert_eq!(client.rejections().len(), 1);
+        client
+    };
+    let mut corrected = rejected();
+    corrected.receive(
+        response(kind, "n", vec![wrap(&policy("a", "10.0.0.1"), "v2")]),
+        accept,
+    );
+    assert!(corrected.rejections().is_empty());
+
+    let mut removed = rejected();
+    let removal = DeltaDiscoveryResponse {
+        removed_resources: vec!["demo/a".into()],
+        ..response(kind, "n", vec![])
+    };
+    removed.receive(removal, accept);
+    assert!(removed.rejections().is_empty());
+
+    let mut gone = rejected();
+    gone.open();
+    gone.receive(response(kind, "n", vec![]), accept);
+    assert!(gone.rejections().is_empty());
+}
+
+#[test]
+fn what_a_snapshot_cannot_be_built_of_is_found_among_many_and_nothing_else_is_lost() {
+    let mut client = client();
+    client.open();
+    let kind = ResourceType::AuthorizationPolicy;
+    let many = (0..100)
+        .map(|i| wrap(&policy(&format!("p{i}"), "10.0.0.1"), "v1"))
+        .collect();
+    let mut builds = 0;
+    let (answer, snapshot) = client.receive(response(kind, "n", many), |resources| {
+        builds += 1;
+        let offenders = ["demo/p17", "demo/p62"];
+        match offenders
+            .iter()
+            .find(|o| resources.policies.contains_key(**o))
+        {
+            Some(offender) => Err(format!("{offender} contradicts another")),
+            None => Ok(Arc::clone(resources)),
+        }
+    });
+    let names: Vec<_> = nack(&answer).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["demo/p17", "demo/p62"]);
+    assert_eq!(snapshot.expect("the rest").policies.len(), 98);
+    assert_eq!(client.resources().policies.len(), 98);
+    assert!(builds < 40, "{builds} builds");
+}
+
+#[test]
+fn nothing_is_acknowledged_that_could_not_be_applied() {
+    let mut client = client();
+    client.open();
+    let kind = ResourceType::AuthorizationPolicy;
+    client.receive(
+        response(kind, "n", vec![wrap(&policy("a", "10.0.0.1"), "v1")]),
+        accept,
+    );
+    let removal = DeltaDiscoveryResponse {
+        removed_resources: vec!["demo/a".into()],
+        ..response(kind, "n", vec![])
+    };
+    let (answer, snapshot) = client.receive(removal, |_| Err::<(), _>("cannot build".into()));
+    assert!(snapshot.is_none() && !answer.changed);
+    assert_eq!(
+        nack(&answer),
+        [("demo/a".to_owned(), "cannot build".to_owned())]
+    );
+    assert!(
+        client.resources().policies.contains_key("demo/a"),
+        "still in force"
+    );
+}
+
+#[test]
+fn an_older_trust_bundle_is_refused_even_after_a_removal() {
+    let mut client = client();
+    client.open();
+    let kind = ResourceType::TrustBundle;
+    client.receive(response(kind, "n", vec![wrap(&bundle(5), "v5")]), accept);
+    let (answer, _) = client.receive(response(kind, "n", vec![wrap(&bundle(4), "v4")]), accept);
+    assert!(
+        nack(&answer)[0].1.starts_with("rollback_refused"),
+        "{:?}",
+        nack(&answer)
+    );
+    assert_eq!(client.resources().bundles["demo.test"].sequence, 5);
+
+    let removal = DeltaDiscoveryResponse {
+        removed_resources: vec!["demo.test".into()],
+        ..response(kind, "n", vec![])
+    };
+    client.receive(removal, accept);
+    let (answer, _) = client.receive(response(kind, "n", vec![wrap(&bundle(3), "v3")]), accept);
+    assert!(answer.request.error_detail.is_some());
+    assert!(client.resources().bundles.is_empty());
+}
+
+#[test]
+fn every_kind_of_malformed_resource_is_rejected_with_its_reason() {
+    let kind = ResourceType::AuthorizationPolicy;
+    let good = || wrap(&policy("a", "10.0.0.1"), "v1");
+    let cases: Vec<(Vec<Resource>, &str)> = vec![
+        (
+            vec![Resource {
+                name: "demo/b".into(),
+                ..good()
+            }],
+            "its name on the stream",
+        ),
+        (
+            vec![Resource {
+                resource: None,
+                ..good()
+            }],
+            "has no content",
+        ),
+        (vec![good(), good()], "twice"),
+        (
+            vec![Resource {
+                ttl: Some(prost_types::Duration::default()),
+                ..good()
+            }],
+            "ttl",
+        ),
+        (
+            vec![Resource {
+                name: "demo/a".into(),
+                version: "v".into(),
+                resource: Some(mesh::Workload::default().to_any()),
+                ..Default::default()
+            }],
+            "its content is a",
+        ),
+    ];
+    for (resources, part) in cases {
+        let mut client = client();
+        client.open();
+        let (answer, _) = client.receive(response(kind, "n", resources), accept);
+        let reason = &nack(&answer)[0].1;
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+}
+
+#[test]
+fn an_unknown_type_is_rejected_and_changes_nothing() {
+    let mut client = client();
+    client.open();
+    let unknown = DeltaDiscoveryResponse {
+        type_url: "type.googleapis.com/evil.Thing".into(),
+        nonce: "n".into(),
+        ..Default::default()
+    };
+    let (answer, snapshot) = client.receive(unknown, accept);
+    assert_eq!(answer.request.response_nonce, "n");
+    assert_eq!(nack(&answer)[0].1, "unknown resource type");
+    assert!(snapshot.is_none());
+}
+
+#[test]
+fn a_heartbeat_is_acknowledged_and_changes_nothing() {
+    let mut client = client();
+    client.open();
+    let kind = ResourceType::AuthorizationPolicy;
+    client.receive(
+        response(kind, "n", vec![wrap(&policy("a", "10.0.0.1"), "v1")]),
+        accept,
+    );
+    let heartbeat = Resource {
+        resource: None,
+        ..wrap(&policy("a", "10.0.0.1"), "v1")
+    };
+    let (answer, snapshot) = client.receive(response(kind, "n", vec![heartbeat]), accept);
+    assert!(answer.request.error_detail.is_none() && snapshot.is_none() && !answer.changed);
+}
+
+#[test]
+fn a_server_that_repeats_what_was_rejected_is_answered_ever_more_slowly() {
+    let mut client = client();
+    client.open();
+    let kind = ResourceType::AuthorizationPolicy;
+    let mut delays = Vec::new();
+    for _ in 0..8 {
+        let (answer, _) = client.receive(
+            response(kind, "n", vec![wrap(&policy("a", "x"), "v1")]),
+            accept,
+        );
+        delays.push(answer.delay.as_secs());
+    }
+    assert_eq!(delays, [0, 1, 2, 4, 8, 16, 30, 30]);
+    let (answer, _) = client.receive(
+        response(kind, "n", vec![wrap(&policy("a", "y"), "v2")]),
+        accept,
+    );
+    assert_eq!(
+        answer.delay,
+        Duration::ZERO,
+        "another version is answered at once"
+    );
+}
+
+#[test]
+fn in_step_only_after_an_answer_for_every_type() {
+    let mut client = client();
+    client.open();
+    for (i, kind) in ResourceType::ALL.into_iter().enumerate() {
+        assert_eq!(client.missing().len(), 6 - i);
+        client.receive(response(kind, "n", vec![]), accept);
+    }
+    assert!(client.missing().is_empty());
+}
+
+#[test]
+fn what_is_exported_can_be_restored_and_what_no_longer_parses_is_named() {
+    let mut first = client();
+    first.open();
+    let kind = ResourceType::AuthorizationPolicy;
+    first.receive(
+        response(kind, "n", vec![wrap(&policy("a", "10.0.0.1"), "v1")]),
+        accept,
+    );
+    first.receive(
+        response(ResourceType::TrustBundle, "n", vec![wrap(&bundle(5), "v5")]),
+        accept,
+    );
+
+    let mut second = client();
+    assert!(second.restore(first.export()).is_empty());
+    assert_eq!(second.export(), first.export());
+    assert!(second.resources().policies.contains_key("demo/a"));
+    assert_eq!(second.missing().len(), 6, "a file is no answer");
+    let (answer, _) = second.receive(
+        response(ResourceType::TrustBundle, "n", vec![wrap(&bundle(4), "v4")]),
+        accept,
+    );
+    assert!(
+        answer.request.error_detail.is_some(),
+        "rollback is refused over a restart too"
+    );
+
+    let mut export = first.export();
+    export.resources[0].2.value = Bytes::from_static(b"\xff");
+    let refused = client().restore(export);
+    assert_eq!(refused.len(), 1);
+}
+
+proptest! {
+    /// Whatever mixture of good, bad and removed resources comes: what is held is exactly what a naive map says, and
+    /// every response is answered once with its nonce, a NACK exactly when something in it was bad.
+    #[test]
+    fn held_resources_follow_a_naive_model(steps in proptest::collection::vec((0u8..5, any::<bool>(), any::<bool>()), 1..60)) {
+        let mut client = client();
+        client.open();
+        let mut model: BTreeMap<String, String> = BTreeMap::new();
+        for (i, (which, remove, good)) in steps.into_iter().enumerate() {
+            let name = format!("p{which}");
+            let full = format!("demo/{name}");
+            let version = format!("v{i}");
+            let sent = if remove {
+                model.remove(&full);
+                DeltaDiscoveryResponse {
+                    removed_resources: vec![full],
+                    ..response(ResourceType::AuthorizationPolicy, &version, vec![])
+                }
+            } else {
+                if good {
+                    model.insert(full, version.clone());
+                }
+                let block = if good { "10.0.0.1" } else { "bad" };
+                response(ResourceType::AuthorizationPolicy, &version, vec![wrap(&policy(&name, block), &version)])
+            };
+            let (answer, _) = client.receive(sent, accept);
+            prop_assert_eq!(&answer.request.response_nonce, &version);
+            prop_assert_eq!(answer.request.error_detail.is_some(), !remove && !good);
+            let held: BTreeMap<_, _> = client.export().resources.into_iter().map(|(_, n, h)| (n, h.version)).collect();
+            prop_assert_eq!(&held, &model);
+            let names: Vec<_> = client.resources().policies.keys().cloned().collect();
+            prop_assert_eq!(names, model.keys().cloned().collect::<Vec<_>>());
+        }
+    }
+}

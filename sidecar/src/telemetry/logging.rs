@@ -1,0 +1,247 @@
+//! Structured logs on stderr, bounded in volume.
+//!
+//! A peer that provokes a log line per packet must not fill a disk or slow the workers: at most [`LINES_PER_SECOND`]
+//! lines are written in any second; what is left out is counted and said in the next second.
+
+use std::io::{self, Write};
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines written per second at most.
+pub const LINES_PER_SECOND: u32 = 100;
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogLevel {
+    /// What needs somebody to act.
+    Error,
+    /// And what may.
+    Warn,
+    /// And what changes: certificates, snapshots, listeners.
+    #[default]
+    Info,
+    /// And every connection.
+    Debug,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// A word that is no log level or format.
+#[derive(Debug, thiserror::Error)]
+#[error("'{given}' is not one of {expected}")]
+pub struct UnknownWord {
+    given: String,
+    expected: &'static str,
+}
+
+impl LogLevel {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = UnknownWord;
+
+    fn from_str(given: &str) -> Result<Self, UnknownWord> {
+        Ok(match given {
+            "error" => Self::Error,
+            "warn" => Self::Warn,
+            "info" => Self::Info,
+            "debug" => Self::Debug,
+            _ => {
+                return Err(UnknownWord {
+                    given: given.into(),
+                    expected: "error, warn, info, debug",
+                });
+            }
+        })
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = UnknownWord;
+
+    fn from_str(given: &str) -> Result<Self, UnknownWord> {
+        match given {
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err(UnknownWord {
+                given: given.into(),
+                expected: "json, text",
+            }),
+        }
+    }
+}
+
+/// Logging is already set up in this process.
+#[derive(Debug, thiserror::Error)]
+#[error("logging is already set up in this process")]
+pub struct AlreadyInitialized;
+
+/// Sends this process's logs to stderr.
+///
+/// # Errors
+/// When it was called before.
+pub fn init_logging(level: LogLevel, format: LogFormat) -> Result<(), AlreadyInitialized> {
+    // The protocol libraries log per frame below warn; their levels must not follow ours.
+    let filter = EnvFilter::new(format!(
+        "{level},h2=warn,hyper=warn,hyper_util=warn,rustls=error,tokio_rustls=warn,tonic=warn,tower=warn",
+        level = level.as_str()
+    ));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Limited::new(LINES_PER_SECOND))
+        .with_ansi(false);
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.with_target(false).try_init(),
+    }
+    .map_err(|_| AlreadyInitialized)
+}
+
+/// Decides which lines are written.
+#[derive(Debug)]
+struct Budget {
+    per_second: u32,
+    window: Option<Instant>,
+    written: u32,
+    suppressed: u64,
+}
+
+impl Budget {
+    /// `None`: leave the line out. `Some(n)`: write it, and say first that `n` were left out.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        let fresh = self
+            .window
+            .is_none_or(|start| now.saturating_duration_since(start) >= Duration::from_secs(1));
+        if fresh {
+            self.window = Some(now);
+            self.written = 0;
+        }
+        if self.written >= self.per_second {
+            self.suppressed += 1;
+            return None;
+        }
+        self.written += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+/// Stderr with a budget.
+#[derive(Debug)]
+struct Limited {
+    budget: Mutex<Budget>,
+}
+
+impl Limited {
+    fn new(per_second: u32) -> Self {
+        Self {
+            budget: Mutex::new(Budget {
+                per_second,
+                window: None,
+                written: 0,
+                suppressed: 0,
+            }),
+        }
+    }
+}
+
+/// Where one line goes.
+enum Line {
+    Stderr { suppressed: u64 },
+    Nowhere,
+}
+
+impl Write for Line {
+    /// tracing-subscriber hands over a whole line at once.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Self::Stderr { suppressed } = self {
+            let mut stderr = io::stderr().lock();
+            if *suppressed > 0 {
+                writeln!(
+                    stderr,
+                    "{{\"level\":\"WARN\",\"message\":\"log lines left out\",\"count\":{suppressed}}}"
+                )?;
+                *suppressed = 0;
+            }
+            stderr.write_all(line)?;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Limited {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        let admitted = self
+            .budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .admit(Instant::now());
+        match admitted {
+            Some(suppressed) => Line::Stderr { suppressed },
+            None => {
+                metrics::counter!("postern_log_lines_suppressed_total").increment(1);
+                Line::Nowhere
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_to_the_budget_and_the_next_second_says_how_many_were_left_out() {
+        let mut budget = Budget {
+            per_second: 3,
+            window: None,
+            written: 0,
+            suppressed: 0,
+        };
+        let start = Instant::now();
+        let admitted = (0..10).filter(|_| budget.admit(start).is_some()).count();
+        assert_eq!(admitted, 3);
+        assert_eq!(budget.admit(start + Duration::from_millis(999)), None);
+        assert_eq!(budget.admit(start + Duration::from_secs(1)), Some(8));
+        assert_eq!(budget.admit(start + Duration::from_secs(1)), Some(0));
+    }
+
+    #[test]
+    fn levels_and_formats_parse_and_say_what_would_do() {
+        assert_eq!("debug".parse::<LogLevel>().expect("level"), LogLevel::Debug);
+        let error = "loud"
+            .parse::<LogLevel>()
+            .expect_err("no level")
+            .to_string();
+        assert!(error.contains("'loud'") && error.contains("error, warn, info, debug"));
+        assert_eq!(
+            "text".parse::<LogFormat>().expect("format"),
+            LogFormat::Text
+        );
+    }
+}

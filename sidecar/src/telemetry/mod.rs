@@ -1,0 +1,13 @@
+//! What the sidecar tells about itself: metrics and logs.
+//!
+//! Metrics go through the `metrics` facade into a [`Recorder`] whose memory is bounded whatever labels it is given, and
+//! come out as Prometheus text. Resolve a handle once per key on the hot path and keep it: the macros look it up.
+
+pub mod histogram;
+pub mod recorder;
+
+pub mod exposition;
+pub mod logging;
+
+pub use logging::{LogFormat, LogLevel, init_logging};
+pub use recorder::{InstallError, Metrics, Recorder};
