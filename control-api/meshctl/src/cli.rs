@@ -1,0 +1,363 @@
+//! The arguments. Owns names, defaults and help texts; decides nothing.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Operate a Postern mesh from the command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "meshctl",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 ok, 1 a problem was found, 2 wrong usage, 3 the control API cannot be reached.\n\
+                  Never seen a mesh before? Run `meshctl demo`."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to reach the control API, and how to print.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Control API to talk to over TLS; needs --cert, --key and --ca
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        env = "POSTERN_CONTROL_API",
+        conflicts_with = "socket"
+    )]
+    pub(crate) control_api: Option<String>,
+    /// Operator certificate chain, PEM (`control-api init` makes one)
+    #[arg(long, global = true, value_name = "FILE", env = "POSTERN_CERT")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Operator private key, PEM
+    #[arg(long, global = true, value_name = "FILE", env = "POSTERN_KEY")]
+    pub(crate) key: Option<PathBuf>,
+    /// Trust bundle to verify the control API with, PEM
+    #[arg(long, global = true, value_name = "FILE", env = "POSTERN_CA")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Admin socket of a control API on this machine, same user [default: /run/postern/admin.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "POSTERN_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Output format
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people; fits 100 columns
+    Table,
+    /// For programs
+    Json,
+    /// For files and `apply -f`
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show a whole mesh working on this machine, from nothing, in one command
+    Demo(DemoArgs),
+    /// Find out what is wrong, in order, with one command to run for each problem
+    Check(CheckArgs),
+    /// Which sidecar holds which revision, what it rejected, when its certificate expires
+    Status,
+    /// Store documents from files (all or none)
+    Apply(ApplyArgs),
+    /// List what is stored
+    Get(GetArgs),
+    /// Delete one document
+    Delete(DeleteArgs),
+    /// One-time join tokens, with which a new sidecar proves its workload
+    #[command(subcommand)]
+    Token(TokenCommand),
+    #[command(name = "demo-app", hide = true)]
+    DemoApp(DemoAppArgs),
+    #[command(name = "demo-launch", hide = true)]
+    DemoLaunch(DemoLaunchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// File with YAML documents, `-` for standard input; repeatable
+    #[arg(short, long = "file", required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Only say what would happen
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Kind, any case, singular or plural; all kinds when omitted
+    pub(crate) kind: Option<String>,
+    /// Name; all when omitted
+    pub(crate) name: Option<String>,
+    /// Namespace; all when omitted
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Kind, any case
+    pub(crate) kind: String,
+    /// Name
+    pub(crate) name: String,
+    /// Namespace
+    #[arg(short, long)]
+    pub(crate) namespace: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token for a registered workload; the secret is shown once
+    Create {
+        /// Workload, `namespace/name`
+        #[arg(value_parser = workload_name)]
+        workload: String,
+        /// How long it can be used, e.g. 90s, 10m, 2h
+        #[arg(long, default_value = "10m", value_parser = seconds)]
+        ttl: u32,
+    },
+    /// List tokens (never their secrets)
+    List,
+    /// Make a token unusable
+    Revoke {
+        /// Id, as `token list` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Also ask a sidecar's admin listener whether it is ready, e.g. 127.0.0.1:15000
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) sidecar: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without options: starts the mesh, sends real traffic, prints what was tried, what was expected and what \
+                        happened, and removes everything again. --hold keeps it running for you to play with."
+)]
+pub(crate) struct DemoArgs {
+    /// Run the checks once (the default; says so explicitly)
+    #[arg(long, conflicts_with = "hold")]
+    pub(crate) once: bool,
+    /// Start everything, print where it is, run until Ctrl-C
+    #[arg(long)]
+    pub(crate) hold: bool,
+    /// Print JSON for programs (the same as -o json)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Give every workload its own network namespace, address and captured traffic (Linux; root or user namespaces)
+    #[arg(long)]
+    pub(crate) netns: bool,
+    /// Serve a workload by a server of yours instead of the demo's app; repeatable
+    #[arg(long = "app", value_name = "NAME=HOST:PORT", value_parser = app_override, requires = "hold")]
+    pub(crate) apps: Vec<AppOverride>,
+    /// Documents to apply on top of the demo's own; repeatable
+    #[arg(long = "policy", value_name = "FILE", requires = "hold")]
+    pub(crate) policies: Vec<PathBuf>,
+    /// Worker threads per sidecar
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) workers: u16,
+    /// Keep the directory with logs, certificates and state at the end
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// `--app NAME=HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AppOverride {
+    pub(crate) workload: String,
+    pub(crate) address: String,
+}
+
+/// The demo's own little applications (a hidden command: they must be able to live in a namespace of their own).
+#[derive(Debug, Args)]
+pub(crate) struct DemoAppArgs {
+    /// Workload it plays
+    #[arg(long)]
+    pub(crate) role: String,
+    /// HTTP/1.1 and h2c
+    #[arg(long)]
+    pub(crate) http: SocketAddr,
+    /// gRPC health service
+    #[arg(long)]
+    pub(crate) grpc: Option<SocketAddr>,
+    /// TCP echo
+    #[arg(long)]
+    pub(crate) echo: Option<SocketAddr>,
+    /// TCP service that sends the first bytes
+    #[arg(long)]
+    pub(crate) banner: Option<SocketAddr>,
+    /// Where `/call-payments` connects
+    #[arg(long, requires = "payments_host")]
+    pub(crate) payments: Option<SocketAddr>,
+    /// `Host` of that request
+    #[arg(long)]
+    pub(crate) payments_host: Option<String>,
+    /// Written when all listeners are open
+    #[arg(long)]
+    pub(crate) ready_file: PathBuf,
+}
+
+/// Starts one program of the demo so that it cannot outlive the demo.
+#[derive(Debug, Args)]
+pub(crate) struct DemoLaunchArgs {
+    /// Process that must stay alive
+    #[arg(long)]
+    pub(crate) parent: i32,
+    /// Network namespace to enter first
+    #[arg(long)]
+    pub(crate) netns: Option<PathBuf>,
+    /// Program and arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub(crate) program: Vec<std::ffi::OsString>,
+}
+
+fn workload_name(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((namespace, name))
+            if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => Err("expected NAMESPACE/NAME, e.g. demo/orders".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<u32, String> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("expected a number with s, m, h or d, e.g. 10m".to_owned()),
+    };
+    number
+        .parse::<u32>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+        .filter(|n| *n > 0)
+        .ok_or_else(|| "expected a positive number with s, m, h or d, e.g. 10m".to_owned())
+}
+
+fn app_override(text: &str) -> Result<AppOverride, String> {
+    let (workload, address) = text
+        .split_once('=')
+        .ok_or("expected NAME=HOST:PORT, e.g. orders=127.0.0.1:8080")?;
+    if !crate::demo::WORKLOADS.contains(&workload) {
+        return Err(format!(
+            "no workload `{workload}` in the demo; there are {}",
+            crate::demo::WORKLOADS.join(", ")
+        ));
+    }
+    let port = address
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty())
+        .and_then(|(_, port)| port.parse::<u16>().ok())
+        .filter(|port| *port != 0);
+    if port.is_none() {
+        return Err(format!("`{address}` is no HOST:PORT, e.g. 127.0.0.1:8080"));
+    }
+    Ok(AppOverride {
+        workload: workload.to_owned(),
+        address: address.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_with_units() {
+        for (text, wanted) in [
+            ("90s", Some(90)),
+            ("10m", Some(600)),
+            ("2h", Some(7200)),
+            ("1d", Some(86_400)),
+            ("7", Some(7)),
+            ("0s", None),
+            ("m", None),
+            ("-1s", None),
+            ("10 m", None),
+            ("99999999d", None),
+            ("1w", None),
+        ] {
+            assert_eq!(seconds(text).ok(), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn app_overrides_name_a_workload_and_an_address() {
+        for (text, good) in [
+            ("orders=127.0.0.1:8080", true),
+            ("web=[::1]:80", true),
+            ("payments=host.example:1", true),
+            ("nobody=127.0.0.1:80", false),
+            ("orders", false),
+            ("orders=:80", false),
+            ("orders=127.0.0.1", false),
+            ("orders=127.0.0.1:0", false),
+            ("orders=127.0.0.1:70000", false),
+        ] {
+            assert_eq!(app_override(text).is_ok(), good, "{text}");
+        }
+    }
+
+    #[test]
+    fn global_options_may_follow_the_command() {
+        let cli = Cli::try_parse_from([
+            "meshctl", "get", "workload", "-n", "demo", "-o", "json", "--socket", "/s",
+        ])
+        .expect("parses");
+        assert_eq!(cli.global.output, Format::Json);
+        assert_eq!(
+            cli.global.socket.as_deref(),
+            Some(std::path::Path::new("/s"))
+        );
+    }
+
+    #[test]
+    fn a_socket_and_an_address_exclude_each_other() {
+        assert!(
+            Cli::try_parse_from([
+                "meshctl",
+                "status",
+                "--socket",
+                "/s",
+                "--control-api",
+                "h:1"
+            ])
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn once_and_hold_exclude_each_other() {
+        assert!(Cli::try_parse_from(["meshctl", "demo", "--once", "--hold"]).is_err());
+    }
+}

@@ -1,0 +1,46 @@
+//! The commands that ask a control API.
+
+pub(crate) mod apply;
+mod check;
+mod delete;
+mod get;
+mod status;
+pub(crate) mod token;
+
+use std::process::ExitCode;
+
+use crate::cli::{Command, Global};
+use crate::connect::{Admin, Target};
+use crate::failure::Failure;
+use crate::progress::Progress;
+
+/// Runs one command.
+pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Failure> {
+    let target = Target::from_options(&global)?;
+    let output = global.output;
+    if let Command::Check(arguments) = command {
+        return check::run(&target, &arguments, output).await;
+    }
+    // Manifests are read before anything is dialled: a missing file is no reason to bother a server.
+    let manifests = match &command {
+        Command::Apply(arguments) => apply::read(&arguments.files)?,
+        _ => Vec::new(),
+    };
+    let mut admin = open(&target).await?;
+    let _progress = Progress::start(format!("waiting for the control API at {target}"));
+    match command {
+        Command::Apply(arguments) => apply::run(&mut admin, &manifests, &arguments, output).await,
+        Command::Get(arguments) => get::run(&mut admin, arguments, output).await,
+        Command::Delete(arguments) => delete::run(&mut admin, arguments, output).await,
+        Command::Token(command) => token::run(&mut admin, command, output).await,
+        Command::Status => status::run(&mut admin, output).await,
+        Command::Check(_) | Command::Demo(_) | Command::DemoApp(_) | Command::DemoLaunch(_) => {
+            Err(Failure::usage("this command asks no control API"))
+        }
+    }
+}
+
+async fn open(target: &Target) -> Result<Admin, Failure> {
+    let _progress = Progress::start(format!("connecting to the control API at {target}"));
+    target.connect().await
+}
