@@ -24,6 +24,11 @@ pub mod status;
 
 mod run;
 
+#[cfg(test)]
+mod fake_api;
+#[cfg(test)]
+mod live_tests;
+
 pub use clock::{Clock, SystemClock};
 pub use run::{ControlConfig, describe_metrics, run};
 pub use status::ControlStatus;
