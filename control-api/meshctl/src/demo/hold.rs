@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::documents;
 use super::mesh::{Mesh, Workload};
+use super::netns;
 use super::stage::Stage;
 use super::{NAMESPACE, TRUST_DOMAIN};
 use crate::failure::Failure;
@@ -90,8 +91,8 @@ fn explain(mesh: &Mesh, stage: &Stage) -> String {
         let line = match mesh.workload("web") {
             Some(web) => match web.place.path() {
                 Some(path) => format!(
-                    "nsenter --net={} curl -s http://{}/",
-                    path.display(),
+                    "{} curl -s http://{}/",
+                    netns::enter_command(&path),
                     address(service)
                 ),
                 None => format!(

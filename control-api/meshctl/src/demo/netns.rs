@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -72,6 +73,19 @@ pub(super) fn enter_hub() -> Result<(), Failure> {
 #[allow(deprecated)]
 fn unshare(flags: UnshareFlags) -> io::Result<()> {
     rustix::thread::unshare(flags).map_err(io::Error::from)
+}
+
+/// The command with which a person enters a namespace; its program and arguments follow.
+pub(super) fn enter_command(namespace: &Path) -> String {
+    let pid = std::process::id();
+    let users = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+    // In a user namespace of our own, its root is who may enter.
+    let user = if users(pid) == users(std::os::unix::process::parent_id()) {
+        String::new()
+    } else {
+        format!("--user=/proc/{pid}/ns/user --preserve-credentials ")
+    };
+    format!("nsenter {user}--net={}", namespace.display())
 }
 
 /// The bridge in the hub. Call once, first.

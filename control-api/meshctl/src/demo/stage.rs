@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use super::netns;
 use super::place::Place;
 use super::scratch::Scratch;
 use crate::failure::Failure;
@@ -137,7 +138,8 @@ impl Stage {
             |text: &std::ffi::OsStr| format!("'{}'", text.to_string_lossy().replace('\'', r"'\''"));
         let mut line = "#!/bin/sh\nexec ".to_owned();
         if let Some(path) = place.path() {
-            line.push_str(&format!("nsenter --net={} ", path.display()));
+            line.push_str(&netns::enter_command(&path));
+            line.push(' ');
         }
         line.push_str(&quote(program.as_os_str()));
         for argument in arguments {
