@@ -31,13 +31,13 @@ impl Backoff {
     }
 
     /// How long to wait after one more failure.
-    pub fn next(&mut self) -> Duration {
+    pub fn failed(&mut self) -> Duration {
         let ceiling = self.ceiling();
         self.failures = self.failures.saturating_add(1);
         ceiling.mul_f64(random_unit())
     }
 
-    /// The longest that [`Self::next`] may say.
+    /// The longest that [`Self::failed`] may say.
     pub fn ceiling(&self) -> Duration {
         let factor = 1u32.checked_shl(self.failures).unwrap_or(u32::MAX);
         self.limits.base.saturating_mul(factor).min(self.limits.cap)
@@ -85,7 +85,7 @@ mod tests {
         let ceilings: Vec<_> = (0..13)
             .map(|_| {
                 let ceiling = backoff.ceiling();
-                backoff.next();
+                backoff.failed();
                 ceiling.as_millis()
             })
             .collect();
@@ -105,9 +105,9 @@ mod tests {
         for _ in 0..4_000 {
             let mut backoff = Backoff::new(LIMITS);
             for _ in 0..12 {
-                backoff.next();
+                backoff.failed();
             }
-            let wait = backoff.next();
+            let wait = backoff.failed();
             assert!(wait <= LIMITS.cap);
             quarters[(wait.as_secs_f64() / 3.75) as usize] += 1;
         }
@@ -125,7 +125,7 @@ mod tests {
             for _ in 0..failures {
                 let ceiling = backoff.ceiling();
                 prop_assert!(ceiling <= limits.cap);
-                prop_assert!(backoff.next() <= ceiling);
+                prop_assert!(backoff.failed() <= ceiling);
             }
         }
     }

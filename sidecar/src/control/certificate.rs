@@ -161,7 +161,7 @@ impl Certificates {
                 Err(error) => {
                     let valid = self.lock().as_ref().is_some_and(|held| held.in_force);
                     backoff.set_limits(if valid { PATIENT } else { URGENT });
-                    let delay = backoff.next();
+                    let delay = backoff.failed();
                     tracing::warn!(%error, retry_in_ms = delay.as_millis(), "no new certificate");
                     self.status
                         .update(|view| view.certificate_error = Some(error.to_string()));
@@ -200,7 +200,7 @@ impl Certificates {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot withdraw or put back the certificate")
+                    tracing::error!(%error, "cannot withdraw or put back the certificate");
                 }
             }
         }

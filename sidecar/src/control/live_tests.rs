@@ -197,10 +197,8 @@ async fn nothing_is_allowed_until_every_kind_of_resource_was_answered() {
         .until_reason("waiting for the control API: AuthorizationPolicy")
         .await;
     api.script.send_modify(|s| {
-        drop(
-            s.resources
-                .insert(ResourceType::AuthorizationPolicy, held_back),
-        )
+        s.resources
+            .insert(ResourceType::AuthorizationPolicy, held_back);
     });
     sidecar.until_ready(true).await;
     assert!(sidecar.shared.load().policy.is_some());

@@ -122,7 +122,7 @@ impl StateFile {
                         "the state file cannot be used; starting without the last good state"
                     ),
                     Err(second) => {
-                        tracing::error!(%error, %second, "the state file cannot be used")
+                        tracing::error!(%error, %second, "the state file cannot be used");
                     }
                 }
                 None

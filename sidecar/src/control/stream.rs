@@ -151,10 +151,10 @@ impl Discovery {
             }
             match end {
                 End::NewIdentity => {
-                    tracing::debug!("reopening the control stream with the current certificate")
+                    tracing::debug!("reopening the control stream with the current certificate");
                 }
                 End::Lost(reason) => {
-                    let delay = backoff.next();
+                    let delay = backoff.failed();
                     self.lost(&reason, delay);
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}
