@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The decisions of the mesh: who a peer is, whether it is to be believed, and what it may do.
+//!
+//! Pure functions of input, snapshot and time. Nothing here opens a socket, reads a clock, or waits; the sidecar
+//! enforces with it, the control API validates with it, and policy tests run it offline: one engine.
+
+mod reason;
+mod secret;
+mod spiffe;
+
+pub mod bundle;
+mod der;
+pub mod svid;
+pub mod tls;
+
+pub mod headers;
+pub mod policy;
+
+pub use reason::Reason;
+pub use secret::Secret;
+pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};

@@ -1,0 +1,81 @@
+//! Stable codes that say why something was allowed or refused: in answers, logs and metric labels.
+
+/// Why a decision was made. Codes never change their meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Reason {
+    /// An ALLOW policy matched.
+    AllowedByPolicy,
+    /// No ALLOW policy selects the workload and the peer is authenticated in the own trust domain.
+    AllowedByDefault,
+    /// A DENY policy matched.
+    DeniedByPolicy,
+    /// ALLOW policies select the workload and none matched.
+    NoAllowPolicyMatched,
+    /// The mesh denies by default and no ALLOW policy selects the workload.
+    DeniedByDefault,
+    /// The peer has no identity.
+    UnauthenticatedPeer,
+    /// The peer belongs to another trust domain.
+    ForeignTrustDomain,
+    /// The peer's certificate was not accepted.
+    PeerUnverified,
+    /// Plaintext on a port that demands mutual TLS.
+    PlaintextRefused,
+    /// Policy has not been received yet.
+    NoSnapshot,
+    /// No certificate is held yet.
+    NoIdentity,
+    /// The port belongs to the sidecar itself.
+    InternalPort,
+    /// The tunnel's destination is not this workload.
+    DestinationMismatch,
+    /// The destination is outside the mesh and may not be reached.
+    EgressRefused,
+    /// No service answers to this host or address.
+    UnknownDestination,
+    /// The service has no endpoint that can be tried.
+    NoHealthyEndpoint,
+    /// The destination could not be reached or did not answer.
+    ConnectFailed,
+    /// The request is malformed or ambiguous.
+    BadRequest,
+    /// The header section is too large.
+    HeadersTooLarge,
+    /// The bytes are not the protocol that was expected.
+    ProtocolError,
+    /// The connection came back to where it was sent from.
+    Loop,
+    /// The sidecar is shutting down.
+    Draining,
+}
+
+impl Reason {
+    /// The stable code.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::AllowedByPolicy => "allowed_by_policy",
+            Self::AllowedByDefault => "allowed_by_default",
+            Self::DeniedByPolicy => "denied_by_policy",
+            Self::NoAllowPolicyMatched => "no_allow_policy_matched",
+            Self::DeniedByDefault => "denied_by_default",
+            Self::UnauthenticatedPeer => "unauthenticated_peer",
+            Self::ForeignTrustDomain => "foreign_trust_domain",
+            Self::PeerUnverified => "peer_unverified",
+            Self::PlaintextRefused => "plaintext_refused",
+            Self::NoSnapshot => "no_snapshot",
+            Self::NoIdentity => "no_identity",
+            Self::InternalPort => "internal_port",
+            Self::DestinationMismatch => "destination_mismatch",
+            Self::EgressRefused => "egress_refused",
+            Self::UnknownDestination => "unknown_destination",
+            Self::NoHealthyEndpoint => "no_healthy_endpoint",
+            Self::ConnectFailed => "connect_failed",
+            Self::BadRequest => "bad_request",
+            Self::HeadersTooLarge => "headers_too_large",
+            Self::ProtocolError => "protocol_error",
+            Self::Loop => "loop",
+            Self::Draining => "draining",
+        }
+    }
+}

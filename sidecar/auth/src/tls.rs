@@ -1,0 +1,552 @@
+//! TLS between workloads: rustls configurations that verify SPIFFE identities and nothing else.
+//!
+//! TLS 1.3 only, X25519MLKEM768 preferred, no resumption, no early data. Peers are verified by SPIFFE ID, never by DNS
+//! name; SNI is neither sent nor looked at.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider_crate};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName,
+    OtherError, ServerConfig, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use crate::bundle::TrustBundles;
+use crate::svid::{self, SvidError, Usage, VerifiedPeer};
+use crate::{SpiffeId, der};
+
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    let mut provider = provider_crate::default_provider();
+    // Hardware AES makes both fast; the 128-bit key schedule is the shorter one.
+    provider.cipher_suites = vec![
+        provider_crate::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        provider_crate::cipher_suite::TLS13_AES_256_GCM_SHA384,
+        provider_crate::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    provider.kx_groups = vec![
+        provider_crate::kx_group::X25519MLKEM768,
+        provider_crate::kx_group::X25519,
+        provider_crate::kx_group::SECP256R1,
+    ];
+    Arc::new(provider)
+});
+
+/// The cryptography of every connection.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::clone(&PROVIDER)
+}
+
+/// Why a certificate and key cannot be used as an identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The leaf is not an X.509-SVID.
+    #[error("the certificate is not an X.509-SVID: {0}")]
+    Svid(#[from] SvidError),
+    /// The key cannot be used, or belongs to another certificate.
+    #[error("the private key cannot be used with the certificate: {0}")]
+    Key(rustls::Error),
+}
+
+/// Why a TLS configuration cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS configuration: {0}")]
+pub struct ConfigError(#[from] rustls::Error);
+
+/// An X.509-SVID with its private key, parsed once.
+pub struct Identity {
+    key: Arc<CertifiedKey>,
+    id: SpiffeId,
+    not_before: i64,
+    not_after: i64,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("id", &self.id)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Takes a chain (leaf first) and the leaf's key.
+    ///
+    /// # Errors
+    /// The leaf breaks an SVID rule, or the key does not belong to it.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, IdentityError> {
+        let leaf = chain.first().ok_or(SvidError::Missing)?;
+        let facts = der::facts(leaf)?;
+        let id = svid::check_leaf(&facts)?;
+        let (not_before, not_after) = (facts.not_before, facts.not_after);
+        let signing = PROVIDER
+            .key_provider
+            .load_private_key(key)
+            .map_err(IdentityError::Key)?;
+        let key = CertifiedKey::new(chain, signing);
+        key.keys_match().map_err(IdentityError::Key)?;
+        Ok(Self {
+            key: Arc::new(key),
+            id,
+            not_before,
+            not_after,
+        })
+    }
+
+    /// The identity.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// Start of validity, Unix seconds.
+    pub fn not_before(&self) -> i64 {
+        self.not_before
+    }
+
+    /// End of validity, Unix seconds.
+    pub fn not_after(&self) -> i64 {
+        self.not_after
+    }
+
+    /// The chain, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
+    }
+}
+
+/// Whether a server demands a client certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// No connection without one.
+    Required,
+    /// Verified if presented.
+    Optional,
+}
+
+#[derive(Debug)]
+struct Single(Arc<CertifiedKey>);
+
+impl rustls::server::ResolvesServerCert for Single {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+impl rustls::client::ResolvesClientCert for Single {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// A server that presents `identity` and verifies clients against `bundles`.
+///
+/// # Errors
+/// The configuration is inconsistent.
+pub fn server_config(
+    identity: &Identity,
+    bundles: Arc<TrustBundles>,
+    clients: ClientAuth,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, ConfigError> {
+    let verifier = Arc::new(Verifier {
+        bundles,
+        expected: None,
+        mandatory: clients == ClientAuth::Required,
+    });
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(Single(Arc::clone(&identity.key))));
+    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    // No resumption: a ticket would outlive the checks that this configuration stands for.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+/// A client that presents `identity` (if any) and accepts a server only as one of `expected`.
+///
+/// # Errors
+/// The configuration is inconsistent.
+pub fn client_config(
+    identity: Option<&Identity>,
+    bundles: Arc<TrustBundles>,
+    expected: &[SpiffeId],
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, ConfigError> {
+    let verifier = Arc::new(Verifier {
+        bundles,
+        expected: Some(expected.to_vec()),
+        mandatory: true,
+    });
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match identity {
+        Some(identity) => {
+            builder.with_client_cert_resolver(Arc::new(Single(Arc::clone(&identity.key))))
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    config.resumption = rustls::client::Resumption::disabled();
+    config.enable_sni = false;
+    config.enable_early_data = false;
+    Ok(Arc::new(config))
+}
+
+/// The name to hand to rustls; it is neither sent nor verified.
+#[allow(clippy::missing_panics_doc, clippy::expect_used)]
+pub fn server_name() -> ServerName<'static> {
+    ServerName::try_from("peer.invalid").expect("a constant, valid DNS name")
+}
+
+/// The peer of a completed handshake under a configuration of this module, which has verified its chain.
+///
+/// # Errors
+/// The peer presented no certificate.
+pub fn peer_of(connection: &CommonState) -> Result<VerifiedPeer, SvidError> {
+    VerifiedPeer::of_verified_chain(connection.peer_certificates().ok_or(SvidError::Missing)?)
+}
+
+#[derive(Debug)]
+struct Verifier {
+    bundles: Arc<TrustBundles>,
+    /// `None`: any valid SVID (policy decides later).
+    expected: Option<Vec<SpiffeId>>,
+    mandatory: bool,
+}
+
+impl Verifier {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let mut chain = Vec::with_capacity(1 + intermediates.len());
+        chain.push(leaf.clone());
+        chain.extend(intermediates.iter().cloned());
+        let peer = svid::verify(&chain, usage, &self.bundles, now).map_err(tls_error)?;
+        match &self.expected {
+            Some(expected) if !expected.contains(peer.id()) => {
+                Err(tls_error(SvidError::UnexpectedId {
+                    found: peer.id().clone(),
+                    expected: match expected.as_slice() {
+                        [] => "nobody".into(),
+                        ids => ids
+                            .iter()
+                            .map(|id| format!("'{id}'"))
+                            .collect::<Vec<_>>()
+                            .join(" or "),
+                    },
+                }))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn tls_error(error: SvidError) -> rustls::Error {
+    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+}
+
+fn tls12() -> rustls::Error {
+    rustls::Error::General("TLS 1.2 is not spoken here".into())
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verify(leaf, intermediates, Usage::Server, now)
+            .map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        PROVIDER
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.verify(leaf, intermediates, Usage::Client, now)
+            .map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        PROVIDER
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+fn verify_signature(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    rustls::crypto::verify_tls13_signature(
+        message,
+        leaf,
+        signature,
+        &PROVIDER.signature_verification_algorithms,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertifiedIssuer, KeyPair};
+
+    use super::*;
+    use crate::svid::tests::{authority, bundles, leaf_params};
+
+    fn identity(id: &str, authority: &CertifiedIssuer<'static, KeyPair>) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = leaf_params(id);
+        params.not_before = time::OffsetDateTime::now_utc() - time::Duration::minutes(5);
+        params.not_after = time::OffsetDateTime::now_utc() + time::Duration::hours(1);
+        let leaf = params.signed_by(&key, authority).unwrap();
+        Identity::new(
+            vec![leaf.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap()
+    }
+
+    fn live_authority(domain: &str) -> CertifiedIssuer<'static, KeyPair> {
+        // The fixed-time authority of the SVID tests is not valid at the real time that rustls reads.
+        let fixed = authority(domain);
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, domain);
+        drop(fixed);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn handshake(
+        client: Arc<ClientConfig>,
+        server: Arc<ServerConfig>,
+    ) -> Result<(String, String), String> {
+        let mut client = rustls::ClientConnection::new(client, server_name()).unwrap();
+        let mut server = rustls::ServerConnection::new(server).unwrap();
+        for _ in 0..10 {
+            let mut wire = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut wire).unwrap();
+            }
+            let mut input = wire.as_slice();
+            while !input.is_empty() {
+                server.read_tls(&mut input).unwrap();
+                server
+                    .process_new_packets()
+                    .map_err(|e| format!("server: {e}"))?;
+            }
+            let mut wire = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut wire).unwrap();
+            }
+            let mut input = wire.as_slice();
+            while !input.is_empty() {
+                client.read_tls(&mut input).unwrap();
+                client
+                    .process_new_packets()
+                    .map_err(|e| format!("client: {e}"))?;
+            }
+        }
+        let group = server
+            .negotiated_key_exchange_group()
+            .map(|g| format!("{:?}", g.name()));
+        let peer = peer_of(&server).map_err(|e| e.to_string())?;
+        Ok((peer.id().to_string(), group.unwrap_or_default()))
+    }
+
+    #[test]
+    fn two_workloads_of_one_mesh_meet_over_tls13_with_the_hybrid_group() {
+        let root = live_authority("td");
+        let bundles = Arc::new(bundles(&[("td", &root)]));
+        let (web, orders) = (
+            identity("spiffe://td/ns/a/sa/web", &root),
+            identity("spiffe://td/ns/a/sa/orders", &root),
+        );
+        let server = server_config(
+            &orders,
+            Arc::clone(&bundles),
+            ClientAuth::Required,
+            &[b"h2"],
+        )
+        .unwrap();
+        let client = client_config(Some(&web), bundles, &[orders.id().clone()], &[b"h2"]).unwrap();
+        let (peer, group) = handshake(client, server).unwrap();
+        assert_eq!(peer, "spiffe://td/ns/a/sa/web");
+        assert_eq!(group, "X25519MLKEM768");
+    }
+
+    #[test]
+    fn a_server_with_another_identity_is_refused_by_the_client() {
+        let root = live_authority("td");
+        let bundles = Arc::new(bundles(&[("td", &root)]));
+        let (web, orders) = (
+            identity("spiffe://td/ns/a/sa/web", &root),
+            identity("spiffe://td/ns/a/sa/orders", &root),
+        );
+        let server = server_config(
+            &orders,
+            Arc::clone(&bundles),
+            ClientAuth::Required,
+            &[b"h2"],
+        )
+        .unwrap();
+        for expected in [
+            vec![SpiffeId::parse("spiffe://td/ns/a/sa/payments").unwrap()],
+            vec![],
+        ] {
+            let client =
+                client_config(Some(&web), Arc::clone(&bundles), &expected, &[b"h2"]).unwrap();
+            let error = handshake(client, Arc::clone(&server)).unwrap_err();
+            assert!(
+                error.starts_with("client:") && error.contains("sa/orders"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_client_of_an_unknown_or_impersonated_trust_domain_is_refused() {
+        let (root, rogue) = (live_authority("td"), live_authority("td"));
+        let known = Arc::new(bundles(&[("td", &root)]));
+        let orders = identity("spiffe://td/ns/a/sa/orders", &root);
+        let server =
+            server_config(&orders, Arc::clone(&known), ClientAuth::Required, &[b"h2"]).unwrap();
+        for (id, authority) in [
+            ("spiffe://td/ns/a/sa/web", &rogue),
+            ("spiffe://evil/ns/a/sa/web", &rogue),
+        ] {
+            let intruder = identity(id, authority);
+            let client = client_config(
+                Some(&intruder),
+                Arc::clone(&known),
+                &[orders.id().clone()],
+                &[b"h2"],
+            )
+            .unwrap();
+            let error = handshake(client, Arc::clone(&server)).unwrap_err();
+            assert!(error.starts_with("server:"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_client_without_a_certificate_is_refused_where_one_is_required() {
+        let root = live_authority("td");
+        let bundles = Arc::new(bundles(&[("td", &root)]));
+        let orders = identity("spiffe://td/ns/a/sa/orders", &root);
+        let client =
+            client_config(None, Arc::clone(&bundles), &[orders.id().clone()], &[b"h2"]).unwrap();
+        let required = server_config(
+            &orders,
+            Arc::clone(&bundles),
+            ClientAuth::Required,
+            &[b"h2"],
+        )
+        .unwrap();
+        assert!(
+            handshake(Arc::clone(&client), required)
+                .unwrap_err()
+                .starts_with("server:")
+        );
+        let optional = server_config(&orders, bundles, ClientAuth::Optional, &[b"h2"]).unwrap();
+        assert_eq!(
+            handshake(client, optional).unwrap_err(),
+            "the peer presented no certificate"
+        );
+    }
+
+    #[test]
+    fn a_key_that_belongs_to_another_certificate_is_refused() {
+        let root = live_authority("td");
+        let key = KeyPair::generate().unwrap();
+        let leaf = leaf_params("spiffe://td/ns/a/sa/web")
+            .signed_by(&key, &root)
+            .unwrap();
+        let other = KeyPair::generate().unwrap();
+        let result = Identity::new(
+            vec![leaf.der().clone()],
+            PrivateKeyDer::try_from(other.serialize_der()).unwrap(),
+        );
+        assert!(matches!(result, Err(IdentityError::Key(_))));
+    }
+}
