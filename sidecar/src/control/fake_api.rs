@@ -203,6 +203,7 @@ struct Shared {
     authority: Arc<Authority>,
     script: watch::Sender<Script>,
     seen: watch::Sender<Seen>,
+    cut: watch::Sender<()>,
 }
 
 /// The running server. Once dropped it takes no new connection.
@@ -210,6 +211,7 @@ pub(super) struct FakeApi {
     pub(super) address: SocketAddr,
     pub(super) script: watch::Sender<Script>,
     pub(super) seen: watch::Receiver<Seen>,
+    cut: watch::Sender<()>,
     accepting: JoinHandle<()>,
     serving: JoinHandle<()>,
 }
@@ -236,11 +238,13 @@ impl FakeApi {
         let (accepted, incoming) = mpsc::channel(8);
         let accepting = tokio::spawn(accept(listener, TlsAcceptor::from(config), accepted));
         let (script, _) = watch::channel(script);
+        let (cut, _) = watch::channel(());
         let (seen_sender, seen) = watch::channel(Seen::default());
         let shared = Arc::new(Shared {
             authority: Arc::clone(authority),
             script: script.clone(),
             seen: seen_sender,
+            cut: cut.clone(),
         });
         let api = Api { shared };
         let serving = tokio::spawn(async move {
@@ -254,9 +258,15 @@ impl FakeApi {
             address,
             script,
             seen,
+            cut,
             accepting,
             serving,
         }
+    }
+
+    /// Ends every discovery stream.
+    pub(super) fn cut_streams(&self) {
+        self.cut.send_replace(());
     }
 
     /// Waits until what was seen satisfies `predicate`.
@@ -348,6 +358,7 @@ async fn discovery(
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 ) {
     let mut script = shared.script.subscribe();
+    let mut cut = shared.cut.subscribe();
     let mut subscribed = Vec::new();
     let mut sent: BTreeMap<ResourceType, Vec<Resource>> = BTreeMap::new();
     loop {
@@ -378,6 +389,10 @@ async fn discovery(
                 shared.seen.send_modify(|seen| seen.requests.push(request));
             }
             changed = script.changed() => if changed.is_err() { return },
+            _ = cut.changed() => {
+                let _ = responses.send(Err(Status::unavailable("going away"))).await;
+                return;
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -427,4 +427,109 @@ async fn an_expired_certificate_is_withdrawn_at_once_and_put_back_when_the_clock
     sidecar.until_snapshot(|s| s.tls.is_some()).await;
     sidecar.until_ready(true).await;
     sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_stream_is_opened_again_and_nobody_notices() {
+    let authority = authority();
+    let dir = tempfile::tempdir().expect("dir");
+    let mut api = FakeApi::start(&authority, API_ID, Script::complete(&authority)).await;
+    let mut sidecar = Sidecar::start(
+        &api.address.to_string(),
+        &authority,
+        dir.path(),
+        Some(TOKEN),
+    );
+    sidecar.until_ready(true).await;
+    let mut ready = sidecar.readiness.subscribe();
+    ready.borrow_and_update();
+    for streams in 2..5 {
+        api.cut_streams();
+        let seen = api
+            .until(|seen| seen.requests.iter().filter(|r| r.node.is_some()).count() == streams)
+            .await;
+        let reopened = seen
+            .requests
+            .iter()
+            .rev()
+            .find(|r| r.node.is_some())
+            .expect("reopened");
+        assert_eq!(reopened.initial_resource_versions["default"], "v1");
+        assert!(sidecar.shared.load().policy.is_some() && sidecar.shared.load().tls.is_some());
+    }
+    assert!(!ready.has_changed().expect("alive"), "it stayed ready");
+    let change = |s: &mut Script| {
+        s.resources.insert(
+            ResourceType::Service,
+            vec![wrap(&mesh::Service {
+                name: "late".into(),
+                namespace: "demo".into(),
+                ports: vec![mesh::ServicePort {
+                    port: 80,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            })],
+        );
+    };
+    api.script.send_modify(change);
+    sidecar
+        .until_snapshot(|s| s.resources.services.contains_key("demo/late"))
+        .await;
+    sidecar.stop().await;
+}
+
+/// Everything that this process logged since [`Log::install`].
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// For the whole process: a subscriber of one thread misses what other threads registered first.
+    fn install() -> Self {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::set_global_default(subscriber).expect("no other test logs");
+        log
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("log").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_log_line_of_any_library_at_any_level_holds_a_token_or_a_key() {
+    let log = Log::install();
+    let authority = authority();
+    let dir = tempfile::tempdir().expect("dir");
+    let api = FakeApi::start(&authority, API_ID, Script::complete(&authority)).await;
+    let wrong = "canary-wrong-token";
+    let sidecar = Sidecar::start(
+        &api.address.to_string(),
+        &authority,
+        dir.path(),
+        Some(wrong),
+    );
+    sidecar.until_reason("refused to issue").await;
+    fs::write(dir.path().join("token"), TOKEN).expect("token");
+    sidecar.until_ready(true).await;
+    sidecar.stop().await;
+    let log = String::from_utf8_lossy(&log.0.lock().expect("log")).into_owned();
+    assert!(log.contains("certificate issued"), "the log was taken");
+    for secret in [TOKEN, wrong] {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{line:?}");
+    }
+    assert!(!log.contains("PRIVATE KEY"));
 }
