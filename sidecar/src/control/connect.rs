@@ -66,8 +66,12 @@ impl Target {
     ) -> Result<Channel, ConnectError> {
         let config = tls::client_config(identity, roots, std::slice::from_ref(&self.id), &[b"h2"])
             .map_err(|e| ConnectError::Tls(e.to_string()))?;
+        let origin = Uri::try_from(format!("https://{}", self.address))
+            .map_err(|_| ConnectError::Address(self.address.clone()))?;
+        // TLS is the connector's business; what the server sees as its origin is https all the same.
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address))
             .map_err(|_| ConnectError::Address(self.address.clone()))?
+            .origin(origin)
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)

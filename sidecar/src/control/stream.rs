@@ -241,8 +241,9 @@ impl Discovery {
                     }
                 }
                 () = sleep_until(complete_by), if incomplete => {
-                    let missing = self.client().missing().join(", ");
-                    return End::Lost(format!("no answer for {missing} within {FIRST_ANSWERS:?}"));
+                    if let Err(missing) = self.take_silence_for_consent() {
+                        return End::Lost(format!("no answer for {missing} within {FIRST_ANSWERS:?}"));
+                    }
                 }
                 changed = identities.changed() => match changed {
                     Ok(()) => return End::NewIdentity,
@@ -302,6 +303,27 @@ impl Discovery {
         }
         self.report_snapshot();
         (answer.request, answer.delay)
+    }
+
+    /// A server that answers pings and claims of versions with silence has nothing newer. Without a state whose versions
+    /// were claimed there is nothing to consent to: names what is missing.
+    fn take_silence_for_consent(&self) -> Result<(), String> {
+        let mut client = self.client();
+        if *self.gate() != Gate::Open {
+            return Err(client.missing().join(", "));
+        }
+        client.assume_current();
+        drop(client);
+        let now = self.clock.now();
+        self.status.update(|view| {
+            view.stream = Stream::Connected;
+            view.unreachable_since = None;
+            view.last_contact = Some(now);
+            view.serving_state_of = None;
+            view.waiting_for.clear();
+        });
+        self.changed.notify_one();
+        Ok(())
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {

@@ -175,6 +175,13 @@ impl Client {
         missing.map(|(kind, _)| kind.kind()).collect()
     }
 
+    /// Takes silence for consent: a server may leave a subscription unanswered where the versions claimed are current.
+    pub fn assume_current(&mut self) {
+        for state in self.types.values_mut() {
+            state.mark_synced();
+        }
+    }
+
     /// Every resource that was refused and is not held in that version.
     pub fn rejections(&self) -> Vec<Rejection> {
         let all = self

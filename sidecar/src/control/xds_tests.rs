@@ -381,6 +381,15 @@ fn in_step_only_after_an_answer_for_every_type() {
 }
 
 #[test]
+fn silence_is_consent_only_when_somebody_says_so() {
+    let mut client = client();
+    client.open();
+    assert_eq!(client.missing().len(), 6);
+    client.assume_current();
+    assert!(client.missing().is_empty());
+}
+
+#[test]
 fn what_is_exported_can_be_restored_and_what_no_longer_parses_is_named() {
     let mut first = client();
     first.open();
