@@ -128,6 +128,7 @@ impl Credentials {
         let broken = |path: &Path, why: String| {
             Failure::problem(format!("cannot use {}", path.display()))
                 .why(why)
+                .command("control-api init --data-dir DIR --trust-domain NAME --operator-out OUT   # on the control API's machine")
                 .next("make an operator certificate on the control API's machine: `control-api init --data-dir D --trust-domain TD --operator-out DIR`")
         };
         let chain = CertificateDer::pem_file_iter(cert)
@@ -169,13 +170,15 @@ impl Credentials {
 /// Connects to an admin socket.
 pub(crate) async fn connect_socket(path: &Path) -> Result<Admin, Failure> {
     let failed = |error: io::Error| {
-        let failure = Failure::unreachable(format!("no control API at {}", path.display()));
+        let failure = Failure::unreachable(format!("no control API at {}", path.display()))
+            .command("control-api run --data-dir DIR --trust-domain NAME   # its socket is DIR/admin.sock");
         match error.kind() {
             io::ErrorKind::NotFound => failure
                 .why("there is no such socket")
                 .next("start one with `control-api run --data-dir D --trust-domain TD` and use `--socket D/admin.sock` (or POSTERN_SOCKET); over the network use `--control-api HOST:PORT`"),
             io::ErrorKind::PermissionDenied => failure
                 .why("the socket belongs to another user")
+                .command(format!("ls -l {}   # then run meshctl as that user", path.display()))
                 .next("run meshctl as the control API's user, or use an operator certificate with `--control-api HOST:PORT`"),
             io::ErrorKind::ConnectionRefused => failure
                 .why("the socket is there, but nobody listens: the control API has stopped")
@@ -197,6 +200,7 @@ async fn connect_tls(address: &str, credentials: &Credentials) -> Result<Admin, 
         .map_err(|error| {
             Failure::unreachable(format!("no control API at {address}"))
                 .why(error)
+                .command("ss -ltnp | grep control-api   # on its machine; nothing there: control-api run --data-dir DIR --trust-domain NAME")
                 .next("see that `control-api run` is up there and that its port (15012 unless set) is open")
         })?;
     stream.set_nodelay(true).ok();
@@ -215,6 +219,7 @@ async fn connect_tls(address: &str, credentials: &Credentials) -> Result<Admin, 
         .map_err(|error| {
             Failure::unreachable(format!("no trusted connection to {address}"))
                 .why(format!("{error} (expected {expected})"))
+                .command("date -u   # on both machines; when they agree, --ca is not this control API's ca.pem")
                 .next("use the ca.pem of this control API as --ca, and see that both clocks are right (`date -u`)")
         })?;
     client(stream).await

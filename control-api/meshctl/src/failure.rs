@@ -11,6 +11,7 @@ pub(crate) struct Failure {
     what: String,
     why: Option<String>,
     next: Option<String>,
+    command: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +43,14 @@ impl Failure {
             what: what.into(),
             why: None,
             next: None,
+            command: None,
         }
+    }
+
+    /// Adds the one command that helps most, for `meshctl check`.
+    pub(crate) fn command(mut self, command: impl Into<String>) -> Self {
+        self.command = Some(command.into());
+        self
     }
 
     /// Adds the cause.
@@ -90,9 +98,9 @@ impl Failure {
         }
     }
 
-    /// What to do next, when it is known.
+    /// The one command to run, else what to do next, when it is known.
     pub(crate) fn next_step(&self) -> Option<&str> {
-        self.next.as_deref()
+        self.command.as_deref().or(self.next.as_deref())
     }
 
     /// Says it on standard error.
