@@ -1,7 +1,9 @@
-//! What one message costs: `cargo bench -p mesh-http1`.
+//! What one message costs: `cargo bench -p mesh-http1 --bench codec`. Parsing includes freeing what was parsed.
+
+#![allow(clippy::unwrap_used)]
 
 use bytes::BytesMut;
-use divan::Bencher;
+use divan::{Bencher, black_box};
 use http::Method;
 use mesh_http1::{
     BodyDecoder, BodyLength, Limits, encode_request, encode_response, parse_request, parse_response,
@@ -31,31 +33,31 @@ Connection: keep-alive\r\n\
 ETag: \"65e2f1a0-400\"\r\n\
 Accept-Ranges: bytes\r\n\r\n";
 
-#[divan::bench]
+#[divan::bench(sample_size = 64, sample_count = 500)]
 fn parse_get(bencher: Bencher<'_, '_>) {
     let limits = Limits::default();
     bencher
         .with_inputs(|| BytesMut::from(GET))
-        .bench_values(|mut buf| parse_request(&mut buf, &limits));
+        .bench_values(|mut buf| drop(black_box(parse_request(&mut buf, &limits))));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 64, sample_count = 500)]
 fn parse_ok(bencher: Bencher<'_, '_>) {
     let limits = Limits::default();
     bencher
         .with_inputs(|| BytesMut::from(OK))
-        .bench_values(|mut buf| parse_response(&mut buf, &Method::GET, &limits));
+        .bench_values(|mut buf| drop(black_box(parse_response(&mut buf, &Method::GET, &limits))));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 64, sample_count = 500)]
 fn parse_incomplete_get(bencher: Bencher<'_, '_>) {
     let limits = Limits::default();
     bencher
         .with_inputs(|| BytesMut::from(&GET[..GET.len() - 1]))
-        .bench_values(|mut buf| parse_request(&mut buf, &limits));
+        .bench_values(|mut buf| drop(black_box(parse_request(&mut buf, &limits))));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 64, sample_count = 500)]
 fn encode_get(bencher: Bencher<'_, '_>) {
     let head = parse_request(&mut BytesMut::from(GET), &Limits::default())
         .unwrap()
@@ -77,7 +79,7 @@ fn encode_get(bencher: Bencher<'_, '_>) {
     });
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 64, sample_count = 500)]
 fn encode_ok(bencher: Bencher<'_, '_>) {
     let head = parse_response(&mut BytesMut::from(OK), &Method::GET, &Limits::default())
         .unwrap()
@@ -98,7 +100,7 @@ fn encode_ok(bencher: Bencher<'_, '_>) {
     });
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 64, sample_count = 500)]
 fn decode_chunk(bencher: Bencher<'_, '_>) {
     let limits = Limits::default();
     let body = [b"400\r\n".as_slice(), &[b'x'; 1024], b"\r\n0\r\n\r\n"].concat();
@@ -111,7 +113,7 @@ fn decode_chunk(bencher: Bencher<'_, '_>) {
         })
         .bench_values(|(mut buf, mut decoder)| {
             while !decoder.is_end() {
-                divan::black_box(decoder.decode(&mut buf)).unwrap();
+                black_box(decoder.decode(&mut buf)).unwrap();
             }
         });
 }
