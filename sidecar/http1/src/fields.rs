@@ -104,7 +104,13 @@ impl Fields {
         match field {
             Field::Other | Field::Trailer => return self.append(header_name(name)?, value),
             Field::ContentLength => {
-                self.framing.add_length(value.as_bytes())?;
+                let length = self.framing.add_length(value.as_bytes())?;
+                // '007' goes on as '7': to some readers a leading zero is octal.
+                let value = if value.as_bytes().starts_with(b"0") {
+                    length.into()
+                } else {
+                    value
+                };
                 return self.append(header::CONTENT_LENGTH, value);
             }
             Field::Expect => {

@@ -30,11 +30,11 @@ pub(crate) enum Declared {
 }
 
 impl Framing {
-    /// Takes the value of a `Content-Length` field line.
-    pub(crate) fn add_length(&mut self, value: &[u8]) -> Result<(), ParseError> {
+    /// Takes the value of a `Content-Length` field line and returns the number.
+    pub(crate) fn add_length(&mut self, value: &[u8]) -> Result<u64, ParseError> {
         let length = decimal(value).ok_or(ParseError::ContentLength)?;
         match self.length.replace(length) {
-            None => Ok(()),
+            None => Ok(length),
             Some(_) => Err(ParseError::DuplicateContentLength),
         }
     }
