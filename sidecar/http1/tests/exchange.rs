@@ -1,5 +1,7 @@
 //! The calls of the crate in the order a proxy makes them.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::BytesMut;
 use http::{Method, StatusCode, Version};
 use mesh_http1::{

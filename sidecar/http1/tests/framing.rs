@@ -1,6 +1,8 @@
 //! Framing that two parsers could read differently is refused: every spelling of `Transfer-Encoding`,
 //! `Content-Length` and chunks that request smuggling has used, with the answer it gets and why.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::BytesMut;
 use http::{Method, StatusCode};
 use mesh_http1::{
@@ -32,252 +34,86 @@ fn check(cases: &[(&str, Result<BodyLength, u16>, &str)]) {
 }
 
 #[test]
+#[rustfmt::skip]
 fn transfer_encoding_is_exactly_chunked_or_refused() {
     use BodyLength::{Chunked, Empty};
     check(&[
         ("Transfer-Encoding: chunked", Ok(Chunked), "the one form"),
-        (
-            "transfer-encoding:chunked",
-            Ok(Chunked),
-            "no space is needed after the colon",
-        ),
-        (
-            "TRANSFER-ENCODING: CHUNKED",
-            Ok(Chunked),
-            "codings are case-insensitive",
-        ),
-        (
-            "Transfer-Encoding: \t chunked \t",
-            Ok(Chunked),
-            "optional white space",
-        ),
+        ("transfer-encoding:chunked", Ok(Chunked), "no space is needed after the colon"),
+        ("TRANSFER-ENCODING: CHUNKED", Ok(Chunked), "codings are case-insensitive"),
+        ("Transfer-Encoding: \t chunked \t", Ok(Chunked), "optional white space"),
         ("Transfer-Encoding: identity", Err(501), "withdrawn coding"),
         ("Transfer-Encoding: gzip", Err(501), "unknown coding"),
-        (
-            "Transfer-Encoding: gzip, chunked",
-            Err(501),
-            "unknown coding under chunked",
-        ),
-        (
-            "Transfer-Encoding: identity, chunked",
-            Err(501),
-            "unknown coding under chunked",
-        ),
+        ("Transfer-Encoding: gzip, chunked", Err(501), "unknown coding under chunked"),
+        ("Transfer-Encoding: identity, chunked", Err(501), "unknown coding under chunked"),
         ("Transfer-Encoding: xchunked", Err(501), "another coding"),
         ("Transfer-Encoding: chunkedx", Err(501), "another coding"),
         ("Transfer-Encoding: chunk", Err(501), "another coding"),
         ("Transfer-Encoding:", Err(400), "empty"),
         ("Transfer-Encoding: ,", Err(400), "empty members"),
-        (
-            "Transfer-Encoding: chunked,",
-            Err(400),
-            "empty member after",
-        ),
-        (
-            "Transfer-Encoding: ,chunked",
-            Err(400),
-            "empty member before",
-        ),
-        (
-            "Transfer-Encoding: chunked, chunked",
-            Err(400),
-            "chunked twice",
-        ),
-        (
-            "Transfer-Encoding: chunked, identity",
-            Err(400),
-            "chunked is not last",
-        ),
-        (
-            "Transfer-Encoding: chunked, gzip",
-            Err(400),
-            "chunked is not last",
-        ),
+        ("Transfer-Encoding: chunked,", Err(400), "empty member after"),
+        ("Transfer-Encoding: ,chunked", Err(400), "empty member before"),
+        ("Transfer-Encoding: chunked, chunked", Err(400), "chunked twice"),
+        ("Transfer-Encoding: chunked, identity", Err(400), "chunked is not last"),
+        ("Transfer-Encoding: chunked, gzip", Err(400), "chunked is not last"),
         ("Transfer-Encoding: chunked;q=1", Err(400), "parameter"),
         ("Transfer-Encoding: chunked ;", Err(400), "parameter"),
         ("Transfer-Encoding: \"chunked\"", Err(400), "quoted"),
-        (
-            "Transfer-Encoding: 'chunked'",
-            Err(501),
-            "apostrophes are token characters",
-        ),
-        (
-            "Transfer-Encoding: chunked chunked",
-            Err(400),
-            "space inside",
-        ),
+        ("Transfer-Encoding: 'chunked'", Err(501), "apostrophes are token characters"),
+        ("Transfer-Encoding: chunked chunked", Err(400), "space inside"),
         ("Transfer-Encoding: chun ked", Err(400), "space inside"),
         ("Transfer-Encoding: \x0bchunked", Err(400), "vertical tab"),
         ("Transfer-Encoding: \x0cchunked", Err(400), "form feed"),
         ("Transfer-Encoding: chunked\0", Err(400), "NUL"),
         ("Transfer-Encoding: chunked\x7f", Err(400), "DEL"),
-        (
-            "Transfer-Encoding: chunked\u{a0}",
-            Err(400),
-            "no-break space",
-        ),
-        (
-            "Transfer-Encoding: chunked\rX: y",
-            Err(400),
-            "bare CR hides a line",
-        ),
-        (
-            "Transfer-Encoding: chunked\nX: y",
-            Err(400),
-            "bare LF hides a line",
-        ),
-        (
-            "Transfer-Encoding : chunked",
-            Err(400),
-            "space before the colon",
-        ),
-        (
-            "Transfer-Encoding\t: chunked",
-            Err(400),
-            "tab before the colon",
-        ),
-        (
-            " Transfer-Encoding: chunked",
-            Err(400),
-            "folded into the line before",
-        ),
-        (
-            "\tTransfer-Encoding: chunked",
-            Err(400),
-            "folded into the line before",
-        ),
+        ("Transfer-Encoding: chunked\u{a0}", Err(400), "no-break space"),
+        ("Transfer-Encoding: chunked\rX: y", Err(400), "bare CR hides a line"),
+        ("Transfer-Encoding: chunked\nX: y", Err(400), "bare LF hides a line"),
+        ("Transfer-Encoding : chunked", Err(400), "space before the colon"),
+        ("Transfer-Encoding\t: chunked", Err(400), "tab before the colon"),
+        (" Transfer-Encoding: chunked", Err(400), "folded into the line before"),
+        ("\tTransfer-Encoding: chunked", Err(400), "folded into the line before"),
         ("Transfer-Encoding:\r\n chunked", Err(400), "folded value"),
-        (
-            "Transfer-Encoding: gzip\r\n\tchunked",
-            Err(400),
-            "folded value",
-        ),
-        (
-            "X: y\r\n Transfer-Encoding: chunked",
-            Err(400),
-            "hidden by folding",
-        ),
+        ("Transfer-Encoding: gzip\r\n\tchunked", Err(400), "folded value"),
+        ("X: y\r\n Transfer-Encoding: chunked", Err(400), "hidden by folding"),
         ("Transfer-Encoding chunked", Err(400), "no colon"),
-        (
-            "Transfer\u{00ad}-Encoding: chunked",
-            Err(400),
-            "soft hyphen in the name",
-        ),
-        (
-            "\u{ff34}ransfer-Encoding: chunked",
-            Err(400),
-            "full-width letter in the name",
-        ),
+        ("Transfer\u{00ad}-Encoding: chunked", Err(400), "soft hyphen in the name"),
+        ("\u{ff34}ransfer-Encoding: chunked", Err(400), "full-width letter in the name"),
         ("Transfer-\0Encoding: chunked", Err(400), "NUL in the name"),
         ("Transfer\r-Encoding: chunked", Err(400), "CR in the name"),
         ("Transfer Encoding: chunked", Err(400), "space in the name"),
         ("\"Transfer-Encoding\": chunked", Err(400), "quoted name"),
-        (
-            "Transfer_Encoding: chunked",
-            Err(400),
-            "alias for CGI and WSGI servers",
-        ),
-        (
-            "Transfer.Encoding: chunked",
-            Err(400),
-            "alias for CGI and WSGI servers",
-        ),
-        (
-            "transfer!encoding: chunked",
-            Err(400),
-            "alias for CGI and WSGI servers",
-        ),
-        (
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-            Err(400),
-            "twice",
-        ),
-        (
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
-            Err(400),
-            "twice",
-        ),
-        (
-            "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
-            Err(400),
-            "twice",
-        ),
-        (
-            "Transfer-Encoding: x\r\nTransfer-Encoding: chunked",
-            Err(400),
-            "twice",
-        ),
-        (
-            "Transfer-Encoding: chunked\r\nContent-Length: 5",
-            Err(400),
-            "both framings",
-        ),
-        (
-            "Content-Length: 5\r\nTransfer-Encoding: chunked",
-            Err(400),
-            "both framings",
-        ),
-        (
-            "Content-Length: 0\r\nTransfer-Encoding: chunked",
-            Err(400),
-            "both framings",
-        ),
-        (
-            "Content-Length: 5\r\nTransfer-Encoding: identity",
-            Err(400),
-            "both framings, one unknown",
-        ),
-        (
-            "Content-Length: 5\r\nTransfer-Encoding:",
-            Err(400),
-            "both framings, one empty",
-        ),
+        ("Transfer_Encoding: chunked", Err(400), "alias for CGI and WSGI servers"),
+        ("Transfer.Encoding: chunked", Err(400), "alias for CGI and WSGI servers"),
+        ("transfer!encoding: chunked", Err(400), "alias for CGI and WSGI servers"),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", Err(400), "twice"),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", Err(400), "twice"),
+        ("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked", Err(400), "twice"),
+        ("Transfer-Encoding: x\r\nTransfer-Encoding: chunked", Err(400), "twice"),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5", Err(400), "both framings"),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked", Err(400), "both framings"),
+        ("Content-Length: 0\r\nTransfer-Encoding: chunked", Err(400), "both framings"),
+        ("Content-Length: 5\r\nTransfer-Encoding: identity", Err(400), "both framings, one unknown"),
+        ("Content-Length: 5\r\nTransfer-Encoding:", Err(400), "both framings, one empty"),
         ("X-Transfer-Encoding: chunked", Ok(Empty), "another field"),
         ("Transfer-Encodings: chunked", Ok(Empty), "another field"),
         ("X: Transfer-Encoding: chunked", Ok(Empty), "only a value"),
-        (
-            "TE: chunked",
-            Ok(Empty),
-            "what is accepted, not what is sent",
-        ),
+        ("TE: chunked", Ok(Empty), "what is accepted, not what is sent"),
     ]);
 }
 
 #[test]
+#[rustfmt::skip]
 fn content_length_is_one_decimal_number_or_refused() {
     use BodyLength::{Empty, Length};
     check(&[
         ("Content-Length: 0", Ok(Length(0)), "zero"),
-        (
-            "content-length:5",
-            Ok(Length(5)),
-            "no space is needed after the colon",
-        ),
-        (
-            "Content-Length: \t5 \t",
-            Ok(Length(5)),
-            "optional white space",
-        ),
-        (
-            "Content-Length: 005",
-            Ok(Length(5)),
-            "leading zeros are decimal digits",
-        ),
-        (
-            "Content-Length: 18446744073709551615",
-            Ok(Length(u64::MAX)),
-            "the largest",
-        ),
-        (
-            "Content-Length: 18446744073709551616",
-            Err(400),
-            "overflow by one",
-        ),
-        (
-            "Content-Length: 99999999999999999999999",
-            Err(400),
-            "overflow",
-        ),
+        ("content-length:5", Ok(Length(5)), "no space is needed after the colon"),
+        ("Content-Length: \t5 \t", Ok(Length(5)), "optional white space"),
+        ("Content-Length: 005", Ok(Length(5)), "leading zeros are decimal digits"),
+        ("Content-Length: 18446744073709551615", Ok(Length(u64::MAX)), "the largest"),
+        ("Content-Length: 18446744073709551616", Err(400), "overflow by one"),
+        ("Content-Length: 99999999999999999999999", Err(400), "overflow"),
         ("Content-Length:", Err(400), "empty"),
         ("Content-Length: ", Err(400), "empty"),
         ("Content-Length: +5", Err(400), "sign"),
@@ -288,11 +124,7 @@ fn content_length_is_one_decimal_number_or_refused() {
         ("Content-Length: 5a", Err(400), "trailing letter"),
         ("Content-Length: 5.0", Err(400), "fraction"),
         ("Content-Length: 5e0", Err(400), "exponent"),
-        (
-            "Content-Length: 5_0",
-            Err(400),
-            "separator of some languages",
-        ),
+        ("Content-Length: 5_0", Err(400), "separator of some languages"),
         ("Content-Length: 5 5", Err(400), "two numbers"),
         ("Content-Length: 5, 5", Err(400), "list of equal numbers"),
         ("Content-Length: 5,6", Err(400), "list"),
@@ -305,38 +137,14 @@ fn content_length_is_one_decimal_number_or_refused() {
         ("Content-Length: 5\r6", Err(400), "bare CR"),
         ("Content-Length: 5\nX: y", Err(400), "bare LF"),
         ("Content-Length : 5", Err(400), "space before the colon"),
-        (
-            " Content-Length: 5",
-            Err(400),
-            "folded into the line before",
-        ),
+        (" Content-Length: 5", Err(400), "folded into the line before"),
         ("Content-Length:\r\n 5", Err(400), "folded value"),
         ("Content-Length: 5\r\n 6", Err(400), "folded value"),
-        (
-            "Content_Length: 5",
-            Err(400),
-            "alias for CGI and WSGI servers",
-        ),
-        (
-            "content.length: 5",
-            Err(400),
-            "alias for CGI and WSGI servers",
-        ),
-        (
-            "Content-Length: 5\r\nContent-Length: 5",
-            Err(400),
-            "twice, equal",
-        ),
-        (
-            "Content-Length: 5\r\nContent-Length: 6",
-            Err(400),
-            "twice, different",
-        ),
-        (
-            "Content-Length: 5\r\ncontent-length: 0",
-            Err(400),
-            "twice, different",
-        ),
+        ("Content_Length: 5", Err(400), "alias for CGI and WSGI servers"),
+        ("content.length: 5", Err(400), "alias for CGI and WSGI servers"),
+        ("Content-Length: 5\r\nContent-Length: 5", Err(400), "twice, equal"),
+        ("Content-Length: 5\r\nContent-Length: 6", Err(400), "twice, different"),
+        ("Content-Length: 5\r\ncontent-length: 0", Err(400), "twice, different"),
         ("X-Content-Length: 5", Ok(Empty), "another field"),
         ("Content-Lengths: 5", Ok(Empty), "another field"),
     ]);
@@ -367,15 +175,13 @@ fn http_1_0_has_no_transfer_encoding() {
 }
 
 #[test]
+#[rustfmt::skip]
 fn connect_cannot_have_content() {
     for (fields, expected) in [
         ("", Ok(BodyLength::Empty)),
         ("Content-Length: 0\r\n", Ok(BodyLength::Empty)),
         ("Content-Length: 1\r\n", Err(ParseError::ConnectBody)),
-        (
-            "Transfer-Encoding: chunked\r\n",
-            Err(ParseError::ConnectBody),
-        ),
+        ("Transfer-Encoding: chunked\r\n", Err(ParseError::ConnectBody)),
     ] {
         let text = format!("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n{fields}\r\n");
         let got = parse_request(&mut BytesMut::from(text.as_str()), &Limits::default());
@@ -404,64 +210,25 @@ fn chunks_have_one_spelling() {
         ChunkEnd, ChunkExtension, ChunkSize, Folding, HeaderName, HeaderValue, LineEnd, Trailer,
         UnexpectedEof,
     };
+    #[rustfmt::skip]
     let cases: &[(&str, Result<&str, ParseError>, &str)] = &[
         ("0\r\n\r\n", Ok(""), "empty body"),
         ("5\r\nhello\r\n0\r\n\r\n", Ok("hello"), "one chunk"),
-        (
-            "5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n",
-            Ok("hello!"),
-            "two chunks",
-        ),
-        (
-            "A\r\n0123456789\r\n0\r\n\r\n",
-            Ok("0123456789"),
-            "capital digit",
-        ),
-        (
-            "a\r\n0123456789\r\n0\r\n\r\n",
-            Ok("0123456789"),
-            "small digit",
-        ),
-        (
-            "0000000000000005\r\nhello\r\n0\r\n\r\n",
-            Ok("hello"),
-            "sixteen digits",
-        ),
+        ("5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n", Ok("hello!"), "two chunks"),
+        ("A\r\n0123456789\r\n0\r\n\r\n", Ok("0123456789"), "capital digit"),
+        ("a\r\n0123456789\r\n0\r\n\r\n", Ok("0123456789"), "small digit"),
+        ("0000000000000005\r\nhello\r\n0\r\n\r\n", Ok("hello"), "sixteen digits"),
         ("000\r\n\r\n", Ok(""), "zeros end the body"),
-        (
-            "5;a\r\nhello\r\n0;b=c\r\n\r\n",
-            Ok("hello"),
-            "extensions are skipped",
-        ),
-        (
-            "5;a=\"b;c\"\r\nhello\r\n0\r\n\r\n",
-            Ok("hello"),
-            "quoted extension",
-        ),
-        (
-            "5\r\n\r\n\r\n\r\n\r\n0\r\n\r\n",
-            Err(ChunkEnd),
-            "six bytes where five were announced",
-        ),
-        (
-            "00000000000000005\r\nhello\r\n0\r\n\r\n",
-            Err(ChunkSize),
-            "seventeen digits",
-        ),
+        ("5;a\r\nhello\r\n0;b=c\r\n\r\n", Ok("hello"), "extensions are skipped"),
+        ("5;a=\"b;c\"\r\nhello\r\n0\r\n\r\n", Ok("hello"), "quoted extension"),
+        ("5\r\n\r\n\r\n\r\n\r\n0\r\n\r\n", Err(ChunkEnd), "six bytes where five were announced"),
+        ("00000000000000005\r\nhello\r\n0\r\n\r\n", Err(ChunkSize), "seventeen digits"),
         ("\r\nhello\r\n0\r\n\r\n", Err(ChunkSize), "no size"),
-        (
-            ";a\r\nhello\r\n0\r\n\r\n",
-            Err(ChunkSize),
-            "no size before the extension",
-        ),
+        (";a\r\nhello\r\n0\r\n\r\n", Err(ChunkSize), "no size before the extension"),
         (" 5\r\nhello\r\n0\r\n\r\n", Err(ChunkSize), "leading space"),
         ("\t5\r\nhello\r\n0\r\n\r\n", Err(ChunkSize), "leading tab"),
         ("5 \r\nhello\r\n0\r\n\r\n", Err(ChunkSize), "trailing space"),
-        (
-            "5 ;a\r\nhello\r\n0\r\n\r\n",
-            Err(ChunkSize),
-            "space before the extension",
-        ),
+        ("5 ;a\r\nhello\r\n0\r\n\r\n", Err(ChunkSize), "space before the extension"),
         ("+5\r\nhello\r\n0\r\n\r\n", Err(ChunkSize), "sign"),
         ("-5\r\nhello\r\n0\r\n\r\n", Err(ChunkSize), "sign"),
         ("-0\r\n\r\n", Err(ChunkSize), "sign"),
@@ -473,77 +240,21 @@ fn chunks_have_one_spelling() {
         ("g\r\n", Err(ChunkSize), "no hexadecimal digit"),
         ("\0\r\n", Err(ChunkSize), "NUL"),
         ("10000000000000000\r\n", Err(ChunkSize), "overflow"),
-        (
-            "ffffffffffffffff\r\n",
-            Err(ChunkSize),
-            "sums with it overflow",
-        ),
-        (
-            "8000000000000000\r\n",
-            Err(ChunkSize),
-            "negative as a signed number",
-        ),
+        ("ffffffffffffffff\r\n", Err(ChunkSize), "sums with it overflow"),
+        ("8000000000000000\r\n", Err(ChunkSize), "negative as a signed number"),
         ("fffffffffffffffff\r\n", Err(ChunkSize), "overflow"),
-        (
-            "5\nhello\r\n0\r\n\r\n",
-            Err(ChunkSize),
-            "bare LF after the size",
-        ),
-        (
-            "5\rhello\r\n0\r\n\r\n",
-            Err(ChunkSize),
-            "bare CR after the size",
-        ),
-        (
-            "5\r\rhello\r\n0\r\n\r\n",
-            Err(ChunkSize),
-            "CR CR after the size",
-        ),
-        (
-            "5;a\nhello\r\n0\r\n\r\n",
-            Err(ChunkExtension),
-            "bare LF after an extension",
-        ),
-        (
-            "5;a\rb\r\nhello\r\n0\r\n\r\n",
-            Err(ChunkSize),
-            "bare CR in an extension",
-        ),
-        (
-            "5;\0\r\nhello\r\n0\r\n\r\n",
-            Err(ChunkExtension),
-            "NUL in an extension",
-        ),
-        (
-            "5;\"\n\"\r\nhello\r\n0\r\n\r\n",
-            Err(ChunkExtension),
-            "quoted LF",
-        ),
-        (
-            "5\r\nhello0\r\n\r\n",
-            Err(ChunkEnd),
-            "no CRLF after the data",
-        ),
-        (
-            "5\r\nhello\n0\r\n\r\n",
-            Err(ChunkEnd),
-            "bare LF after the data",
-        ),
-        (
-            "5\r\nhello\r0\r\n\r\n",
-            Err(ChunkEnd),
-            "bare CR after the data",
-        ),
-        (
-            "5\r\nhello!\r\n0\r\n\r\n",
-            Err(ChunkEnd),
-            "more data than announced",
-        ),
-        (
-            "5\r\nhel\r\n0\r\n\r\n",
-            Err(ChunkEnd),
-            "less data than announced",
-        ),
+        ("5\nhello\r\n0\r\n\r\n", Err(ChunkSize), "bare LF after the size"),
+        ("5\rhello\r\n0\r\n\r\n", Err(ChunkSize), "bare CR after the size"),
+        ("5\r\rhello\r\n0\r\n\r\n", Err(ChunkSize), "CR CR after the size"),
+        ("5;a\nhello\r\n0\r\n\r\n", Err(ChunkExtension), "bare LF after an extension"),
+        ("5;a\rb\r\nhello\r\n0\r\n\r\n", Err(ChunkSize), "bare CR in an extension"),
+        ("5;\0\r\nhello\r\n0\r\n\r\n", Err(ChunkExtension), "NUL in an extension"),
+        ("5;\"\n\"\r\nhello\r\n0\r\n\r\n", Err(ChunkExtension), "quoted LF"),
+        ("5\r\nhello0\r\n\r\n", Err(ChunkEnd), "no CRLF after the data"),
+        ("5\r\nhello\n0\r\n\r\n", Err(ChunkEnd), "bare LF after the data"),
+        ("5\r\nhello\r0\r\n\r\n", Err(ChunkEnd), "bare CR after the data"),
+        ("5\r\nhello!\r\n0\r\n\r\n", Err(ChunkEnd), "more data than announced"),
+        ("5\r\nhel\r\n0\r\n\r\n", Err(ChunkEnd), "less data than announced"),
         ("5\r\nhello\r\n", Err(UnexpectedEof), "no last chunk"),
         ("5\r\nhello\r\n0\r\n", Err(UnexpectedEof), "no empty line"),
         ("5\r\nhel", Err(UnexpectedEof), "ends inside a chunk"),
@@ -552,38 +263,14 @@ fn chunks_have_one_spelling() {
         ("0\r\n\n", Err(LineEnd), "bare LF as the empty line"),
         ("0\r\nX: y\n\r\n", Err(LineEnd), "bare LF after a trailer"),
         ("0\r\n X: y\r\n\r\n", Err(Folding), "folding in trailers"),
-        (
-            "0\r\nX: y\r\n z\r\n\r\n",
-            Err(Folding),
-            "folding in trailers",
-        ),
-        (
-            "0\r\nX : y\r\n\r\n",
-            Err(HeaderName),
-            "space before the colon",
-        ),
+        ("0\r\nX: y\r\n z\r\n\r\n", Err(Folding), "folding in trailers"),
+        ("0\r\nX : y\r\n\r\n", Err(HeaderName), "space before the colon"),
         ("0\r\nno colon\r\n\r\n", Err(HeaderName), "no colon"),
         ("0\r\nX: \0\r\n\r\n", Err(HeaderValue), "NUL in a trailer"),
-        (
-            "0\r\nContent-Length: 5\r\n\r\n",
-            Err(Trailer),
-            "framing after the body",
-        ),
-        (
-            "0\r\nTransfer-Encoding: chunked\r\n\r\n",
-            Err(Trailer),
-            "framing after the body",
-        ),
-        (
-            "0\r\nHost: b\r\n\r\n",
-            Err(Trailer),
-            "routing after the body",
-        ),
-        (
-            "0\r\nContent_Length: 5\r\n\r\n",
-            Err(Trailer),
-            "alias of framing",
-        ),
+        ("0\r\nContent-Length: 5\r\n\r\n", Err(Trailer), "framing after the body"),
+        ("0\r\nTransfer-Encoding: chunked\r\n\r\n", Err(Trailer), "framing after the body"),
+        ("0\r\nHost: b\r\n\r\n", Err(Trailer), "routing after the body"),
+        ("0\r\nContent_Length: 5\r\n\r\n", Err(Trailer), "alias of framing"),
     ];
     let wrong: Vec<_> = cases
         .iter()
@@ -736,4 +423,13 @@ fn bodies_end_where_their_length_says() {
         (false, Ok(()), true)
     );
     assert_eq!(decoder.decode(&mut BytesMut::new()), Ok(Decoded::End));
+}
+
+#[test]
+fn leading_zeros_of_a_length_are_not_passed_on() {
+    for (value, expected) in [("0", "0"), ("00", "0"), ("007", "7"), ("70", "70")] {
+        let text = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {value}\r\n\r\n");
+        let head = parse_request(&mut BytesMut::from(text.as_str()), &Limits::default());
+        assert_eq!(head.unwrap().unwrap().headers["content-length"], expected);
+    }
 }

@@ -1,5 +1,7 @@
 //! Response heads: framing by method and status, status lines, and what is written back to clients.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use mesh_http1::{BodyLength, Limits, ParseError, ResponseHead, encode_response, parse_response};
@@ -12,147 +14,29 @@ fn parse(method: &Method, text: &str) -> Result<ResponseHead, ParseError> {
 #[test]
 fn method_status_and_fields_frame_the_body() {
     use BodyLength::{Chunked, Empty, Length, UntilClose};
+    #[rustfmt::skip]
     let cases: &[(&Method, &str, &str, BodyLength, bool, &str)] = &[
-        (
-            &Method::GET,
-            "200",
-            "Content-Length: 5\r\n",
-            Length(5),
-            true,
-            "length",
-        ),
-        (
-            &Method::GET,
-            "200",
-            "Content-Length: 0\r\n",
-            Length(0),
-            true,
-            "no bytes",
-        ),
-        (
-            &Method::GET,
-            "200",
-            "Transfer-Encoding: chunked\r\n",
-            Chunked,
-            true,
-            "chunks",
-        ),
-        (
-            &Method::GET,
-            "200",
-            "",
-            UntilClose,
-            false,
-            "until the connection ends",
-        ),
-        (
-            &Method::GET,
-            "200",
-            "Connection: keep-alive\r\n",
-            UntilClose,
-            false,
-            "whatever it says",
-        ),
-        (
-            &Method::GET,
-            "200",
-            "Content-Length: 5\r\nConnection: close\r\n",
-            Length(5),
-            false,
-            "close",
-        ),
-        (
-            &Method::GET,
-            "404",
-            "",
-            UntilClose,
-            false,
-            "errors are framed alike",
-        ),
-        (
-            &Method::HEAD,
-            "200",
-            "Content-Length: 5\r\n",
-            Empty,
-            true,
-            "HEAD has no body",
-        ),
-        (
-            &Method::HEAD,
-            "200",
-            "Transfer-Encoding: chunked\r\n",
-            Empty,
-            true,
-            "HEAD has no body",
-        ),
+        (&Method::GET, "200", "Content-Length: 5\r\n", Length(5), true, "length"),
+        (&Method::GET, "200", "Content-Length: 0\r\n", Length(0), true, "no bytes"),
+        (&Method::GET, "200", "Transfer-Encoding: chunked\r\n", Chunked, true, "chunks"),
+        (&Method::GET, "200", "", UntilClose, false, "until the connection ends"),
+        (&Method::GET, "200", "Connection: keep-alive\r\n", UntilClose, false, "whatever it says"),
+        (&Method::GET, "200", "Content-Length: 5\r\nConnection: close\r\n", Length(5), false, "close"),
+        (&Method::GET, "404", "", UntilClose, false, "errors are framed alike"),
+        (&Method::HEAD, "200", "Content-Length: 5\r\n", Empty, true, "HEAD has no body"),
+        (&Method::HEAD, "200", "Transfer-Encoding: chunked\r\n", Empty, true, "HEAD has no body"),
         (&Method::HEAD, "200", "", Empty, true, "HEAD has no body"),
-        (
-            &Method::GET,
-            "304",
-            "Content-Length: 5\r\n",
-            Empty,
-            true,
-            "304 has no body",
-        ),
+        (&Method::GET, "304", "Content-Length: 5\r\n", Empty, true, "304 has no body"),
         (&Method::GET, "304", "", Empty, true, "304 has no body"),
         (&Method::GET, "204", "", Empty, true, "204 has no body"),
-        (
-            &Method::GET,
-            "204",
-            "Content-Length: 5\r\n",
-            Empty,
-            true,
-            "204 has no body",
-        ),
-        (
-            &Method::GET,
-            "204",
-            "Transfer-Encoding: chunked\r\n",
-            Empty,
-            true,
-            "204 has no body",
-        ),
+        (&Method::GET, "204", "Content-Length: 5\r\n", Empty, true, "204 has no body"),
+        (&Method::GET, "204", "Transfer-Encoding: chunked\r\n", Empty, true, "204 has no body"),
         (&Method::GET, "100", "", Empty, true, "1xx has no body"),
-        (
-            &Method::GET,
-            "103",
-            "Link: a\r\n",
-            Empty,
-            true,
-            "1xx has no body",
-        ),
-        (
-            &Method::GET,
-            "101",
-            "Connection: upgrade\r\nUpgrade: x\r\n",
-            Empty,
-            false,
-            "another protocol follows",
-        ),
-        (
-            &Method::CONNECT,
-            "200",
-            "",
-            Empty,
-            false,
-            "a tunnel follows",
-        ),
-        (
-            &Method::CONNECT,
-            "200",
-            "Content-Length: 5\r\n",
-            Empty,
-            false,
-            "a tunnel follows",
-        ),
-        (
-            &Method::CONNECT,
-            "403",
-            "Content-Length: 5\r\n",
-            Length(5),
-            true,
-            "no tunnel",
-        ),
+        (&Method::GET, "103", "Link: a\r\n", Empty, true, "1xx has no body"),
+        (&Method::GET, "101", "Connection: upgrade\r\nUpgrade: x\r\n", Empty, false, "another protocol follows"),
+        (&Method::CONNECT, "200", "", Empty, false, "a tunnel follows"),
+        (&Method::CONNECT, "200", "Content-Length: 5\r\n", Empty, false, "a tunnel follows"),
+        (&Method::CONNECT, "403", "Content-Length: 5\r\n", Length(5), true, "no tunnel"),
     ];
     for (method, status, fields, body, keep_alive, why) in cases {
         let text = format!("HTTP/1.1 {status} Reason\r\n{fields}\r\n");
@@ -210,15 +94,12 @@ fn ambiguous_framing_is_refused_for_every_method_and_status() {
 #[test]
 fn status_lines_have_one_form() {
     use ParseError::{LineEnd, StatusLine, Version};
+    #[rustfmt::skip]
     let cases: &[(&str, Option<ParseError>, &str)] = &[
         ("HTTP/1.1 200 OK", None, "the usual form"),
         ("HTTP/1.0 200 OK", None, "HTTP/1.0"),
         ("HTTP/1.1 200 ", None, "empty reason"),
-        (
-            "HTTP/1.1 200",
-            None,
-            "many servers leave the space out with the reason",
-        ),
+        ("HTTP/1.1 200", None, "many servers leave the space out with the reason"),
         ("HTTP/1.1 200 Very  good\t\u{e4}", None, "text"),
         ("HTTP/1.1 599 x", None, "unknown status"),
         ("HTTP/1.1 999 x", None, "seen in the wild"),
@@ -238,11 +119,7 @@ fn status_lines_have_one_form() {
         ("HTTP/2 200", Some(Version), "major version"),
         ("http/1.1 200 OK", Some(StatusLine), "small letters"),
         ("ICY 200 OK", Some(StatusLine), "another protocol"),
-        (
-            "\r\nHTTP/1.1 200 OK",
-            Some(StatusLine),
-            "an empty line before it",
-        ),
+        ("\r\nHTTP/1.1 200 OK", Some(StatusLine), "an empty line before it"),
         ("200 OK", Some(StatusLine), "no version"),
     ];
     for (line, expected, why) in cases {
@@ -342,6 +219,7 @@ fn responses_are_written_with_one_framing() {
     const OLD: Version = Version::HTTP_10;
     const NEW: Version = Version::HTTP_11;
     let length: &[(&'static str, &str)] = &[("content-length", "5")];
+    #[rustfmt::skip]
     let hop: &[(&'static str, &str)] = &[
         ("connection", "x"),
         ("keep-alive", "x"),
@@ -363,137 +241,26 @@ fn responses_are_written_with_one_framing() {
         bool,
         &'a str,
     );
+    #[rustfmt::skip]
     let cases: &[Case<'_>] = &[
-        (
-            NEW,
-            200,
-            &[],
-            Length(5),
-            true,
-            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n",
-        ),
-        (
-            NEW,
-            200,
-            length,
-            Length(7),
-            true,
-            "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n",
-        ),
-        (
-            NEW,
-            200,
-            length,
-            Chunked,
-            true,
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
-        ),
-        (
-            NEW,
-            200,
-            hop,
-            Length(0),
-            true,
-            "HTTP/1.1 200 OK\r\nx-a: b\r\ncontent-length: 0\r\n\r\n",
-        ),
-        (
-            NEW,
-            200,
-            &[],
-            Length(5),
-            false,
-            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\n",
-        ),
-        (
-            NEW,
-            200,
-            length,
-            UntilClose,
-            true,
-            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n",
-        ),
-        (
-            NEW,
-            200,
-            length,
-            Empty,
-            true,
-            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n",
-        ),
+        (NEW, 200, &[], Length(5), true, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"),
+        (NEW, 200, length, Length(7), true, "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n"),
+        (NEW, 200, length, Chunked, true, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"),
+        (NEW, 200, hop, Length(0), true, "HTTP/1.1 200 OK\r\nx-a: b\r\ncontent-length: 0\r\n\r\n"),
+        (NEW, 200, &[], Length(5), false, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\n"),
+        (NEW, 200, length, UntilClose, true, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"),
+        (NEW, 200, length, Empty, true, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"),
         (NEW, 200, bad_length, Empty, true, "HTTP/1.1 200 OK\r\n\r\n"),
-        (
-            NEW,
-            304,
-            length,
-            Empty,
-            true,
-            "HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n",
-        ),
-        (
-            NEW,
-            304,
-            &[],
-            Empty,
-            true,
-            "HTTP/1.1 304 Not Modified\r\n\r\n",
-        ),
-        (
-            NEW,
-            204,
-            length,
-            Empty,
-            true,
-            "HTTP/1.1 204 No Content\r\n\r\n",
-        ),
-        (
-            NEW,
-            204,
-            &[],
-            Length(0),
-            true,
-            "HTTP/1.1 204 No Content\r\n\r\n",
-        ),
-        (
-            NEW,
-            103,
-            length,
-            Empty,
-            false,
-            "HTTP/1.1 103 Early Hints\r\n\r\n",
-        ),
+        (NEW, 304, length, Empty, true, "HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n"),
+        (NEW, 304, &[], Empty, true, "HTTP/1.1 304 Not Modified\r\n\r\n"),
+        (NEW, 204, length, Empty, true, "HTTP/1.1 204 No Content\r\n\r\n"),
+        (NEW, 204, &[], Length(0), true, "HTTP/1.1 204 No Content\r\n\r\n"),
+        (NEW, 103, length, Empty, false, "HTTP/1.1 103 Early Hints\r\n\r\n"),
         (NEW, 100, &[], Empty, true, "HTTP/1.1 100 Continue\r\n\r\n"),
-        (
-            NEW,
-            299,
-            &[],
-            Length(0),
-            true,
-            "HTTP/1.1 299 \r\ncontent-length: 0\r\n\r\n",
-        ),
-        (
-            OLD,
-            200,
-            &[],
-            Length(5),
-            true,
-            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: keep-alive\r\n\r\n",
-        ),
-        (
-            OLD,
-            200,
-            &[],
-            Length(5),
-            false,
-            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\n",
-        ),
-        (
-            OLD,
-            200,
-            &[],
-            Chunked,
-            true,
-            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n",
-        ),
+        (NEW, 299, &[], Length(0), true, "HTTP/1.1 299 \r\ncontent-length: 0\r\n\r\n"),
+        (OLD, 200, &[], Length(5), true, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: keep-alive\r\n\r\n"),
+        (OLD, 200, &[], Length(5), false, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\n"),
+        (OLD, 200, &[], Chunked, true, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"),
     ];
     for (version, status, fields, body, keep_alive, expected) in cases {
         let got = encode(*version, *status, fields, *body, *keep_alive);
