@@ -18,8 +18,10 @@ const TYPICAL_HEAD: usize = 512;
 ///
 /// `target` is written as it is, with control characters, spaces and non-ASCII bytes percent-encoded. A missing or
 /// malformed `host` is written as an empty one, which origins refuse. Of `headers`, framing and hop-by-hop fields are
-/// left out, except `te: trailers`. `content-length: 0` is written for an empty POST, PUT or PATCH. A request cannot end
-/// with the connection: [`BodyLength::UntilClose`] is announced as chunked.
+/// left out, except `te: trailers`. `content-length: 0` is written for an empty POST, PUT or PATCH.
+///
+/// A request cannot end with the connection: [`BodyLength::UntilClose`] is announced as chunked, and its body must be
+/// written as [`BodyLength::Chunked`].
 pub fn encode_request(
     dst: &mut BytesMut,
     method: &Method,

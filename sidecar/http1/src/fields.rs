@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use memchr::memchr;
 
 use crate::ascii::{list, trim};
 use crate::connection::Connection;
@@ -92,17 +91,19 @@ impl Fields {
     }
 
     fn add(&mut self, head: &Bytes, start: usize, end: usize) -> Result<(), ParseError> {
-        let (name, value) = split(head, start, end)?;
+        let (name, from, to) = split(head, start, end)?;
         let field = classify(name);
+        if matches!(field, Field::Other | Field::Trailer) {
+            return self.append(header_name(name)?, header_value(head, from, to)?);
+        }
         if field == Field::Host {
             // Held to stricter rules than a field value where it is read.
             self.more_hosts = self.host.is_some();
-            self.host.get_or_insert(value);
+            self.host.get_or_insert_with(|| head.slice(from..to));
             return Ok(());
         }
-        let value = header_value(value)?;
+        let value = header_value(head, from, to)?;
         match field {
-            Field::Other | Field::Trailer => return self.append(header_name(name)?, value),
             Field::ContentLength => {
                 let length = self.framing.add_length(value.as_bytes())?;
                 // '007' goes on as '7': to some readers a leading zero is octal.
@@ -111,18 +112,18 @@ impl Fields {
                 } else {
                     value
                 };
-                return self.append(header::CONTENT_LENGTH, value);
+                self.append(header::CONTENT_LENGTH, value)?;
             }
             Field::Expect => {
                 self.expect_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-                return self.append(header::EXPECT, value);
+                self.append(header::EXPECT, value)?;
             }
             Field::TransferEncoding => self.framing.add_coding(value.as_bytes())?,
             Field::Connection => self.connection.add(value.as_bytes())?,
             Field::Te => {
                 if list(value.as_bytes()).any(|member| member.eq_ignore_ascii_case(b"trailers")) {
-                    self.headers
-                        .insert(header::TE, HeaderValue::from_static("trailers"));
+                    let trailers = HeaderValue::from_static("trailers");
+                    self.headers.insert(header::TE, trailers);
                 }
             }
             Field::Upgrade => {
@@ -130,8 +131,8 @@ impl Fields {
                     return Err(ParseError::Upgrade);
                 }
             }
-            Field::Hop | Field::Host => {}
             Field::Alias => return Err(ParseError::HeaderAlias),
+            Field::Hop | Field::Host | Field::Other | Field::Trailer => {}
         }
         Ok(())
     }
@@ -174,24 +175,35 @@ impl Fields {
     }
 }
 
-/// Splits a field line at its colon and trims the value, which shares the buffer.
+/// Splits a field line at its colon: the name, and where the value starts and ends without the white space around it.
+#[inline]
 pub(crate) fn split(
-    section: &Bytes,
+    section: &[u8],
     start: usize,
     end: usize,
-) -> Result<(&[u8], Bytes), ParseError> {
-    let colon = memchr(b':', &section[start..end]).ok_or(ParseError::HeaderName)?;
-    let name = &section[start..start + colon];
+) -> Result<(&[u8], usize, usize), ParseError> {
+    let line = &section[start..end];
+    // Names are short: a plain loop beats a vectorised search.
+    let colon = line
+        .iter()
+        .position(|b| *b == b':')
+        .ok_or(ParseError::HeaderName)?;
     let (from, to) = trim(section, start + colon + 1, end);
-    Ok((name, section.slice(from..to)))
+    Ok((&line[..colon], from, to))
 }
 
-/// A field value without control characters other than tabs.
-pub(crate) fn header_value(value: Bytes) -> Result<HeaderValue, ParseError> {
-    HeaderValue::from_maybe_shared(value).map_err(|_| ParseError::HeaderValue)
+/// A field value without control characters other than tabs; it shares the buffer.
+#[inline]
+pub(crate) fn header_value(
+    section: &Bytes,
+    from: usize,
+    to: usize,
+) -> Result<HeaderValue, ParseError> {
+    HeaderValue::from_maybe_shared(section.slice(from..to)).map_err(|_| ParseError::HeaderValue)
 }
 
 /// A name as it was written, or the error for one that is not a token.
+#[inline]
 pub(crate) fn header_name(name: &[u8]) -> Result<HeaderName, ParseError> {
     HeaderName::from_bytes(name).map_err(|_| ParseError::HeaderName)
 }

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use bytes::Bytes;
 use http::uri::{Authority, Parts};
 use http::{Method, Uri};
+use memchr::memchr_iter;
 
 use crate::ascii::{decimal, is_host, is_path, is_query};
 use crate::error::ParseError;
@@ -105,30 +106,36 @@ impl Target {
 
 /// A target in origin form.
 fn path_and_query(bytes: Bytes) -> Result<Uri, ParseError> {
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        match byte {
-            b'%' => {
-                let escaped = |i: usize| bytes.get(at + i).is_some_and(u8::is_ascii_hexdigit);
-                if !escaped(1) || !escaped(2) {
-                    return Err(ParseError::Target);
-                }
+    let refuse = |byte: u8| match byte {
+        b'#' => ParseError::Fragment,
+        _ => ParseError::Target,
+    };
+    let path = bytes
+        .iter()
+        .position(|b| !is_path(*b))
+        .unwrap_or(bytes.len());
+    match bytes.get(path) {
+        None => {}
+        // A query is opaque: browsers send a lone '%' in it.
+        Some(b'?') => {
+            if let Some(&byte) = bytes[path + 1..].iter().find(|b| !is_query(**b)) {
+                return Err(refuse(byte));
             }
-            b'?' => {
-                // A query is opaque: browsers send a lone '%' in it.
-                match bytes[at..].iter().find(|b| !is_query(**b)) {
-                    None => break,
-                    Some(b'#') => return Err(ParseError::Fragment),
-                    Some(_) => return Err(ParseError::Target),
-                }
-            }
-            b'#' => return Err(ParseError::Fragment),
-            _ if !is_path(byte) => return Err(ParseError::Target),
-            _ => {}
         }
-        at += 1;
+        Some(&byte) => return Err(refuse(byte)),
+    }
+    if !escapes_are_whole(&bytes[..path]) {
+        return Err(ParseError::Target);
     }
     Uri::from_maybe_shared(bytes).map_err(|_| ParseError::Target)
+}
+
+/// True when two hexadecimal digits follow every '%'.
+fn escapes_are_whole(path: &[u8]) -> bool {
+    memchr_iter(b'%', path).all(|at| {
+        path.get(at + 1..at + 3)
+            .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
 }
 
 /// An authority without user information, with the host in lower case.

@@ -28,13 +28,13 @@ pub(crate) fn parse(buf: &mut BytesMut, limits: &Limits) -> Result<Option<Header
         if end == at {
             break;
         }
-        let (name, value) = split(&bytes, at, end)?;
+        let (name, from, to) = split(&bytes, at, end)?;
         match classify(name) {
             Field::Host | Field::ContentLength | Field::TransferEncoding | Field::Alias => {
                 return Err(ParseError::Trailer);
             }
             Field::Other => {
-                let (name, value) = (header_name(name)?, header_value(value)?);
+                let (name, value) = (header_name(name)?, header_value(&bytes, from, to)?);
                 if is_allowed(&name) && trailers.try_append(name, value).is_err() {
                     return Err(ParseError::TooManyHeaders);
                 }
