@@ -49,20 +49,45 @@ impl Programs {
             .ok()
             .and_then(|exe| exe.parent().map(Path::to_owned))
             .ok_or_else(|| lacking("this executable cannot tell where it is"))?;
-        let found = Self {
-            control_api: here.join(CONTROL_API),
-            sidecar: here.join(SIDECAR),
-        };
+        let beside = Self::within(&here);
         let workspace = Path::new(WORKSPACE);
-        let checkout = workspace.join("Cargo.toml").is_file();
+        if !workspace.join("Cargo.toml").is_file() {
+            return if beside.present() {
+                Ok(beside)
+            } else {
+                Err(lacking(format!("they are not in {}", here.display())))
+            };
+        }
+        // Cargo's own output folders have one of this name; anywhere else this executable is a copy.
+        let folder = if here.join("deps").is_dir() {
+            here
+        } else if beside.present() {
+            return Ok(beside);
+        } else {
+            let profile = if cfg!(debug_assertions) {
+                "debug"
+            } else {
+                "release"
+            };
+            workspace.join("target").join(profile)
+        };
+        let built = Self::within(&folder);
         let under_cargo = std::env::var_os("CARGO").is_some();
-        if checkout && (!found.present() || under_cargo && found.stale(workspace)) {
-            build(workspace, &here)?;
+        if !built.present() || under_cargo && built.stale(workspace) {
+            build(workspace, &folder)?;
         }
-        if !found.present() {
-            return Err(lacking(format!("they are not in {}", here.display())));
+        if built.present() {
+            Ok(built)
+        } else {
+            Err(lacking(format!("they are not in {}", folder.display())))
         }
-        Ok(found)
+    }
+
+    fn within(folder: &Path) -> Self {
+        Self {
+            control_api: folder.join(CONTROL_API),
+            sidecar: folder.join(SIDECAR),
+        }
     }
 
     fn present(&self) -> bool {
@@ -124,10 +149,10 @@ fn from_environment(name: &str) -> Result<Option<PathBuf>, Failure> {
     }
 }
 
-/// Builds both programs into the folder of this executable, with its profile.
-fn build(workspace: &Path, here: &Path) -> Result<(), Failure> {
+/// Builds both programs into one of cargo's output folders, with the profile it is named after.
+fn build(workspace: &Path, folder: &Path) -> Result<(), Failure> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let profile = match here.file_name().and_then(|n| n.to_str()) {
+    let profile = match folder.file_name().and_then(|n| n.to_str()) {
         None | Some("debug") => "dev",
         Some(name) => name,
     };
@@ -146,7 +171,7 @@ fn build(workspace: &Path, here: &Path) -> Result<(), Failure> {
             "mesh-sidecar",
         ])
         .args(["--bin", CONTROL_API, "--bin", SIDECAR, "--profile", profile]);
-    if let Some(target) = here.parent() {
+    if let Some(target) = folder.parent() {
         command.arg("--target-dir").arg(target);
     }
     match command.status() {
