@@ -105,9 +105,6 @@ pub enum ParseError {
     /// Chunk data that is not followed by CRLF.
     #[error("chunk data is not followed by CRLF")]
     ChunkEnd,
-    /// A framing or routing field in a trailer section.
-    #[error("trailer section has a framing or routing field")]
-    Trailer,
     /// The trailer section is longer than the limit.
     #[error("trailer section is longer than the limit")]
     TrailersTooLarge,
@@ -166,7 +163,6 @@ impl ParseError {
             Self::ChunkExtension => "chunk_extension",
             Self::ChunkExtensionTooLarge => "chunk_extension_too_large",
             Self::ChunkEnd => "chunk_end",
-            Self::Trailer => "trailer",
             Self::TrailersTooLarge => "trailers_too_large",
             Self::UnexpectedEof => "unexpected_eof",
         }

@@ -63,6 +63,8 @@ fn parse_head(
         Declared::Length(length) => BodyLength::Length(length),
         Declared::Chunked => BodyLength::Chunked,
     };
+    // A server that frames what has no body may send one: its bytes must not be read as the next response.
+    let stray_body = never_framed && !matches!(declared, Declared::Nothing | Declared::Length(0));
     if never_framed || tunnel {
         fields.headers.remove(header::CONTENT_LENGTH);
     }
@@ -73,6 +75,7 @@ fn parse_head(
         body,
         keep_alive: fields.connection.persists(version)
             && body != BodyLength::UntilClose
+            && !stray_body
             && !switches
             && !tunnel,
         upgrade: fields.upgrade()?.filter(|_| switches),

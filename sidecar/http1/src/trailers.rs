@@ -1,8 +1,9 @@
 //! Trailer sections: which fields may stand in one, read and written.
 //!
-//! A field that frames or routes the message has no business after its body: it is refused, because a peer that
-//! merges it changes what the message is. Other fields that RFC 9110 §6.5.1 forbids (credentials, caching, content
-//! description, controls) and those that say who is calling are dropped silently, as a recipient may do with any trailer.
+//! Fields that RFC 9110 §6.5.1 forbids after a body (framing, routing, credentials, caching, content description,
+//! controls), hop-by-hop fields and those that say who is calling are dropped silently, as a recipient may do with any
+//! trailer: a peer further on that merges trailers into the head never sees them. What is dropped must still be well
+//! formed.
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName};
@@ -29,17 +30,9 @@ pub(crate) fn parse(buf: &mut BytesMut, limits: &Limits) -> Result<Option<Header
             break;
         }
         let (name, from, to) = split(&bytes, at, end)?;
-        match classify(name) {
-            Field::Host | Field::ContentLength | Field::TransferEncoding | Field::Alias => {
-                return Err(ParseError::Trailer);
-            }
-            Field::Other => {
-                let (name, value) = (header_name(name)?, header_value(&bytes, from, to)?);
-                if is_allowed(&name) && trailers.try_append(name, value).is_err() {
-                    return Err(ParseError::TooManyHeaders);
-                }
-            }
-            _ => {}
+        let (name, value) = (header_name(name)?, header_value(&bytes, from, to)?);
+        if is_allowed(&name) && trailers.try_append(name, value).is_err() {
+            return Err(ParseError::TooManyHeaders);
         }
         at = next;
     }

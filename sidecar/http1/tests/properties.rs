@@ -202,11 +202,8 @@ fn reference_chunked(input: &[u8]) -> Option<(Vec<u8>, usize)> {
             return Some((body, at));
         }
         let colon = field.iter().position(|b| *b == b':')?;
-        let name = HeaderName::from_bytes(&field[..colon]).ok()?;
+        HeaderName::from_bytes(&field[..colon]).ok()?;
         HeaderValue::from_bytes(&field[colon + 1..]).ok()?;
-        if ["host", "content-length", "transfer-encoding"].contains(&name.as_str()) {
-            return None;
-        }
     }
 }
 
