@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, Der, TrustAnchor};
 
-use crate::{TrustDomain, der};
+use crate::{TrustDomain, der, svid};
 
 /// Why a trust bundle was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,13 +42,22 @@ pub enum BundleError {
     },
 }
 
+/// What a root says beside its name and key, which is all that path validation looks at.
+#[derive(Debug, Clone)]
+pub(crate) struct Root {
+    anchor: TrustAnchor<'static>,
+    pub(crate) not_before: i64,
+    pub(crate) not_after: i64,
+    /// Intermediates that may stand between it and a leaf.
+    pub(crate) path_length: Option<u32>,
+}
+
 /// The roots of one trust domain, parsed.
 #[derive(Debug, Clone)]
 pub struct TrustBundle {
     domain: TrustDomain,
     authorities: Vec<CertificateDer<'static>>,
-    anchors: Vec<TrustAnchor<'static>>,
-    validity: Vec<(i64, i64)>,
+    roots: Vec<Root>,
     sequence: u64,
 }
 
@@ -62,30 +71,18 @@ impl TrustBundle {
         authorities: Vec<CertificateDer<'static>>,
         sequence: u64,
     ) -> Result<Self, BundleError> {
-        let mut anchors = Vec::with_capacity(authorities.len());
-        let mut validity = Vec::with_capacity(authorities.len());
+        let mut roots = Vec::with_capacity(authorities.len());
         for (index, der) in authorities.iter().enumerate() {
-            let fail = |reason: String| BundleError::Root {
+            roots.push(Root::parse(der).map_err(|reason| BundleError::Root {
                 domain: domain.to_string(),
                 index,
                 reason,
-            };
-            let anchor =
-                webpki::anchor_from_trusted_cert(der).map_err(|e| fail(format!("{e:?}")))?;
-            let facts = der::facts(der).map_err(|e| fail(e.to_string()))?;
-            if !facts.is_ca {
-                return Err(fail(
-                    "it is not a CA certificate (basicConstraints cA)".into(),
-                ));
-            }
-            anchors.push(anchor.to_owned());
-            validity.push((facts.not_before, facts.not_after));
+            })?);
         }
         Ok(Self {
             domain,
             authorities,
-            anchors,
-            validity,
+            roots,
             sequence,
         })
     }
@@ -123,25 +120,41 @@ impl TrustBundle {
         self.sequence
     }
 
-    /// Runs `f` with the roots that are valid at `now`; validity of roots is not part of RFC 5280 path validation.
-    pub(crate) fn with_anchors<R>(
-        &self,
-        now: i64,
-        f: impl FnOnce(&[TrustAnchor<'static>]) -> R,
-    ) -> R {
-        let valid =
-            |(not_before, not_after): &(i64, i64)| (*not_before..=*not_after).contains(&now);
-        if self.validity.iter().all(valid) {
-            return f(&self.anchors);
-        }
-        let anchors: Vec<_> = self
-            .anchors
+    /// The roots that are valid at `now`, and those that are not.
+    pub(crate) fn roots_at(&self, now: i64) -> (Vec<&Root>, Vec<&Root>) {
+        self.roots
             .iter()
-            .zip(&self.validity)
-            .filter(|(_, v)| valid(v))
-            .map(|(a, _)| a.clone())
-            .collect();
-        f(&anchors)
+            .partition(|root| (root.not_before..=root.not_after).contains(&now))
+    }
+}
+
+impl Root {
+    /// The root as path validation takes it. Copies nothing.
+    pub(crate) fn anchor(&self) -> TrustAnchor<'_> {
+        TrustAnchor {
+            subject: Der::from_slice(&self.anchor.subject),
+            subject_public_key_info: Der::from_slice(&self.anchor.subject_public_key_info),
+            name_constraints: self.anchor.name_constraints.as_deref().map(Der::from_slice),
+        }
+    }
+
+    fn parse(der: &CertificateDer<'_>) -> Result<Self, String> {
+        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|e| format!("{e:?}"))?;
+        let facts = der::facts(der)?;
+        if !facts.is_ca {
+            return Err("it is not a CA certificate (basicConstraints cA)".into());
+        }
+        // Absent is let pass: what the operator trusts by hand may be older than the rule.
+        if facts.key_usage.is_some_and(|usage| !usage.key_cert_sign) {
+            return Err("its key usage lacks keyCertSign".into());
+        }
+        svid::check_signer_id(facts.uri, facts.uri_count, None)?;
+        Ok(Self {
+            anchor: anchor.to_owned(),
+            not_before: facts.not_before,
+            not_after: facts.not_after,
+            path_length: facts.path_length,
+        })
     }
 }
 
@@ -176,5 +189,103 @@ impl TrustBundles {
     /// Every bundle.
     pub fn iter(&self) -> impl Iterator<Item = &TrustBundle> {
         self.0.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
+
+    use super::*;
+    use crate::testing::*;
+
+    #[test]
+    fn only_signing_certificates_become_roots() {
+        let cases: &[(&str, Change, Option<&str>)] = &[
+            ("as it should be", |_| {}, None),
+            ("no key usage", |p| p.key_usages.clear(), None),
+            ("no ID", |p| p.subject_alt_names.clear(), None),
+            (
+                "the trust domain's ID",
+                |p| p.subject_alt_names = vec![uri("spiffe://td")],
+                None,
+            ),
+            (
+                "path length",
+                |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(3)),
+                None,
+            ),
+            ("no CA", |p| p.is_ca = IsCa::ExplicitNoCa, Some("not a CA")),
+            (
+                "no keyCertSign",
+                |p| p.key_usages = vec![KeyUsagePurpose::CrlSign],
+                Some("keyCertSign"),
+            ),
+            (
+                "a workload's ID",
+                |p| p.subject_alt_names = vec![uri("spiffe://td/ns/a/sa/b")],
+                Some("has a path"),
+            ),
+        ];
+        let domain = TrustDomain::new("td").unwrap();
+        for (what, change, problem) in cases {
+            let mut params = signer_params("root");
+            change(&mut params);
+            let roots = vec![authority("td").der().clone(), root(params).der().clone()];
+            let result = TrustBundle::new(domain.clone(), roots, 1);
+            match (result, problem) {
+                (Ok(bundle), None) => assert_eq!(bundle.authorities().len(), 2),
+                (Err(error), Some(problem)) => {
+                    let text = error.to_string();
+                    assert!(
+                        text.contains("certificate 1") && text.contains(problem),
+                        "{what}: {text}"
+                    );
+                }
+                (result, _) => panic!("{what}: {result:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn pem_text_is_read_and_what_is_not_pem_is_named() {
+        let domain = || TrustDomain::new("td").unwrap();
+        let (first, second) = (authority("td"), authority("td"));
+        let text = format!("# a comment\n{}\n{}", first.pem(), second.pem());
+        let bundle = TrustBundle::from_pem(domain(), text.as_bytes()).unwrap();
+        assert_eq!(
+            bundle.authorities(),
+            [first.der().clone(), second.der().clone()]
+        );
+        let garbage = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        let cases = [
+            ("", "no CERTIFICATE block"),
+            ("hello", "no CERTIFICATE block"),
+            ("-----BEGIN CERTIFICATE-----\n%%%\n", "not PEM"),
+            (garbage, "certificate 0"),
+        ];
+        for (text, problem) in cases {
+            let error = TrustBundle::from_pem(domain(), text.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains(problem), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_lower_sequence_is_a_rollback_and_bundles_are_never_merged() {
+        let (td, other) = (authority("td"), authority("other"));
+        let mut bundles = TrustBundles::default();
+        bundles.insert(bundle("td", &[&td], 5)).unwrap();
+        bundles.insert(bundle("other", &[&other], 1)).unwrap();
+        let error = bundles.insert(bundle("td", &[&td], 4)).unwrap_err();
+        assert!(error.to_string().contains("rollback refused"), "{error}");
+        assert_eq!(bundles.get("td").map(TrustBundle::sequence), Some(5));
+        bundles.insert(bundle("td", &[&td], 5)).unwrap();
+        // Replaced, not added to; an empty bundle takes all trust away.
+        bundles.insert(bundle("td", &[], 6)).unwrap();
+        let count = |domain| bundles.get(domain).map(|b| b.authorities().len());
+        assert_eq!(
+            (count("td"), count("other"), count("t")),
+            (Some(0), Some(1), None)
+        );
     }
 }

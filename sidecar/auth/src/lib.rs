@@ -15,6 +15,9 @@ pub mod tls;
 pub mod headers;
 pub mod policy;
 
+#[cfg(test)]
+mod testing;
+
 pub use reason::Reason;
 pub use secret::Secret;
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};

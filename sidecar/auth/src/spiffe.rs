@@ -13,21 +13,26 @@ const MAX_ID: usize = 2048;
 const MAX_TRUST_DOMAIN: usize = 255;
 const SCHEME: &str = "spiffe://";
 
-/// Why a text is not a SPIFFE ID or trust domain.
+/// Why a text is not a SPIFFE ID, a trust domain or a part of one. One line, whatever the text holds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{}' is not a SPIFFE ID: {problem}", shown.escape_default())]
+#[error("'{}' is not {wanted}: {problem}", shown.escape_default())]
 pub struct SpiffeIdError {
     shown: String,
+    wanted: &'static str,
     problem: &'static str,
 }
 
 impl SpiffeIdError {
-    fn new(text: &str, problem: &'static str) -> Self {
+    fn new(text: &str, wanted: &'static str, problem: &'static str) -> Self {
         let mut shown: String = text.chars().take(256).collect();
         if shown.len() < text.len() {
             shown.push_str("...");
         }
-        Self { shown, problem }
+        Self {
+            shown,
+            wanted,
+            problem,
+        }
     }
 
     /// What is wrong, without the text.
@@ -46,7 +51,8 @@ impl TrustDomain {
     /// # Errors
     /// Says what is wrong with it.
     pub fn new(name: &str) -> Result<Self, SpiffeIdError> {
-        check_trust_domain(name).map_err(|problem| SpiffeIdError::new(name, problem))?;
+        check_trust_domain(name)
+            .map_err(|problem| SpiffeIdError::new(name, "a trust domain", problem))?;
         Ok(Self(name.into()))
     }
 
@@ -81,7 +87,7 @@ impl SpiffeId {
     /// # Errors
     /// Says what is wrong with it; control characters in the message are escaped.
     pub fn parse(text: &str) -> Result<Self, SpiffeIdError> {
-        let fail = |problem| SpiffeIdError::new(text, problem);
+        let fail = |problem| SpiffeIdError::new(text, "a SPIFFE ID", problem);
         if text.len() > MAX_ID {
             return Err(fail("longer than 2048 bytes"));
         }
@@ -108,13 +114,11 @@ impl SpiffeId {
         namespace: &str,
         service_account: &str,
     ) -> Result<Self, SpiffeIdError> {
-        for part in [namespace, service_account] {
-            if part.contains('/') {
-                return Err(SpiffeIdError::new(
-                    part,
-                    "'/' in a namespace or service account",
-                ));
-            }
+        for (part, wanted) in [
+            (namespace, "a namespace"),
+            (service_account, "a service account"),
+        ] {
+            check_segment(part).map_err(|problem| SpiffeIdError::new(part, wanted, problem))?;
         }
         Self::parse(&format!(
             "{SCHEME}{domain}/ns/{namespace}/sa/{service_account}"
@@ -197,23 +201,25 @@ fn check_trust_domain(name: &str) -> Result<(), &'static str> {
 }
 
 fn check_path(path: &str) -> Result<(), &'static str> {
-    if path.is_empty() {
-        return Ok(());
+    match path.strip_prefix('/') {
+        Some(segments) => segments.split('/').try_for_each(check_segment),
+        None => Ok(()),
     }
-    for segment in path[1..].split('/') {
-        match segment {
-            "" => return Err("a path segment is empty, or the path ends in '/'"),
-            "." | ".." => return Err("'.' and '..' are not allowed as path segments"),
-            _ => {}
-        }
-        for byte in segment.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' => {}
-                b'%' => return Err("percent-encoding is not allowed"),
-                b'?' => return Err("a query is not allowed"),
-                b'#' => return Err("a fragment is not allowed"),
-                _ => return Err("a path segment may have only letters, digits, '.', '-' and '_'"),
-            }
+}
+
+fn check_segment(segment: &str) -> Result<(), &'static str> {
+    match segment {
+        "" => return Err("a path segment is empty, or the path ends in '/'"),
+        "." | ".." => return Err("'.' and '..' are not allowed as path segments"),
+        _ => {}
+    }
+    for byte in segment.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' => {}
+            b'%' => return Err("percent-encoding is not allowed"),
+            b'?' => return Err("a query is not allowed"),
+            b'#' => return Err("a fragment is not allowed"),
+            _ => return Err("a path segment may have only letters, digits, '.', '-' and '_'"),
         }
     }
     Ok(())
