@@ -3,35 +3,37 @@
 //! TLS 1.3 only, X25519MLKEM768 preferred, no resumption, no early data. Peers are verified by SPIFFE ID, never by DNS
 //! name; SNI is neither sent nor looked at.
 
+mod verifier;
+
+pub use verifier::refusal;
+
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs as provider_crate};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self as crypto, sign};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    CertificateError, ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName,
-    OtherError, ServerConfig, SignatureScheme,
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, CommonState, ServerConfig, SignatureScheme};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use zeroize::Zeroize as _;
 
 use crate::bundle::TrustBundles;
-use crate::svid::{self, SvidError, Usage, VerifiedPeer};
+use crate::svid::{self, SvidError, VerifiedPeer};
 use crate::{SpiffeId, der};
+use verifier::Verifier;
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-    let mut provider = provider_crate::default_provider();
+    let mut provider = crypto::default_provider();
     // Hardware AES makes both fast; the 128-bit key schedule is the shorter one.
     provider.cipher_suites = vec![
-        provider_crate::cipher_suite::TLS13_AES_128_GCM_SHA256,
-        provider_crate::cipher_suite::TLS13_AES_256_GCM_SHA384,
-        provider_crate::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        crypto::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        crypto::cipher_suite::TLS13_AES_256_GCM_SHA384,
+        crypto::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
     ];
     provider.kx_groups = vec![
-        provider_crate::kx_group::X25519MLKEM768,
-        provider_crate::kx_group::X25519,
-        provider_crate::kx_group::SECP256R1,
+        crypto::kx_group::X25519MLKEM768,
+        crypto::kx_group::X25519,
+        crypto::kx_group::SECP256R1,
     ];
     Arc::new(provider)
 });
@@ -78,20 +80,20 @@ impl Identity {
     /// Takes a chain (leaf first) and the leaf's key.
     ///
     /// # Errors
-    /// The leaf breaks an SVID rule, or the key does not belong to it.
+    /// The chain is larger than a peer would accept, the leaf breaks an SVID rule, or the key does not belong to it.
     pub fn new(
         chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
+        mut key: PrivateKeyDer<'static>,
     ) -> Result<Self, IdentityError> {
+        // The parsed key lives in the cryptography library, which wipes it; the bytes it was read from are wiped here.
+        let signing = sign::any_supported_type(&key);
+        key.zeroize();
+        let signing = signing.map_err(IdentityError::Key)?;
         let leaf = chain.first().ok_or(SvidError::Missing)?;
         svid::check_size(&chain)?;
         let facts = der::facts(leaf).map_err(SvidError::Malformed)?;
         let id = svid::check_leaf(&facts)?;
         let (not_before, not_after) = (facts.not_before, facts.not_after);
-        let signing = PROVIDER
-            .key_provider
-            .load_private_key(key)
-            .map_err(IdentityError::Key)?;
         let key = CertifiedKey::new(chain, signing);
         key.keys_match().map_err(IdentityError::Key)?;
         Ok(Self {
@@ -222,148 +224,6 @@ pub fn server_name() -> ServerName<'static> {
 /// The peer presented no certificate.
 pub fn peer_of(connection: &CommonState) -> Result<VerifiedPeer, SvidError> {
     VerifiedPeer::of_verified_chain(connection.peer_certificates().ok_or(SvidError::Missing)?)
-}
-
-#[derive(Debug)]
-struct Verifier {
-    bundles: Arc<TrustBundles>,
-    /// `None`: any valid SVID (policy decides later).
-    expected: Option<Vec<SpiffeId>>,
-    mandatory: bool,
-}
-
-impl Verifier {
-    fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        usage: Usage,
-        now: UnixTime,
-    ) -> Result<(), rustls::Error> {
-        let mut chain = Vec::with_capacity(1 + intermediates.len());
-        chain.push(leaf.clone());
-        chain.extend(intermediates.iter().cloned());
-        let peer = svid::verify(&chain, usage, &self.bundles, now).map_err(tls_error)?;
-        match &self.expected {
-            Some(expected) if !expected.contains(peer.id()) => {
-                Err(tls_error(SvidError::UnexpectedId {
-                    found: peer.id().clone(),
-                    expected: match expected.as_slice() {
-                        [] => "nobody".into(),
-                        ids => ids
-                            .iter()
-                            .map(|id| format!("'{id}'"))
-                            .collect::<Vec<_>>()
-                            .join(" or "),
-                    },
-                }))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn tls_error(error: SvidError) -> rustls::Error {
-    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
-}
-
-fn tls12() -> rustls::Error {
-    rustls::Error::General("TLS 1.2 is not spoken here".into())
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(leaf, intermediates, Usage::Server, now)
-            .map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_signature(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        PROVIDER
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-impl ClientCertVerifier for Verifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.mandatory
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verify(leaf, intermediates, Usage::Client, now)
-            .map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_signature(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        PROVIDER
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-fn verify_signature(
-    message: &[u8],
-    leaf: &CertificateDer<'_>,
-    signature: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    rustls::crypto::verify_tls13_signature(
-        message,
-        leaf,
-        signature,
-        &PROVIDER.signature_verification_algorithms,
-    )
 }
 
 #[cfg(test)]
