@@ -1,5 +1,7 @@
 //! Stable codes that say why something was allowed or refused: in answers, logs and metric labels.
 
+use std::fmt;
+
 /// Why a decision was made. Codes never change their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -51,6 +53,32 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, for closed sets of labels.
+    pub const ALL: &[Self] = &[
+        Self::AllowedByPolicy,
+        Self::AllowedByDefault,
+        Self::DeniedByPolicy,
+        Self::NoAllowPolicyMatched,
+        Self::DeniedByDefault,
+        Self::UnauthenticatedPeer,
+        Self::ForeignTrustDomain,
+        Self::PeerUnverified,
+        Self::PlaintextRefused,
+        Self::NoSnapshot,
+        Self::NoIdentity,
+        Self::InternalPort,
+        Self::DestinationMismatch,
+        Self::EgressRefused,
+        Self::UnknownDestination,
+        Self::NoHealthyEndpoint,
+        Self::ConnectFailed,
+        Self::BadRequest,
+        Self::HeadersTooLarge,
+        Self::ProtocolError,
+        Self::Loop,
+        Self::Draining,
+    ];
+
     /// The stable code.
     pub const fn code(self) -> &'static str {
         match self {
@@ -77,5 +105,31 @@ impl Reason {
             Self::Loop => "loop",
             Self::Draining => "draining",
         }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_fit_for_labels() {
+        let codes: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        for code in codes {
+            assert!(
+                code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{code}"
+            );
+        }
+        assert_eq!(Reason::PlaintextRefused.to_string(), "plaintext_refused");
     }
 }

@@ -1,6 +1,6 @@
 //! Authorization policies from their wire form to matchers.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use mesh_proto::mesh;
@@ -11,7 +11,7 @@ use crate::SpiffeId;
 
 /// Why a policy cannot be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{policy}: {field}: {problem}")]
+#[error("{}: {field}: {problem}", policy.escape_default())]
 pub struct PolicyError {
     /// `namespace/name`.
     pub policy: String,
@@ -54,8 +54,9 @@ struct Source {
     not_blocks: Vec<Block>,
 }
 
+/// Service accounts by namespace.
 #[derive(Debug)]
-struct Accounts(HashSet<(Box<str>, Box<str>)>);
+struct Accounts(HashMap<Box<str>, HashSet<Box<str>>>);
 
 #[derive(Debug)]
 struct Operation {
@@ -203,10 +204,12 @@ impl Accounts {
         if entries.is_empty() {
             return Ok(None);
         }
-        let mut accounts = HashSet::new();
+        let mut accounts: HashMap<Box<str>, HashSet<Box<str>>> = HashMap::new();
         for (i, entry) in entries.iter().enumerate() {
             let (ns, account) = entry.split_once('/').unwrap_or((namespace, entry));
-            let bad = |part: &str| part.is_empty() || part.contains(['/', '*']);
+            let bad = |part: &str| {
+                part.is_empty() || part.contains(['/', '*']) || part.chars().any(char::is_control)
+            };
             if bad(ns) || bad(account) {
                 return Err((
                     format!("{field}[{i}]"),
@@ -216,7 +219,10 @@ impl Accounts {
                     ),
                 ));
             }
-            accounts.insert((ns.into(), account.into()));
+            accounts
+                .entry(ns.into())
+                .or_default()
+                .insert(account.into());
         }
         Ok(Some(Self(accounts)))
     }
@@ -228,8 +234,8 @@ impl Accounts {
             return false;
         };
         self.0
-            .iter()
-            .any(|(n, a)| &**n == namespace && &**a == account)
+            .get(namespace)
+            .is_some_and(|accounts| accounts.contains(account))
     }
 }
 

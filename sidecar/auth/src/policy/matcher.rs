@@ -39,7 +39,7 @@ impl Texts {
     }
 }
 
-/// A block of addresses.
+/// A block of addresses. IPv4-mapped IPv6 is IPv4, in blocks and in addresses: one host has one spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Block {
     base: IpAddr,
@@ -62,7 +62,7 @@ impl Block {
             Some(bits) => bits
                 .parse::<u8>()
                 .ok()
-                .filter(|b| *b <= most && !bits.starts_with('+'))
+                .filter(|n| *n <= most && n.to_string() == bits)
                 .ok_or_else(|| {
                     format!(
                         "'{}': the prefix length must be 0 to {most}",
@@ -70,19 +70,25 @@ impl Block {
                     )
                 })?,
         };
-        Ok(Self { base, bits })
+        Ok(match (base.to_canonical(), bits) {
+            (mapped @ IpAddr::V4(_), 96..) if base.is_ipv6() => Self {
+                base: mapped,
+                bits: bits - 96,
+            },
+            _ => Self { base, bits },
+        })
     }
 
     /// True if `address` lies in the block.
     pub(crate) fn contains(self, address: IpAddr) -> bool {
-        match (self.base, address) {
+        match (self.base, address.to_canonical()) {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
-                let shift = 32 - u32::from(self.bits);
-                shift == 32 || u32::from(base) >> shift == u32::from(address) >> shift
+                let differing = u32::from(base) ^ u32::from(address);
+                differing.leading_zeros() >= u32::from(self.bits)
             }
             (IpAddr::V6(base), IpAddr::V6(address)) => {
-                let shift = 128 - u32::from(self.bits);
-                shift == 128 || u128::from(base) >> shift == u128::from(address) >> shift
+                let differing = u128::from(base) ^ u128::from(address);
+                differing.leading_zeros() >= u32::from(self.bits)
             }
             _ => false,
         }

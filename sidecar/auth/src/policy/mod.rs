@@ -2,9 +2,17 @@
 //!
 //! Semantics of Istio's `AuthorizationPolicy` for what is known of a connection: peer identity, addresses, port. DENY
 //! policies are looked at first; then, if any ALLOW policy exists, one must match; else the mesh's default decides.
-//! AUDIT policies never decide. What is negative (`notPrincipals`, ...) holds for a peer without an identity too, and
-//! what is positive never does, so that ALLOW rules fail closed; a DENY rule that is to catch plaintext names
-//! `notPrincipals: ["*"]`.
+//! AUDIT policies never decide. Policies marked `dryRun` decide nothing and are told by [`PolicySet::would_decide`].
+//!
+//! # A peer without an identity
+//! What is positive (`principals`, `namespaces`, `serviceAccounts`, `*` too) never matches it, so that an ALLOW rule that
+//! names anybody keeps plaintext out. What is negative (`notPrincipals`, ...) does match it, as in Istio and Envoy:
+//! a DENY rule with `notPrincipals: ["*"]` catches plaintext, and an ALLOW rule that has *only* negative fields, or none,
+//! lets plaintext in. Such a peer gets this far only through a port that is PERMISSIVE or DISABLE.
+//!
+//! # Other trust domains
+//! `namespaces` and `serviceAccounts` do not look at the trust domain (Istio's rule). Where bundles of other domains are
+//! held, name `principals`, which do.
 
 mod compile;
 mod matcher;
@@ -26,7 +34,7 @@ use compile::Policy;
 pub struct Connection<'a> {
     /// The verified peer; `None` for plaintext.
     pub peer: Option<&'a SpiffeId>,
-    /// Source address, IPv4-mapped ones as IPv4.
+    /// Source address; IPv4-mapped IPv6 is taken as IPv4.
     pub source_ip: IpAddr,
     /// Application port.
     pub destination_port: u16,
@@ -69,6 +77,8 @@ pub struct PolicySet {
 impl PolicySet {
     /// Compiles the policies that select a workload.
     ///
+    /// `defaults` without a trust domain lets nobody in by default.
+    ///
     /// # Errors
     /// Names the policy and the field that cannot be compiled.
     pub fn compile(
@@ -82,7 +92,7 @@ impl PolicySet {
             dry_deny: Vec::new(),
             dry_allow: Vec::new(),
             trust_domain: defaults.trust_domain.as_str().into(),
-            default_deny: defaults.default_decision() == mesh::DefaultDecision::Deny,
+            default_deny: denies_by_default(defaults)?,
         };
         for policy in policies {
             let compiled = Policy::compile(policy)?;
@@ -164,6 +174,18 @@ impl PolicySet {
             }
             Some(_) => decision(Verdict::Deny, Reason::ForeignTrustDomain, None),
         }
+    }
+}
+
+/// An unknown decision is an error: taken for the default it could let in whom it was to keep out.
+fn denies_by_default(defaults: &mesh::MeshDefaults) -> Result<bool, PolicyError> {
+    match mesh::DefaultDecision::try_from(defaults.default_decision) {
+        Ok(decision) => Ok(decision == mesh::DefaultDecision::Deny),
+        Err(_) => Err(PolicyError {
+            policy: "mesh defaults".into(),
+            field: "spec.defaultDecision".into(),
+            problem: format!("unknown decision {}", defaults.default_decision),
+        }),
     }
 }
 

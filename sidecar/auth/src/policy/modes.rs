@@ -18,12 +18,13 @@ pub enum MtlsMode {
 }
 
 impl MtlsMode {
+    /// `None` inherits. A mode that we do not know is STRICT: it was meant to say something, and only STRICT is safe.
     fn from_wire(mode: i32) -> Option<Self> {
         match mesh::MtlsMode::try_from(mode) {
-            Ok(mesh::MtlsMode::Strict) => Some(Self::Strict),
+            Ok(mesh::MtlsMode::Unset) => None,
             Ok(mesh::MtlsMode::Permissive) => Some(Self::Permissive),
             Ok(mesh::MtlsMode::Disable) => Some(Self::Disable),
-            Ok(mesh::MtlsMode::Unset) | Err(_) => None,
+            Ok(mesh::MtlsMode::Strict) | Err(_) => Some(Self::Strict),
         }
     }
 }
