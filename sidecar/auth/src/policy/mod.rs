@@ -190,4 +190,6 @@ fn denies_by_default(defaults: &mesh::MeshDefaults) -> Result<bool, PolicyError>
 }
 
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod tests;

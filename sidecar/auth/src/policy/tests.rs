@@ -1,8 +1,6 @@
-//! The compiled policies against a table of cases, and against an interpreter that follows the words of the
-//! specification.
+//! The compiled policies against tables of cases.
 
-use proptest::prelude::*;
-
+use super::matcher::Block;
 use super::*;
 
 fn defaults() -> mesh::MeshDefaults {
@@ -178,6 +176,139 @@ fn rules_match_as_documented() {
             Verdict::Allow,
         ),
         (
+            "DENY of somebody does not touch plaintext",
+            vec![
+                policy(Deny, vec![from(principals(&["*"]))]),
+                policy(Allow, vec![mesh::PolicyRule::default()]),
+            ],
+            None,
+            Verdict::Allow,
+        ),
+        (
+            "a DENY policy without rules denies nobody",
+            vec![policy(Deny, vec![])],
+            WEB,
+            Verdict::Allow,
+        ),
+        (
+            "an empty DENY rule denies all",
+            vec![policy(Deny, vec![mesh::PolicyRule::default()])],
+            WEB,
+            Verdict::Deny,
+        ),
+        (
+            "ALLOW of others by notPrincipals",
+            vec![policy(
+                Allow,
+                vec![source(|s| {
+                    s.not_principals = vec!["td/ns/shop/sa/x".into()];
+                })],
+            )],
+            WEB,
+            Verdict::Allow,
+        ),
+        (
+            "ALLOW by notPrincipals alone lets plaintext in",
+            vec![policy(
+                Allow,
+                vec![source(|s| {
+                    s.not_principals = vec!["td/ns/shop/sa/x".into()];
+                })],
+            )],
+            None,
+            Verdict::Allow,
+        ),
+        (
+            "ALLOW by notPrincipals and presence keeps plaintext out",
+            vec![policy(
+                Allow,
+                vec![source(|s| {
+                    s.principals = vec!["*".into()];
+                    s.not_principals = vec!["td/ns/shop/sa/x".into()];
+                })],
+            )],
+            None,
+            Verdict::Deny,
+        ),
+        (
+            "namespace without a peer",
+            vec![policy(
+                Allow,
+                vec![source(|s| s.namespaces = vec!["*".into()])],
+            )],
+            None,
+            Verdict::Deny,
+        ),
+        (
+            "service account without a peer",
+            vec![policy(
+                Allow,
+                vec![source(|s| s.service_accounts = vec!["web".into()])],
+            )],
+            None,
+            Verdict::Deny,
+        ),
+        (
+            "namespace of an ID that is none of Kubernetes",
+            vec![policy(
+                Allow,
+                vec![source(|s| s.namespaces = vec!["*".into()])],
+            )],
+            Some("spiffe://td/operator/me"),
+            Verdict::Deny,
+        ),
+        (
+            "a principal of another trust domain with the same path",
+            vec![policy(
+                Allow,
+                vec![from(principals(&["td/ns/shop/sa/web"]))],
+            )],
+            Some("spiffe://other/ns/shop/sa/web"),
+            Verdict::Deny,
+        ),
+        (
+            "a trust domain that ends as ours against a suffix of the path",
+            vec![policy(Allow, vec![from(principals(&["td/*"]))])],
+            Some("spiffe://evil.td/ns/shop/sa/web"),
+            Verdict::Deny,
+        ),
+        (
+            "principals are case-sensitive",
+            vec![policy(
+                Allow,
+                vec![from(principals(&["td/ns/shop/sa/Web"]))],
+            )],
+            WEB,
+            Verdict::Deny,
+        ),
+        (
+            "every part of a source must match",
+            vec![policy(
+                Allow,
+                vec![source(|s| {
+                    s.namespaces = vec!["shop".into()];
+                    s.ip_blocks = vec!["192.168.0.0/16".into()];
+                })],
+            )],
+            WEB,
+            Verdict::Deny,
+        ),
+        (
+            "source and operation must match",
+            vec![policy(
+                Allow,
+                vec![mesh::PolicyRule {
+                    from: vec![principals(&["*"])],
+                    to: vec![mesh::PolicyOperation {
+                        ports: vec![443],
+                        not_ports: vec![],
+                    }],
+                }],
+            )],
+            WEB,
+            Verdict::Deny,
+        ),
+        (
             "AUDIT never decides",
             vec![policy(Audit, vec![mesh::PolicyRule::default()])],
             WEB,
@@ -325,6 +456,189 @@ fn the_decision_names_policy_and_rule_and_dry_run_decides_nothing() {
 }
 
 #[test]
+fn a_dry_run_is_told_and_not_enforced() {
+    let open = policy(mesh::PolicyAction::Allow, vec![mesh::PolicyRule::default()]);
+    let dry = |action, rules| mesh::AuthorizationPolicy {
+        name: "dry".into(),
+        dry_run: true,
+        ..policy(action, rules)
+    };
+    let web = || vec![from(principals(&["td/ns/shop/sa/web"]))];
+    let other = || vec![from(principals(&["td/x"]))];
+    use Reason::{AllowedByDefault, AllowedByPolicy, DeniedByPolicy, NoAllowPolicyMatched};
+    use mesh::PolicyAction::{Allow, Audit, Deny};
+    // What holds, what is tried, what is decided, what would be.
+    type Case = (Vec<mesh::AuthorizationPolicy>, Reason, Option<Reason>);
+    let cases: Vec<Case> = vec![
+        (vec![], AllowedByDefault, None),
+        (
+            vec![dry(Deny, web())],
+            AllowedByDefault,
+            Some(DeniedByPolicy),
+        ),
+        (
+            vec![dry(Deny, other())],
+            AllowedByDefault,
+            Some(AllowedByDefault),
+        ),
+        (
+            vec![dry(Allow, web())],
+            AllowedByDefault,
+            Some(AllowedByPolicy),
+        ),
+        (
+            vec![dry(Allow, other())],
+            AllowedByDefault,
+            Some(NoAllowPolicyMatched),
+        ),
+        (
+            vec![open.clone(), dry(Deny, web())],
+            AllowedByPolicy,
+            Some(DeniedByPolicy),
+        ),
+        (
+            vec![open.clone(), dry(Allow, other())],
+            AllowedByPolicy,
+            Some(AllowedByPolicy),
+        ),
+        (vec![dry(Audit, web())], AllowedByDefault, None),
+    ];
+    let id = SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap();
+    let connection = Connection {
+        peer: Some(&id),
+        source_ip: [10, 0, 0, 1].into(),
+        destination_port: 80,
+    };
+    for (i, (policies, now, then)) in cases.into_iter().enumerate() {
+        let set = PolicySet::compile(&policies, &defaults()).unwrap();
+        assert_eq!(set.decide(&connection).reason, now, "case {i}");
+        let would = set.would_decide(&connection);
+        assert_eq!(would.map(|d| d.reason), then, "case {i}");
+    }
+}
+
+#[test]
+fn audit_policies_are_named_when_they_match() {
+    use mesh::PolicyAction::Audit;
+    let named = |name: &str, rules| mesh::AuthorizationPolicy {
+        name: name.into(),
+        ..policy(Audit, rules)
+    };
+    let policies = [
+        named("all", vec![mesh::PolicyRule::default()]),
+        named("nobody", vec![]),
+        named("web", vec![from(principals(&["*/web"]))]),
+    ];
+    let set = PolicySet::compile(&policies, &defaults()).unwrap();
+    let id = SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap();
+    let audited = |peer| {
+        let connection = Connection {
+            peer,
+            source_ip: [10, 0, 0, 1].into(),
+            destination_port: 80,
+        };
+        set.audited(&connection)
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(audited(Some(&id)), ["shop/all", "shop/web"]);
+    assert_eq!(audited(None), ["shop/all"]);
+}
+
+#[test]
+fn addresses_match_in_every_spelling_of_a_host() {
+    let cases = [
+        ("10.0.0.0/8", "10.255.0.1", true),
+        ("10.0.0.0/8", "11.0.0.1", false),
+        ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+        ("10.9.8.7/8", "10.0.0.1", true),
+        ("10.0.0.1", "10.0.0.1", true),
+        ("10.0.0.1/32", "10.0.0.0", false),
+        ("0.0.0.0/0", "255.255.255.255", true),
+        ("0.0.0.0/0", "::1", false),
+        ("::ffff:10.0.0.0/104", "10.1.2.3", true),
+        ("::ffff:10.0.0.0/104", "11.1.2.3", false),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.1", true),
+        ("fd00::/8", "fdff::1", true),
+        ("fd00::/8", "fe00::1", false),
+        ("::/0", "fd00::1", true),
+        ("::/0", "10.0.0.1", false),
+        ("fd00::1/128", "fd00::1", true),
+        ("fd00::1/127", "fd00::2", false),
+    ];
+    for (block, address, expected) in cases {
+        let block_ = Block::parse(block).unwrap();
+        assert_eq!(
+            block_.contains(address.parse().unwrap()),
+            expected,
+            "{block} {address}"
+        );
+    }
+    let bad = [
+        "",
+        "/",
+        "x",
+        "10.0.0.0/",
+        "10.0.0.0/33",
+        "10.0.0.0/-1",
+        "10.0.0.0/+8",
+        "10.0.0.0/08",
+        "10.0.0/8",
+        "10.0.0.0/8/8",
+        "10.0.0.01",
+        "fd00::/129",
+        "fd00::%eth0",
+        " 10.0.0.0/8",
+        "10.0.0.0/8\n",
+    ];
+    for text in bad {
+        let problem = Block::parse(text).expect_err(text);
+        assert!(!problem.chars().any(char::is_control), "{problem:?}");
+    }
+}
+
+#[test]
+fn unknown_values_are_refused_or_taken_strictly() {
+    let mut unknown = policy(mesh::PolicyAction::Allow, vec![]);
+    unknown.action = 9;
+    assert_eq!(validate(&unknown).unwrap_err().field, "spec.action");
+    let mut nameless = policy(mesh::PolicyAction::Allow, vec![]);
+    nameless.namespace.clear();
+    assert_eq!(validate(&nameless).unwrap_err().field, "metadata.name");
+    let strange = mesh::MeshDefaults {
+        default_decision: 7,
+        ..defaults()
+    };
+    let error = PolicySet::compile(&[], &strange).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "mesh defaults: spec.defaultDecision: unknown decision 7"
+    );
+    let nobody = mesh::MeshDefaults::default();
+    let id = SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap();
+    let decision = PolicySet::compile(&[], &nobody)
+        .unwrap()
+        .decide(&Connection {
+            peer: Some(&id),
+            source_ip: [10, 0, 0, 1].into(),
+            destination_port: 80,
+        });
+    assert_eq!(decision.reason, Reason::ForeignTrustDomain);
+    let mode = |mode| mesh::PeerAuthentication {
+        name: "w".into(),
+        namespace: "shop".into(),
+        mode,
+        ..Default::default()
+    };
+    assert_eq!(
+        validate_peer_authentication(&mode(9)).unwrap_err().field,
+        "spec.mtls.mode"
+    );
+    let resolved = PortModes::resolve(&[mode(9)], "shop", "root");
+    assert_eq!(resolved.mode(80), MtlsMode::Strict);
+}
+
+#[test]
 fn a_field_that_cannot_be_compiled_is_named() {
     let cases: Vec<(mesh::PolicyRule, &str)> = vec![
         (
@@ -344,6 +658,44 @@ fn a_field_that_cannot_be_compiled_is_named() {
         (
             from(principals(&["a*b"])),
             "spec.rules[0].from[0].source.principals[0]",
+        ),
+        (
+            from(mesh::PolicySource {
+                ip_blocks: vec!["10.0.0.1".into(), "::1".into(), "10.0.0.0/x".into()],
+                ..Default::default()
+            }),
+            "spec.rules[0].from[0].source.ipBlocks[2]",
+        ),
+        (
+            from(mesh::PolicySource {
+                not_principals: vec!["*".into(), "**".into()],
+                ..Default::default()
+            }),
+            "spec.rules[0].from[0].source.notPrincipals[1]",
+        ),
+        (
+            from(mesh::PolicySource {
+                namespaces: vec!["a\nb".into()],
+                ..Default::default()
+            }),
+            "spec.rules[0].from[0].source.namespaces[0]",
+        ),
+        (
+            from(mesh::PolicySource {
+                not_service_accounts: vec!["a/b/c".into()],
+                ..Default::default()
+            }),
+            "spec.rules[0].from[0].source.notServiceAccounts[0]",
+        ),
+        (
+            mesh::PolicyRule {
+                from: vec![],
+                to: vec![mesh::PolicyOperation {
+                    ports: vec![],
+                    not_ports: vec![80, 0],
+                }],
+            },
+            "spec.rules[0].to[0].operation.notPorts[1]",
         ),
         (
             from(principals(&[""])),
@@ -434,157 +786,4 @@ fn modes_resolve_from_the_most_specific_scope() {
     assert!(
         validate_peer_authentication(&make("w", "shop", false, Strict, &[(80, Strict)])).is_err()
     );
-}
-
-/// Word for word: "any of", "all present parts", "not".
-fn interpret(
-    policies: &[mesh::AuthorizationPolicy],
-    peer: Option<&SpiffeId>,
-    ip: IpAddr,
-    port: u16,
-) -> Verdict {
-    fn text(patterns: &[String], value: &str) -> bool {
-        patterns.iter().any(|p| {
-            if p == "*" {
-                !value.is_empty()
-            } else if let Some(suffix) = p.strip_prefix('*') {
-                value.ends_with(suffix)
-            } else if let Some(prefix) = p.strip_suffix('*') {
-                value.starts_with(prefix)
-            } else {
-                value == p
-            }
-        })
-    }
-    fn account(entries: &[String], own: &str, peer: Option<&SpiffeId>) -> bool {
-        entries.iter().any(|entry| {
-            let full = if entry.contains('/') {
-                entry.clone()
-            } else {
-                format!("{own}/{entry}")
-            };
-            peer.and_then(|p| Some(format!("{}/{}", p.namespace()?, p.service_account()?)))
-                == Some(full)
-        })
-    }
-    fn block(entries: &[String], ip: IpAddr) -> bool {
-        entries.iter().any(|entry| {
-            let (base, bits) = entry
-                .split_once('/')
-                .map_or((entry.as_str(), 32), |(b, n)| (b, n.parse().unwrap()));
-            let (IpAddr::V4(base), IpAddr::V4(ip)) = (base.parse().unwrap(), ip) else {
-                return false;
-            };
-            (0..bits).all(|bit| (u32::from(base) ^ u32::from(ip)) & (1 << (31 - bit)) == 0)
-        })
-    }
-    let source = |s: &mesh::PolicySource, own: &str| {
-        let principal = peer.map_or("", SpiffeId::without_scheme);
-        let namespace = peer.and_then(SpiffeId::namespace).unwrap_or("");
-        (s.principals.is_empty() || (!principal.is_empty() && text(&s.principals, principal)))
-            && !text(&s.not_principals, principal)
-            && (s.namespaces.is_empty()
-                || (!namespace.is_empty() && text(&s.namespaces, namespace)))
-            && !text(&s.not_namespaces, namespace)
-            && (s.service_accounts.is_empty() || account(&s.service_accounts, own, peer))
-            && !account(&s.not_service_accounts, own, peer)
-            && (s.ip_blocks.is_empty() || block(&s.ip_blocks, ip))
-            && !block(&s.not_ip_blocks, ip)
-    };
-    let operation = |o: &mesh::PolicyOperation| {
-        (o.ports.is_empty() || o.ports.contains(&u32::from(port)))
-            && !o.not_ports.contains(&u32::from(port))
-    };
-    let matches = |p: &mesh::AuthorizationPolicy| {
-        p.rules.iter().any(|r| {
-            (r.from.is_empty() || r.from.iter().any(|s| source(s, &p.namespace)))
-                && (r.to.is_empty() || r.to.iter().any(operation))
-        })
-    };
-    let of = |action| {
-        policies
-            .iter()
-            .filter(move |p| p.action() == action && !p.dry_run)
-    };
-    if of(mesh::PolicyAction::Deny).any(matches) {
-        return Verdict::Deny;
-    }
-    if of(mesh::PolicyAction::Allow).next().is_some() {
-        return if of(mesh::PolicyAction::Allow).any(matches) {
-            Verdict::Allow
-        } else {
-            Verdict::Deny
-        };
-    }
-    match peer {
-        Some(peer) if peer.trust_domain() == "td" => Verdict::Allow,
-        _ => Verdict::Deny,
-    }
-}
-
-prop_compose! {
-    fn source()(
-        principals in strings(&["td/ns/shop/sa/web", "td/ns/shop/*", "*/sa/web", "*", "other/x"]),
-        not_principals in strings(&["td/ns/shop/sa/web", "*", "td/*"]),
-        namespaces in strings(&["shop", "sh*", "*", "x"]),
-        not_namespaces in strings(&["shop", "*op"]),
-        service_accounts in strings(&["web", "shop/web", "x/web"]),
-        not_service_accounts in strings(&["web", "x/y"]),
-        ip_blocks in strings(&["10.0.0.0/8", "10.0.0.1", "0.0.0.0/0", "192.168.0.0/16"]),
-        not_ip_blocks in strings(&["10.0.0.1/32", "10.1.0.0/16"]),
-    ) -> mesh::PolicySource {
-        mesh::PolicySource { principals, not_principals, namespaces, not_namespaces, ip_blocks, not_ip_blocks, service_accounts, not_service_accounts }
-    }
-}
-
-fn strings(of: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
-    prop_oneof![
-        4 => Just(vec![]),
-        3 => proptest::sample::subsequence(of, 1..=of.len().min(2)).prop_map(|v| v.into_iter().map(str::to_owned).collect()),
-    ]
-}
-
-fn rule() -> impl Strategy<Value = mesh::PolicyRule> {
-    let operation = (
-        proptest::sample::subsequence(vec![80u32, 443, 9000], 0..=2),
-        proptest::sample::subsequence(vec![80u32, 22], 0..=1),
-    )
-        .prop_map(|(ports, not_ports)| mesh::PolicyOperation { ports, not_ports });
-    (
-        proptest::collection::vec(source(), 0..3),
-        proptest::collection::vec(operation, 0..2),
-    )
-        .prop_map(|(from, to)| mesh::PolicyRule {
-            from: from
-                .into_iter()
-                .filter(|s| *s != mesh::PolicySource::default())
-                .collect(),
-            to: to
-                .into_iter()
-                .filter(|o| *o != mesh::PolicyOperation::default())
-                .collect(),
-        })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
-    #[test]
-    fn compiled_policies_decide_as_the_interpreter_does(
-        policies in proptest::collection::vec((0i32..3, proptest::collection::vec(rule(), 0..3), any::<bool>()), 0..4),
-        peer in proptest::option::of(proptest::sample::select(vec![
-            "spiffe://td/ns/shop/sa/web", "spiffe://td/ns/x/sa/web", "spiffe://other/x", "spiffe://td/ns/shop/sa/y",
-        ])),
-        ip in proptest::sample::select(vec!["10.0.0.1", "10.1.2.3", "192.168.1.1", "::1"]),
-        port in proptest::sample::select(vec![80u16, 443, 22]),
-    ) {
-        let policies: Vec<_> = policies.into_iter().map(|(action, rules, dry_run)| mesh::AuthorizationPolicy {
-            name: "p".into(), namespace: "shop".into(), action, rules, dry_run, ..Default::default()
-        }).collect();
-        let peer = peer.map(|p| SpiffeId::parse(p).unwrap());
-        let ip: IpAddr = ip.parse().unwrap();
-        let decision = PolicySet::compile(&policies, &defaults()).unwrap().decide(&Connection {
-            peer: peer.as_ref(), source_ip: ip, destination_port: port,
-        });
-        prop_assert_eq!(decision.verdict, interpret(&policies, peer.as_ref(), ip, port));
-    }
 }
