@@ -3,6 +3,16 @@
 use zeroize::Zeroize;
 
 /// Holds a secret: no `Debug`, no `Display`, no serialization; wiped when dropped.
+///
+/// ```
+/// let secret = mesh_auth::Secret::new(String::from("token"));
+/// assert_eq!(secret.expose(), "token");
+/// ```
+/// Printing it does not compile:
+/// ```compile_fail,E0277
+/// let secret = mesh_auth::Secret::new(String::from("token"));
+/// let text = format!("{secret:?}");
+/// ```
 #[derive(Clone)]
 pub struct Secret<T: Zeroize>(T);
 

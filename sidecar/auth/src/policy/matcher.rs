@@ -94,3 +94,60 @@ impl Block {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_match_in_every_spelling_of_a_host() {
+        let cases = [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("10.9.8.7/8", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1/32", "10.0.0.0", false),
+            ("0.0.0.0/0", "255.255.255.255", true),
+            ("0.0.0.0/0", "::1", false),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", true),
+            ("::ffff:10.0.0.0/104", "11.1.2.3", false),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.1", true),
+            ("fd00::/8", "fdff::1", true),
+            ("fd00::/8", "fe00::1", false),
+            ("::/0", "fd00::1", true),
+            ("::/0", "10.0.0.1", false),
+            ("fd00::1/128", "fd00::1", true),
+            ("fd00::1/127", "fd00::2", false),
+        ];
+        for (block, address, expected) in cases {
+            let parsed = Block::parse(block).unwrap();
+            assert_eq!(
+                parsed.contains(address.parse().unwrap()),
+                expected,
+                "{block} {address}"
+            );
+        }
+        let bad = [
+            "",
+            "/",
+            "x",
+            "10.0.0.0/",
+            "10.0.0.0/33",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "10.0.0.0/08",
+            "10.0.0/8",
+            "10.0.0.0/8/8",
+            "10.0.0.01",
+            "fd00::/129",
+            "fd00::%eth0",
+            " 10.0.0.0/8",
+            "10.0.0.0/8\n",
+        ];
+        for text in bad {
+            let problem = Block::parse(text).expect_err(text);
+            assert!(!problem.chars().any(char::is_control), "{problem:?}");
+        }
+    }
+}

@@ -120,3 +120,53 @@ pub fn validate_peer_authentication(policy: &mesh::PeerAuthentication) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_resolve_from_the_most_specific_scope() {
+        let make = |name: &str,
+                    namespace: &str,
+                    selects: bool,
+                    mode: mesh::MtlsMode,
+                    ports: &[(u32, mesh::MtlsMode)]| {
+            mesh::PeerAuthentication {
+                name: name.into(),
+                namespace: namespace.into(),
+                selector: if selects {
+                    [("app".to_owned(), "x".to_owned())].into()
+                } else {
+                    [].into()
+                },
+                mode: mode.into(),
+                port_modes: ports.iter().map(|(p, m)| (*p, (*m).into())).collect(),
+            }
+        };
+        use mesh::MtlsMode::{Disable, Permissive, Strict, Unset};
+        let resolve =
+            |policies: &[mesh::PeerAuthentication]| PortModes::resolve(policies, "shop", "root");
+        assert_eq!(resolve(&[]).mode(80), MtlsMode::Strict);
+        let root = make("r", "root", false, Permissive, &[]);
+        let namespace = make("n", "shop", false, Strict, &[]);
+        let workload = make("w", "shop", true, Unset, &[(80, Disable), (81, Unset)]);
+        assert_eq!(
+            resolve(std::slice::from_ref(&root)).mode(80),
+            MtlsMode::Permissive
+        );
+        assert_eq!(
+            resolve(&[root.clone(), namespace.clone()]).mode(80),
+            MtlsMode::Strict
+        );
+        let all = resolve(&[root, namespace, workload]);
+        assert_eq!(
+            (all.mode(80), all.mode(81), all.mode(82)),
+            (MtlsMode::Disable, MtlsMode::Strict, MtlsMode::Strict)
+        );
+        assert!(
+            validate_peer_authentication(&make("w", "shop", false, Strict, &[(80, Strict)]))
+                .is_err()
+        );
+    }
+}
