@@ -159,7 +159,11 @@ fn two_workloads_of_one_mesh_meet_over_tls13_with_the_hybrid_group() {
         }
         assert_eq!(session.client.tls13_tickets_received(), 0);
     }
-    assert_eq!(server.max_early_data_size, 0);
+    assert_eq!(
+        (server.max_early_data_size, server.send_tls13_tickets),
+        (0, 0)
+    );
+    assert!(!server.session_storage.can_cache() && !server.ticketer.enabled());
     assert!(!client.enable_early_data && !client.enable_sni);
 }
 
