@@ -1,3 +1,22 @@
-//! Placeholder.
+//! `control-api`: arguments and exit codes.
 
-fn main() {}
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use mesh_control::args::{Cli, Command};
+use mesh_control::program;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Init(args) => program::init(&args),
+        Command::Run(args) => program::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "control-api: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

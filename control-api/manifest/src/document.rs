@@ -1,0 +1,103 @@
+//! A document: what was written, and the resource it means.
+
+use std::collections::BTreeMap;
+
+use mesh_proto::mesh;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+
+use crate::error::FieldError;
+use crate::kind::Kind;
+use crate::spec::Spec;
+use crate::spec::metadata::Metadata;
+
+/// The resource that a document means.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Resource {
+    /// Mesh-wide settings; the trust domain is left empty.
+    MeshDefaults(mesh::MeshDefaults),
+    /// How strictly ports demand mutual TLS.
+    PeerAuthentication(mesh::PeerAuthentication),
+    /// Who may connect.
+    AuthorizationPolicy(mesh::AuthorizationPolicy),
+    /// A named destination and the labels of the workloads behind it; the default hosts are not added.
+    Service {
+        /// What clients see of it.
+        service: mesh::Service,
+        /// Labels its workloads have; empty selects none.
+        selector: BTreeMap<String, String>,
+    },
+    /// A running instance; its services are not computed.
+    Workload(mesh::Workload),
+}
+
+/// One document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    /// Kind.
+    pub kind: Kind,
+    /// API version it was written in.
+    pub api_version: String,
+    /// Name, namespace, labels, annotations.
+    pub metadata: Metadata,
+    /// The resource it means.
+    pub resource: Resource,
+    /// One line for tables.
+    pub summary: String,
+    json: String,
+}
+
+impl Document {
+    /// Kind, namespace and name.
+    pub fn key(&self) -> (Kind, String, String) {
+        (
+            self.kind,
+            self.metadata.namespace.clone(),
+            self.metadata.name.clone(),
+        )
+    }
+
+    /// The document as JSON in the shape that it was read from, without what Kubernetes adds.
+    pub fn to_json(&self) -> &str {
+        &self.json
+    }
+}
+
+/// A document as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Envelope<S> {
+    api_version: String,
+    kind: String,
+    metadata: Metadata,
+    spec: Option<S>,
+    /// Other controllers' remarks on the document, as `kubectl get -o yaml` writes them.
+    #[serde(default, skip_serializing)]
+    #[allow(dead_code)]
+    status: Option<IgnoredAny>,
+}
+
+impl<S: Spec> Envelope<S> {
+    /// Checks the parts together and makes the resource.
+    pub(crate) fn finish(mut self) -> Result<Document, FieldError> {
+        self.metadata.check(S::KIND)?;
+        let spec = self.spec.get_or_insert_with(S::default);
+        let resource = spec.resource(&self.metadata, &self.api_version)?;
+        let mut summary = spec.summary();
+        if let Resource::AuthorizationPolicy(policy) = &resource
+            && policy.dry_run
+        {
+            summary.push_str(" (dry run)");
+        }
+        let json = serde_json::to_string(&self)
+            .map_err(|e| FieldError::new("document", format!("cannot be written as JSON: {e}")))?;
+        Ok(Document {
+            kind: S::KIND,
+            api_version: self.api_version,
+            metadata: self.metadata,
+            resource,
+            summary,
+            json,
+        })
+    }
+}
