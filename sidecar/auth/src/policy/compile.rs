@@ -125,12 +125,10 @@ impl Policy {
 
 impl Rule {
     fn matches(&self, connection: &Connection<'_>) -> bool {
-        (self.from.is_empty() || self.from.iter().any(|s| s.matches(connection)))
-            && (self.to.is_empty()
-                || self
-                    .to
-                    .iter()
-                    .any(|o| o.matches(connection.destination_port)))
+        let port = connection.destination_port;
+        // Ports first: they cost least.
+        (self.to.is_empty() || self.to.iter().any(|o| o.matches(port)))
+            && (self.from.is_empty() || self.from.iter().any(|s| s.matches(connection)))
     }
 }
 

