@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::expr::Expr;
-use crate::ruleset::Ruleset;
+use crate::ruleset::{Chain, Ruleset};
+use crate::wire::Writer;
 
 /// The state of the table `inet postern` in the current network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,16 +186,39 @@ impl Shape {
     fn digest(&self) -> u64 {
         let mut chains: Vec<_> = self.chains.iter().collect();
         chains.sort_by(|a, b| a.name.cmp(&b.name));
-        format!("{chains:?}")
-            .bytes()
+        let mut writer = Writer::default();
+        for chain in chains {
+            writer.nested(1, |w| chain.write(w));
+            for rule in &chain.rules {
+                writer.nested(2, |w| rule.iter().for_each(|expr| expr.write(w)));
+            }
+        }
+        writer
+            .into_bytes()
+            .into_iter()
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             })
     }
 }
 
+impl ChainShape {
+    /// Everything about the chain except its rules.
+    fn write(&self, writer: &mut Writer) {
+        writer.text(1, &self.name);
+        writer.text(2, &self.base.kind);
+        if let Some((hook, priority)) = self.base.hook {
+            writer.number(3, hook);
+            writer.number(4, priority.cast_unsigned());
+        }
+        if let Some(policy) = self.base.policy {
+            writer.number(5, policy);
+        }
+    }
+}
+
 impl Base {
-    fn of(chain: &crate::ruleset::Chain) -> Self {
+    fn of(chain: &Chain) -> Self {
         Self {
             kind: "nat".to_owned(),
             hook: Some((chain.hook.number(), chain.priority)),
@@ -266,5 +290,133 @@ impl fmt::Display for Summary {
             write!(f, " {name}={count}")?;
         }
         write!(f, " digest={:016x}", self.digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::CaptureConfig;
+
+    fn ruleset() -> Ruleset {
+        Ruleset::new(&CaptureConfig::default()).unwrap()
+    }
+
+    /// A change of the kernel's table and what each comparison says about it.
+    type Case = (fn(&mut Shape), &'static str, &'static str);
+
+    #[test]
+    fn every_change_is_found_with_and_without_the_configuration() {
+        let differs = "the rules differ from those that were programmed";
+        let cases: [Case; 9] = [
+            (|shape| shape.dormant = true, "switched off", "switched off"),
+            (
+                |shape| shape.chains.retain(|chain| chain.name != "output"),
+                "chain `output`",
+                "chain `output`",
+            ),
+            (
+                |shape| shape.chains[0].rules.truncate(1),
+                "rule `meta l4proto tcp counter redirect to :15001` of chain `output`",
+                "chain `output` has 1 rules; 3 were programmed",
+            ),
+            (
+                |shape| shape.chains[0].rules.insert(0, vec![Expr::Return]),
+                "chain `output` has a rule of somebody else (number 1)",
+                "chain `output` has 4 rules; 3 were programmed",
+            ),
+            (
+                |shape| shape.chains[1].rules[0] = vec![Expr::Return],
+                "rule `iifname \"lo\" return` of chain `prerouting`",
+                differs,
+            ),
+            (
+                |shape| shape.chains[0].rules.swap(0, 2),
+                "the rules of chain `output` are in another order",
+                differs,
+            ),
+            (
+                |shape| shape.chains[0].base.hook = None,
+                "chain `output` is attached as nothing (no hook)",
+                differs,
+            ),
+            (
+                |shape| shape.chains[0].base.policy = Some(0),
+                "policy drop instead of type nat, hook 3, priority -100, policy accept",
+                differs,
+            ),
+            (
+                |shape| {
+                    shape.chains.push(ChainShape {
+                        name: "extra".to_owned(),
+                        ..ChainShape::default()
+                    });
+                },
+                "chain `extra` was added by somebody else",
+                differs,
+            ),
+        ];
+        let comment = Shape::of(&ruleset()).table_comment();
+        for (change, with, without) in cases {
+            let mut shape = Shape::of(&ruleset());
+            change(&mut shape);
+            let counters = Counters::default();
+            let checked = Installed::against_ruleset(&shape, counters, &ruleset());
+            let described = Installed::against_comment(&shape, counters, &comment);
+            for (installed, says) in [(checked, with), (described, without)] {
+                assert!(!installed.matches);
+                let all = installed.missing.join("; ");
+                assert!(all.contains(says), "expected {says:?} in {all:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unchanged_table_matches_in_any_order_of_its_chains() {
+        let comment = Shape::of(&ruleset()).table_comment();
+        let mut shape = Shape::of(&ruleset());
+        shape.chains.reverse();
+        let counters = Counters {
+            outbound: 3,
+            inbound: 4,
+        };
+        let checked = Installed::against_ruleset(&shape, counters, &ruleset());
+        assert_eq!(
+            checked,
+            Installed::against_comment(&shape, counters, &comment)
+        );
+        assert!(checked.matches);
+        assert_eq!(checked.outbound_connections, 3);
+        assert_eq!(checked.inbound_connections, 4);
+    }
+
+    #[test]
+    fn other_rules_than_the_expected_ones_do_not_match() {
+        let other = CaptureConfig {
+            outbound_port: 4140,
+            ..CaptureConfig::default()
+        };
+        let shape = Shape::of(&Ruleset::new(&other).unwrap());
+        let checked = Installed::against_ruleset(&shape, Counters::default(), &ruleset());
+        assert!(!checked.matches);
+        assert!(
+            checked.missing[0].contains("redirect to :15001"),
+            "{checked:?}"
+        );
+    }
+
+    #[test]
+    fn a_table_without_our_description_does_not_match() {
+        let shape = Shape::of(&ruleset());
+        for comment in [
+            "",
+            "postern capture",
+            "postern capture output=x digest=1",
+            "other",
+        ] {
+            let described = Installed::against_comment(&shape, Counters::default(), comment);
+            assert!(!described.matches, "{comment:?}");
+            assert!(described.missing[0].contains("not programmed by Postern"));
+        }
     }
 }

@@ -33,6 +33,7 @@ mod message {
     pub(super) const GET_CHAIN: u16 = 4;
     pub(super) const NEW_RULE: u16 = 6;
     pub(super) const GET_RULE: u16 = 7;
+    pub(super) const GET_GENERATION: u16 = 16;
 }
 
 /// Programs the rules in the current network namespace, in place of those that are there.
@@ -232,41 +233,56 @@ struct Table {
     comment: String,
 }
 
+const READING: &str = "reading the nftables rules";
+
+/// Reads the table as it was at one moment.
 fn read() -> Result<Option<Table>, CaptureError> {
-    let doing = "reading the nftables rules";
     for _ in 0..ATTEMPTS {
-        let Some(tables) = dump(message::GET_TABLE)? else {
+        // Tables, chains and rules are three answers; they belong together when no change came between.
+        let before = generation()?;
+        let (Some(tables), Some(chains), Some(rules)) = (
+            dump(message::GET_TABLE)?,
+            dump(message::GET_CHAIN)?,
+            dump(message::GET_RULE)?,
+        ) else {
             continue;
         };
+        if generation()? != before {
+            continue;
+        }
         let mut tables = tables.iter().map(|(_, payload)| attributes(payload));
-        let Some(found) = tables.find(|t| t.text(table::NAME).as_deref() == Some(TABLE)) else {
-            return Ok(None);
-        };
-        let (Some(chains), Some(rules)) = (dump(message::GET_CHAIN)?, dump(message::GET_RULE)?)
-        else {
-            continue;
-        };
-        return Ok(Some(assemble(&found, &chains, &rules)));
+        let found = tables.find(|table| table.text(table::NAME).as_deref() == Some(TABLE));
+        return Ok(found.map(|found| assemble(&found, &chains, &rules)));
     }
     Err(CaptureError::Answer {
-        doing: doing.to_owned(),
-        what: "the rules changed each time they were read; try again when no other program is changing them",
+        doing: READING.to_owned(),
+        what: "they changed each time; try again when no other program is changing them",
     })
+}
+
+/// The number that grows with every change of the namespace's rules.
+fn generation() -> Result<Option<u32>, CaptureError> {
+    let objects = ask(message::GET_GENERATION, flags::ACK)?.unwrap_or_default();
+    let first = objects.first().map(|(_, payload)| attributes(payload));
+    Ok(first.and_then(|generation| generation.number(1)))
 }
 
 /// All objects of the `inet` family that `kind` asks for; none when they changed meanwhile.
 fn dump(kind: u16) -> Result<Option<Vec<Object>>, CaptureError> {
-    let doing = "reading the nftables rules";
+    ask(kind, flags::DUMP)
+}
+
+fn ask(kind: u16, extra: u16) -> Result<Option<Vec<Object>>, CaptureError> {
     let mut writer = Writer::default();
-    writer.message(nf_tables(kind), flags::REQUEST | flags::DUMP, 1, |w| {
+    writer.message(nf_tables(kind), flags::REQUEST | extra, 1, |w| {
         w.raw(&[INET, 0, 0, 0]);
     });
-    match Socket::open()?.request(doing, &writer.into_bytes(), 1)? {
+    match Socket::open()?.request(READING, &writer.into_bytes(), 1)? {
         Outcome::Objects(objects) => Ok(Some(objects)),
         Outcome::Interrupted => Ok(None),
         Outcome::Refused {
             errno, explanation, ..
-        } => Err(CaptureError::new(doing, errno, explanation)),
+        } => Err(CaptureError::new(READING, errno, explanation)),
     }
 }
 

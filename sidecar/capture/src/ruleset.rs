@@ -323,3 +323,83 @@ impl fmt::Display for Ruleset {
         writeln!(f, "}}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expressions_of(text: &str) -> Vec<Expr> {
+        let mut list = Vec::new();
+        push_network(text.parse().unwrap(), &mut list);
+        list
+    }
+
+    #[test]
+    fn networks_are_compared_bytewise_or_under_a_mask() {
+        let payload = |offset, length| Expr::Payload {
+            header: Header::Network,
+            offset,
+            length,
+        };
+        let family = |family| [Expr::Meta(Meta::Family), Expr::Equal(vec![family])];
+        let cases: [(&str, u8, Vec<Expr>); 6] = [
+            ("0.0.0.0/0", IPV4, vec![]),
+            ("::/0", IPV6, vec![]),
+            (
+                "10.0.0.0/8",
+                IPV4,
+                vec![payload(16, 1), Expr::Equal(vec![10])],
+            ),
+            (
+                "10.1.2.3",
+                IPV4,
+                vec![payload(16, 4), Expr::Equal(vec![10, 1, 2, 3])],
+            ),
+            (
+                "10.128.0.0/9",
+                IPV4,
+                vec![
+                    payload(16, 4),
+                    Expr::And(vec![255, 128, 0, 0]),
+                    Expr::Equal(vec![10, 128, 0, 0]),
+                ],
+            ),
+            (
+                "fd00::/16",
+                IPV6,
+                vec![payload(24, 2), Expr::Equal(vec![0xfd, 0])],
+            ),
+        ];
+        for (text, number, after) in cases {
+            let expected: Vec<_> = family(number).into_iter().chain(after).collect();
+            assert_eq!(expressions_of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn repeated_values_make_one_rule() {
+        let config = CaptureConfig {
+            exclude_inbound_ports: vec![15008, 22, 22],
+            exclude_outbound_ports: vec![25, 25],
+            ..CaptureConfig::default()
+        };
+        let script = Ruleset::new(&config).unwrap().to_string();
+        for port in [15008, 22, 25] {
+            let rule = format!("tcp dport {port} return");
+            assert_eq!(script.matches(&rule).count(), 1, "{rule}");
+        }
+    }
+
+    #[test]
+    fn comments_fit_what_nft_shows() {
+        let config = CaptureConfig {
+            exclude_uids: (0..500).collect(),
+            ..CaptureConfig::default()
+        };
+        let ruleset = Ruleset::new(&config).unwrap();
+        assert!(ruleset.table_comment().len() < 128);
+        for rule in ruleset.chains.iter().flat_map(|chain| &chain.rules) {
+            assert!(rule.comment.len() < 128);
+        }
+    }
+}
