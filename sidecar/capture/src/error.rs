@@ -35,7 +35,7 @@ pub enum CaptureError {
     },
     /// Another program owns or uses what was to be changed.
     #[error(
-        "{doing}: the kernel says it is in use ({source}); another program holds the table `inet postern` or is changing \
+        "{doing}: the kernel does not allow it now ({source}); another program holds the table `inet postern` or is changing \
          the rules: stop it, or run again{explanation}"
     )]
     Busy {
@@ -118,6 +118,15 @@ impl CaptureError {
                 source,
                 explanation,
             },
+        }
+    }
+
+    /// Somebody else holds what was to be changed, whatever number the kernel has for that.
+    pub(crate) fn busy(doing: &str, errno: Errno, explanation: Option<String>) -> Self {
+        Self::Busy {
+            doing: doing.to_owned(),
+            source: errno.into(),
+            explanation: Explanation(explanation),
         }
     }
 

@@ -272,11 +272,8 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_endian = "little")]
     fn a_comparison_has_the_kernels_layout() {
-        assert!(
-            cfg!(target_endian = "little"),
-            "the table is for little-endian hosts"
-        );
         assert_eq!(
             bytes_of(&Expr::Equal(vec![6])),
             [
@@ -292,11 +289,8 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_endian = "little")]
     fn a_return_has_the_kernels_layout() {
-        assert!(
-            cfg!(target_endian = "little"),
-            "the table is for little-endian hosts"
-        );
         assert_eq!(
             bytes_of(&Expr::Return)[20..],
             [

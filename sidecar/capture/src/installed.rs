@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::expr::Expr;
-use crate::ruleset::{Chain, Ruleset};
+use crate::ruleset::{Chain, Rule, Ruleset};
 use crate::wire::Writer;
 
 /// The state of the table `inet postern` in the current network namespace.
@@ -164,7 +164,7 @@ impl Shape {
         let chains = ruleset.chains.iter().map(|chain| ChainShape {
             name: chain.name.to_owned(),
             base: Base::of(chain),
-            rules: chain.rules.iter().map(|rule| rule.expressions()).collect(),
+            rules: chain.rules.iter().map(Rule::expressions).collect(),
         });
         Self {
             dormant: false,

@@ -130,7 +130,7 @@ impl Batch {
         let [high, low] = SUBSYSTEM.to_be_bytes();
         let sequence = self.next(doing);
         self.writer.message(kind, flags::REQUEST, sequence, |w| {
-            w.raw(&[0, 0, high, low])
+            w.raw(&[0, 0, high, low]);
         });
     }
 
@@ -218,7 +218,14 @@ impl Batch {
                     errno,
                     explanation,
                 } => {
-                    let error = CaptureError::new(doing(sequence), errno, explanation);
+                    // Without privilege the kernel refuses the batch as a whole, which is message 0; "not permitted" for one
+                    // of its messages means that the table has another owner.
+                    let error = match errno {
+                        Errno::PERM if sequence > 0 => {
+                            CaptureError::busy(doing(sequence), errno, explanation)
+                        }
+                        _ => CaptureError::new(doing(sequence), errno, explanation),
+                    };
                     return Ok(Committed::Refused(error, errno));
                 }
             }
@@ -254,10 +261,7 @@ fn read() -> Result<Option<Table>, CaptureError> {
         let found = tables.find(|table| table.text(table::NAME).as_deref() == Some(TABLE));
         return Ok(found.map(|found| assemble(&found, &chains, &rules)));
     }
-    Err(CaptureError::Answer {
-        doing: READING.to_owned(),
-        what: "they changed each time; try again when no other program is changing them",
-    })
+    Err(CaptureError::new(READING, Errno::AGAIN, None))
 }
 
 /// The number that grows with every change of the namespace's rules.

@@ -237,7 +237,7 @@ fn push_network(cidr: Cidr, list: &mut Vec<Expr>) {
         return;
     }
     let mut address = cidr.octets();
-    let whole_bytes = cidr.prefix() % 8 == 0;
+    let whole_bytes = cidr.prefix().is_multiple_of(8);
     if whole_bytes {
         address.truncate(usize::from(cidr.prefix() / 8));
     }

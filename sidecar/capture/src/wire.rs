@@ -305,30 +305,23 @@ fn read_i32(bytes: &[u8], at: usize) -> Result<i32, Malformed> {
 mod tests {
     use super::*;
 
-    /// Bytes of a little-endian host, so that a layout can be read in the test.
-    fn little_endian(bytes: &[u8]) -> Vec<u8> {
-        assert!(
-            cfg!(target_endian = "little"),
-            "tables are for little-endian hosts"
-        );
-        bytes.to_vec()
-    }
-
     #[test]
+    #[cfg(target_endian = "little")]
     fn a_message_starts_with_its_length_type_flags_and_sequence() {
         let mut writer = Writer::default();
         writer.message(0x0a06, flags::REQUEST | flags::CREATE, 7, |w| {
-            w.raw(&[1, 0, 0, 0])
+            w.raw(&[1, 0, 0, 0]);
         });
         assert_eq!(
             writer.into_bytes(),
-            little_endian(&[
+            [
                 20, 0, 0, 0, 0x06, 0x0a, 0x01, 0x04, 7, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0
-            ])
+            ]
         );
     }
 
     #[test]
+    #[cfg(target_endian = "little")]
     fn only_the_last_message_is_acknowledged() {
         let mut writer = Writer::default();
         writer.message(1, flags::REQUEST, 0, |_| {});
@@ -339,6 +332,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_endian = "little")]
     fn attributes_are_padded_but_their_length_is_not() {
         let mut writer = Writer::default();
         writer.text(1, "ab");
@@ -346,12 +340,12 @@ mod tests {
         writer.nested(3, |w| w.attribute(4, &[9]));
         assert_eq!(
             writer.into_bytes(),
-            little_endian(&[
+            [
                 7, 0, 1, 0, b'a', b'b', 0, 0, // text with NUL, one byte of padding
                 8, 0, 2, 0, 0, 0, 0xfe, 0xdc, // big-endian number
                 12, 0, 3, 0x80, 5, 0, 4, 0, 9, 0, 0,
                 0, // nested flag; the inner padding counts
-            ])
+            ]
         );
     }
 
@@ -424,12 +418,12 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_answer_is_an_error_or_shorter(cut in 0_usize..40) {
+        fn a_cut_message_is_an_error(cut in 1_usize..28) {
             let mut writer = Writer::default();
             writer.message(0x0a03, 0, 1, |w| w.text(1, "postern"));
             let bytes = writer.into_bytes();
-            let cut = cut.min(bytes.len());
-            let _ = answers(&bytes[..cut]);
+            assert_eq!(bytes.len(), 28);
+            assert_eq!(answers(&bytes[..cut]), Err(Malformed));
         }
     }
 }

@@ -1,5 +1,9 @@
 //! Programming, replacing, checking and removing the rules.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
 use mesh_capture::{CaptureConfig, Installed, Ruleset};
 
 use crate::support::{Namespace, privileged};
@@ -77,6 +81,45 @@ fn removing_says_whether_there_was_something() {
         assert!(namespace.nft(LIST, "").is_err());
         assert_eq!(installed(&namespace), None);
         assert!(!namespace.run(mesh_capture::remove).unwrap());
+    });
+}
+
+#[test]
+fn a_table_that_another_program_owns_is_left_to_it() {
+    privileged(|| {
+        let namespace = Namespace::new();
+        // Owned as long as this `nft` runs.
+        let mut owner = Command::new("ip")
+            .args(["netns", "exec", namespace.name(), "nft", "-i"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut commands = owner.stdin.take().unwrap();
+        writeln!(commands, "add table inet postern {{ flags owner; }}").unwrap();
+        let started = Instant::now();
+        while installed(&namespace).is_none() {
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "nft made no table"
+            );
+        }
+        let errors = namespace.run(|| {
+            [
+                mesh_capture::apply(&ruleset()).unwrap_err(),
+                mesh_capture::remove().unwrap_err(),
+            ]
+        });
+        drop(commands);
+        owner.wait().unwrap();
+        for error in errors {
+            assert_eq!(error.reason(), "busy");
+            assert!(
+                error
+                    .to_string()
+                    .contains("another program holds the table"),
+                "{error}"
+            );
+        }
     });
 }
 
@@ -175,7 +218,7 @@ fn reading_while_others_write_sees_whole_rulesets_only() {
             while !writing.is_finished() {
                 match namespace.run(mesh_capture::installed) {
                     Ok(found) => assert_eq!(found.unwrap().missing, [""; 0]),
-                    Err(error) => assert_eq!(error.reason(), "malformed_answer", "{error}"),
+                    Err(error) => assert_eq!(error.reason(), "busy", "{error}"),
                 }
             }
         });
