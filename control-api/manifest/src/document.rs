@@ -6,7 +6,7 @@ use mesh_proto::mesh;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::error::FieldError;
+use crate::error::{FieldError, ManifestError};
 use crate::kind::Kind;
 use crate::spec::Spec;
 use crate::spec::metadata::Metadata;
@@ -36,6 +36,10 @@ pub enum Resource {
 pub struct Document {
     /// Kind.
     pub kind: Kind,
+    /// Namespace.
+    pub namespace: String,
+    /// Name within the namespace.
+    pub name: String,
     /// API version it was written in.
     pub api_version: String,
     /// Name, namespace, labels, annotations.
@@ -44,22 +48,34 @@ pub struct Document {
     pub resource: Resource,
     /// One line for tables.
     pub summary: String,
-    json: String,
+    json: serde_json::Value,
 }
 
 impl Document {
     /// Kind, namespace and name.
     pub fn key(&self) -> (Kind, String, String) {
-        (
-            self.kind,
-            self.metadata.namespace.clone(),
-            self.metadata.name.clone(),
-        )
+        (self.kind, self.namespace.clone(), self.name.clone())
     }
 
-    /// The document as JSON in the shape that it was read from, without what Kubernetes adds.
-    pub fn to_json(&self) -> &str {
-        &self.json
+    /// The document as JSON in the shape that it was read from, without what Kubernetes adds; [`crate::parse`] accepts it.
+    pub fn to_json(&self) -> serde_json::Value {
+        self.json.clone()
+    }
+
+    /// Reads one document from the JSON that [`Self::to_json`] makes.
+    ///
+    /// # Errors
+    /// What is wrong, with its field.
+    pub fn from_json(text: &str) -> Result<Self, ManifestError> {
+        crate::from_json(text).map_err(|error| ManifestError {
+            path: error.path,
+            ..ManifestError::whole("JSON document", error.problem)
+        })
+    }
+
+    /// One line for tables.
+    pub fn summary(&self) -> String {
+        self.summary.clone()
     }
 }
 
@@ -89,10 +105,12 @@ impl<S: Spec> Envelope<S> {
         {
             summary.push_str(" (dry run)");
         }
-        let json = serde_json::to_string(&self)
+        let json = serde_json::to_value(&self)
             .map_err(|e| FieldError::new("document", format!("cannot be written as JSON: {e}")))?;
         Ok(Document {
             kind: S::KIND,
+            namespace: self.metadata.namespace.clone(),
+            name: self.metadata.name.clone(),
             api_version: self.api_version,
             metadata: self.metadata,
             resource,

@@ -28,9 +28,11 @@ impl FieldError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestError {
     /// The file, as the caller named it.
-    pub source: String,
+    pub source: Box<str>,
     /// Position of the document, from 1; 0 when the manifest as a whole is wrong.
     pub document: usize,
+    /// `Kind namespace/name` as far as the document says it; empty when it does not.
+    pub subject: Box<str>,
     /// Line, from 1; 0 when unknown.
     pub line: usize,
     /// Column in characters, from 1; 0 when unknown.
@@ -40,19 +42,20 @@ pub struct ManifestError {
     /// What is wrong and what to do.
     pub problem: String,
     /// The text of the line.
-    pub quote: String,
+    pub quote: Box<str>,
 }
 
 impl ManifestError {
     pub(crate) fn whole(source: &str, problem: String) -> Self {
         Self {
-            source: source.to_owned(),
+            source: source.into(),
             document: 0,
+            subject: Box::default(),
             line: 0,
             column: 0,
             path: String::new(),
             problem,
-            quote: String::new(),
+            quote: Box::default(),
         }
     }
 
@@ -87,7 +90,11 @@ impl fmt::Display for ManifestError {
         }
         f.write_str(": ")?;
         if self.document > 0 {
-            write!(f, "document {}: ", self.document)?;
+            write!(f, "document {}", self.document)?;
+            if !self.subject.is_empty() {
+                write!(f, " ({})", self.subject)?;
+            }
+            f.write_str(": ")?;
         }
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;

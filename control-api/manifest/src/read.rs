@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::document::{Document, Envelope};
 use crate::error::{FieldError, ManifestError};
 use crate::kind::Kind;
+use crate::spec::metadata::DEFAULT_NAMESPACE;
 use crate::split::{self, Chunk};
 use crate::{locate, spec};
 
@@ -16,6 +17,8 @@ use crate::{locate, spec};
 pub const MAX_BYTES: usize = 4 << 20;
 /// Most documents in a manifest.
 pub const MAX_DOCUMENTS: usize = 10_000;
+/// Longest name of a document in a message.
+const MAX_SUBJECT: usize = 400;
 const MAX_DEPTH: usize = 24;
 const MAX_NODES: usize = 250_000;
 /// A manifest repeats little; an alias bomb does nothing else.
@@ -214,6 +217,41 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
     })
 }
 
+/// As much of the head as a message can name the document by.
+#[derive(Deserialize)]
+struct Title {
+    kind: Option<String>,
+    metadata: Option<TitleMetadata>,
+}
+
+#[derive(Deserialize)]
+struct TitleMetadata {
+    name: Option<String>,
+    namespace: Option<String>,
+}
+
+/// `Kind namespace/name`, or as much of it as the text says. Only done for a manifest that is refused.
+fn subject(text: &str) -> String {
+    let Ok(title) = serde_saphyr::from_str_with_options::<Title>(text, options()) else {
+        return String::new();
+    };
+    let kind = title.kind.unwrap_or_default();
+    let name = title.metadata.and_then(|m| {
+        let namespace = m.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+        m.name.map(|name| format!("{namespace}/{name}"))
+    });
+    let subject: Vec<_> = [Some(kind), name]
+        .into_iter()
+        .flatten()
+        .filter(|part| !part.is_empty())
+        .collect();
+    subject
+        .join(" ")
+        .escape_default()
+        .take(MAX_SUBJECT)
+        .collect()
+}
+
 /// The error without its place, which we show ourselves.
 fn message(error: &serde_saphyr::Error) -> String {
     let rendered = error.without_snippet().to_string();
@@ -243,13 +281,14 @@ impl Problem {
             .unwrap_or((1, 1));
         let line = line + chunk.lines_before;
         ManifestError {
-            source: source.to_owned(),
+            source: source.into(),
             document,
+            subject: subject(chunk.text).into(),
             line,
             column,
             path: self.path,
             problem: self.problem,
-            quote: stream.lines().nth(line - 1).unwrap_or_default().to_owned(),
+            quote: stream.lines().nth(line - 1).unwrap_or_default().into(),
         }
     }
 }

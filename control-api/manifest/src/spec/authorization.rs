@@ -234,7 +234,7 @@ impl Spec for AuthorizationPolicy {
             Action::Custom => {
                 return Err(FieldError::new(
                     "spec.action",
-                    "CUSTOM is not supported yet: use ALLOW, DENY or AUDIT",
+                    "not supported yet: CUSTOM hands the decision to another program; use ALLOW, DENY or AUDIT",
                 ));
             }
         };

@@ -10,7 +10,7 @@ use crate::kind::Kind;
 use crate::names;
 
 /// The namespace of a document that names none, as in Kubernetes.
-const DEFAULT_NAMESPACE: &str = "default";
+pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 /// Where mesh-wide settings live.
 const SYSTEM_NAMESPACE: &str = "postern-system";
 const MAX_ANNOTATIONS: usize = 256 << 10;

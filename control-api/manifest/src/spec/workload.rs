@@ -32,6 +32,8 @@ pub(crate) struct Workload {
     mesh_port: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mesh_protocol: Option<MeshProtocol>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trust_domain: Option<String>,
 }
 
 impl Workload {
@@ -45,6 +47,10 @@ impl Spec for Workload {
 
     fn resource(&self, metadata: &Metadata, _: &str) -> Result<Resource, FieldError> {
         names::subdomain("spec.serviceAccount", self.account())?;
+        if let Some(trust_domain) = &self.trust_domain {
+            mesh_auth::TrustDomain::new(trust_domain)
+                .map_err(|e| FieldError::new("spec.trustDomain", e.to_string()))?;
+        }
         let protocol = match self.mesh_protocol.unwrap_or_default() {
             MeshProtocol::Postern => mesh::MeshProtocol::Postern,
             MeshProtocol::Hbone => mesh::MeshProtocol::Hbone,
@@ -55,7 +61,7 @@ impl Spec for Workload {
             name: metadata.name.clone(),
             namespace: metadata.namespace.clone(),
             service_account: self.account().to_owned(),
-            trust_domain: String::new(),
+            trust_domain: self.trust_domain.clone().unwrap_or_default(),
             addresses: names::addresses("spec.addresses", &self.addresses)?,
             mesh_port: self
                 .mesh_port
