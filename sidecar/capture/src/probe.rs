@@ -1,7 +1,7 @@
 //! The self-check that proves capture from inside the network namespace, without any privilege.
 //!
 //! How it goes:
-//! 1. The sidecar opens a TCP connection *without* its mark to each of [`probe_destination`]: documentation addresses
+//! 1. The sidecar opens a TCP connection *without* its mark to each of [`DESTINATIONS`]: documentation addresses
 //!    (RFC 5737, RFC 3849) that no network routes to anybody.
 //! 2. If capture works, the connection lands on the sidecar's own outbound listener, and `SO_ORIGINAL_DST` of the accepted
 //!    socket is the probe destination ([`is_probe`]).
@@ -17,19 +17,22 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Where the self-check connects to: `192.0.2.77:15077` and `[2001:db8::77]:15077`.
+pub const DESTINATIONS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77)), 15077),
+    SocketAddr::new(
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x77)),
+        15077,
+    ),
+];
+
+/// The [`DESTINATIONS`].
 pub const fn probe_destination() -> [SocketAddr; 2] {
-    [
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77)), 15077),
-        SocketAddr::new(
-            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x77)),
-            15077,
-        ),
-    ]
+    DESTINATIONS
 }
 
 /// True when a captured connection's original destination says that it is the self-check.
 pub fn is_probe(original_destination: SocketAddr) -> bool {
-    probe_destination().iter().any(|probe| {
+    DESTINATIONS.iter().any(|probe| {
         probe.port() == original_destination.port()
             && probe.ip() == original_destination.ip().to_canonical()
     })
