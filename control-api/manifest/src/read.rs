@@ -87,13 +87,13 @@ pub fn parse(text: &str, source: &str) -> Result<Vec<Document>, ManifestError> {
     }
     let mut documents: Vec<Document> = Vec::new();
     let mut positions = BTreeMap::new();
+    if split::documents(text).nth(MAX_DOCUMENTS).is_some() {
+        return whole(format!(
+            "has more than {MAX_DOCUMENTS} documents: split the manifest"
+        ));
+    }
     for (index, chunk) in split::documents(text).enumerate() {
         let position = index + 1;
-        if position > MAX_DOCUMENTS {
-            return whole(format!(
-                "has more than {MAX_DOCUMENTS} documents: split the manifest"
-            ));
-        }
         let document = document(chunk.text)
             .and_then(|document| match positions.insert(document.key(), position) {
                 Some(before) => Err(Problem::from(FieldError::new(
@@ -198,7 +198,11 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
         result
     })
     .map_err(|error| {
-        let path = path.take();
+        let mut path = path.take();
+        // A key that was never finished.
+        while path.ends_with(".?") {
+            path.truncate(path.len() - 2);
+        }
         Problem {
             // Where the reader stopped before it reached a field there is no path: `.` or `?`.
             path: if path.contains(|c: char| c.is_ascii_alphanumeric()) {
@@ -232,7 +236,9 @@ struct TitleMetadata {
 
 /// `Kind namespace/name`, or as much of it as the text says. Only done for a manifest that is refused.
 fn subject(text: &str) -> String {
-    let Ok(title) = serde_saphyr::from_str_with_options::<Title>(text, options()) else {
+    let mut lenient = options();
+    lenient.duplicate_keys = serde_saphyr::options::DuplicateKeyPolicy::FirstWins;
+    let Ok(title) = serde_saphyr::from_str_with_options::<Title>(text, lenient) else {
         return String::new();
     };
     let kind = title.kind.unwrap_or_default();
@@ -263,7 +269,10 @@ fn message(error: &serde_saphyr::Error) -> String {
             (_, None) => line,
         };
     }
-    line.split(" at line ").next().unwrap_or(line).to_owned()
+    let line = line.split(" at line ").next().unwrap_or(line);
+    // Advice to programmers, of no use to who wrote the manifest.
+    line.split_once(", set DuplicateKeyPolicy")
+        .map_or_else(|| line.to_owned(), |(what, _)| format!("{what}: keep one"))
 }
 
 impl Problem {
