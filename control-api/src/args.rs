@@ -1,6 +1,6 @@
 //! The command line of `control-api`; every flag can also be given as `POSTERN_<FLAG>`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,6 +68,9 @@ pub struct RunArgs {
         default_value = "0.0.0.0:15012"
     )]
     pub listen: SocketAddr,
+    /// Host name or address under which sidecars reach it, for the ready file [default: the address of --listen].
+    #[arg(long, env = "POSTERN_ADVERTISE", value_name = "HOST")]
+    pub advertise: Option<String>,
     /// Unix socket for administration by the same user [default: DATA-DIR/admin.sock].
     #[arg(long, env = "POSTERN_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
@@ -79,31 +82,133 @@ pub struct RunArgs {
         default_value = "127.0.0.1:15014"
     )]
     pub metrics: SocketAddr,
-    /// Lifetime of the certificates it signs, e.g. `24h`.
+    /// Lifetime of the certificates it signs where no shorter one is asked for, for example 24h.
     #[arg(long, env = "POSTERN_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = parse_duration)]
     pub certificate_lifetime: Duration,
     /// Written once listening: a JSON object with the addresses in use.
     #[arg(long, env = "POSTERN_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
-    /// Log level: error, warn, info, debug.
-    #[arg(long, env = "POSTERN_LOG", default_value = "info")]
+    /// Log level.
+    #[arg(long, env = "POSTERN_LOG", default_value = "info", value_parser = ["error", "warn", "info", "debug", "trace"])]
     pub log: String,
+}
+
+impl InitArgs {
+    /// Where the operator's certificate goes.
+    pub fn operator_directory(&self) -> PathBuf {
+        self.operator_out
+            .clone()
+            .unwrap_or_else(|| self.data_dir.join("operator"))
+    }
+}
+
+impl RunArgs {
+    /// Where the administration socket is.
+    pub fn admin_socket_path(&self) -> PathBuf {
+        self.admin_socket
+            .clone()
+            .unwrap_or_else(|| self.init.data_dir.join("admin.sock"))
+    }
+
+    /// `HOST:PORT` that sidecars can dial, for a socket that listens on `bound`.
+    pub fn advertised(&self, bound: SocketAddr) -> String {
+        if let Some(host) = &self.advertise {
+            // An IPv6 address stands in brackets before a port.
+            return match host.parse::<IpAddr>() {
+                Ok(ip) => SocketAddr::new(ip, bound.port()).to_string(),
+                Err(_) => format!("{host}:{}", bound.port()),
+            };
+        }
+        let ip = match bound.ip() {
+            // Not an address that anybody can dial; on this machine this one is.
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        SocketAddr::new(ip, bound.port()).to_string()
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits
         .parse()
-        .map_err(|_| format!("'{text}' is not a duration, for example 30s, 10m, 24h"))?;
+        .map_err(|_| format!("'{text}' is not a duration; for example 30s, 10m, 24h, 7d"))?;
     let seconds = match &text[digits.len()..] {
         "s" => 1,
         "m" => 60,
-        "h" => 3600,
+        "h" => 3_600,
         "d" => 86_400,
         unit => return Err(format!("unknown unit '{unit}': use s, m, h or d")),
     };
     match number.checked_mul(seconds) {
-        Some(total) if total >= 30 => Ok(Duration::from_secs(total)),
-        _ => Err("must be at least 30s".into()),
+        Some(total @ 1..=31_536_000) => Ok(Duration::from_secs(total)),
+        _ => Err("must be between 1s and 365d".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(arguments: &[&str]) -> RunArgs {
+        let all = [
+            "control-api",
+            "run",
+            "--data-dir",
+            "d",
+            "--trust-domain",
+            "td",
+        ];
+        let cli = Cli::try_parse_from(all.iter().chain(arguments)).unwrap();
+        match cli.command {
+            Command::Run(args) => args,
+            Command::Init(_) => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn the_advertised_address_can_be_dialled() {
+        let bound = |text: &str| text.parse().unwrap();
+        let plain = run(&[]);
+        assert_eq!(plain.advertised(bound("0.0.0.0:1")), "127.0.0.1:1");
+        assert_eq!(plain.advertised(bound("[::]:1")), "[::1]:1");
+        assert_eq!(plain.advertised(bound("10.0.0.1:1")), "10.0.0.1:1");
+        let named = run(&["--advertise", "control.example"]);
+        assert_eq!(named.advertised(bound("0.0.0.0:1")), "control.example:1");
+        let address = run(&["--advertise", "fd00::1"]);
+        assert_eq!(address.advertised(bound("0.0.0.0:1")), "[fd00::1]:1");
+    }
+
+    #[test]
+    fn durations_have_a_unit_and_a_limit() {
+        assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
+        for bad in [
+            "",
+            "24",
+            "h",
+            "0s",
+            "-1h",
+            "366d",
+            "1w",
+            "99999999999999999999d",
+        ] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn half_an_authority_is_refused() {
+        let cli = Cli::try_parse_from([
+            "control-api",
+            "init",
+            "--data-dir",
+            "d",
+            "--trust-domain",
+            "td",
+            "--root-cert",
+            "f",
+        ]);
+        assert!(cli.unwrap_err().to_string().contains("--root-key"));
     }
 }

@@ -1,59 +1,107 @@
-//! The certificate service: signs for the identity a caller proved, by join token or by its current SVID.
+//! The certificate service: what callers prove, and what they are told.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_auth::SpiffeId;
+use mesh_auth::Secret;
 use mesh_proto::mesh::certificate_service_server::CertificateService;
 use mesh_proto::mesh::{IssueCertificateRequest, IssueCertificateResponse, TrustBundleSnapshot};
-use time::OffsetDateTime;
-use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use crate::ca::{Authority, CaError, Issued};
+use crate::clock::Clock;
+use crate::issuance::{Granted, Issuance, IssueError};
 use crate::listener::Caller;
-use crate::registry::World;
-use crate::store::Store;
-use crate::tokens::{self, TokenError};
+use crate::metrics::Metrics;
+use crate::store::tokens::TokenError;
+use crate::throttle::{Failures, Lines};
 
-/// Shortest lifetime that can be asked for.
-const MIN_LIFETIME: Duration = Duration::from_secs(30);
+/// Longest join token that is looked at.
+const MAX_TOKEN: usize = 256;
 
 /// The service.
 pub struct Certificates {
-    /// Signs.
-    pub authority: Arc<Authority>,
-    /// Holds tokens and records what was issued.
-    pub store: Arc<Store>,
-    /// Knows the workloads.
-    pub worlds: watch::Receiver<Arc<World>>,
-    /// Lifetime of certificates.
-    pub lifetime: Duration,
+    issuance: Arc<Issuance>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    failures: Failures,
+    lines: Lines,
 }
 
-enum Refused {
-    Token(TokenError),
-    Ca(CaError),
-    Other(Status),
-}
+impl Certificates {
+    /// A service that issues by `issuance`.
+    pub fn new(issuance: Arc<Issuance>, metrics: Arc<Metrics>, clock: Clock) -> Self {
+        Self {
+            issuance,
+            metrics,
+            clock,
+            failures: Failures::default(),
+            lines: Lines::default(),
+        }
+    }
 
-impl From<TokenError> for Refused {
-    fn from(error: TokenError) -> Self {
-        Self::Token(error)
+    async fn issue(
+        &self,
+        caller: &Caller,
+        token: Option<Secret<String>>,
+        message: IssueCertificateRequest,
+    ) -> Result<Granted, Status> {
+        let lifetime = match message.lifetime_seconds {
+            0 => self.issuance.lifetime,
+            asked => Duration::from_secs(asked.into()).min(self.issuance.lifetime),
+        };
+        let now = self.clock.seconds();
+        let (issuance, csr) = (Arc::clone(&self.issuance), message.csr);
+        // A token is what the caller chose to show; without one the certificate of the connection counts.
+        let granted = match (token, caller.current_peer(&self.clock)?) {
+            (Some(token), _) => {
+                tokio::task::spawn_blocking(move || {
+                    issuance.by_token(token.expose(), &csr, lifetime, now)
+                })
+                .await
+            }
+            (None, Some(peer)) => {
+                let peer = peer.clone();
+                tokio::task::spawn_blocking(move || issuance.by_peer(&peer, &csr, lifetime, now))
+                    .await
+            }
+            (None, None) => {
+                return Err(Status::unauthenticated(
+                    "prove an identity: a join token as `authorization: Bearer <token>`, or the current certificate over TLS",
+                ));
+            }
+        };
+        granted
+            .map_err(|e| Status::internal(format!("the request was not finished: {e}")))?
+            .map_err(|error| self.refused(caller, &error))
+    }
+
+    fn refused(&self, caller: &Caller, error: &IssueError) -> Status {
+        // Only guesses count: a token that was used or is too old was one of ours.
+        if let (IssueError::Token(TokenError::Unknown), Some(ip)) = (error, caller.ip)
+            && self.failures.note(ip, self.clock.seconds())
+        {
+            return Status::resource_exhausted(
+                "too many refused join tokens from this address; wait a minute",
+            );
+        }
+        status(error)
     }
 }
 
-impl From<Refused> for Status {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Token(TokenError::Store(error)) => Self::unavailable(error.to_string()),
-            Refused::Token(error) => Self::unauthenticated(error.to_string()),
-            Refused::Ca(CaError::Request(problem)) => {
-                Self::invalid_argument(format!("csr: {problem}"))
-            }
-            Refused::Ca(error) => Self::internal(error.to_string()),
-            Refused::Other(status) => status,
+fn status(error: &IssueError) -> Status {
+    let text = error.to_string();
+    match error {
+        IssueError::Token(TokenError::Store(_) | TokenError::TooMany) | IssueError::Store(_) => {
+            Status::unavailable(text)
         }
+        IssueError::Token(TokenError::Unknown | TokenError::State { .. }) => {
+            Status::unauthenticated(text)
+        }
+        IssueError::Request(_) | IssueError::KeyReused => {
+            Status::invalid_argument(format!("csr: {text}"))
+        }
+        IssueError::NotRegistered { .. } => Status::permission_denied(text),
+        IssueError::Authority(_) => Status::internal(text),
     }
 }
 
@@ -64,108 +112,65 @@ impl CertificateService for Certificates {
         request: Request<IssueCertificateRequest>,
     ) -> Result<Response<IssueCertificateResponse>, Status> {
         let caller = Caller::of(&request);
-        let token = bearer(&request)?;
-        let message = request.into_inner();
-        let lifetime = match message.lifetime_seconds {
-            0 => self.lifetime,
-            asked => Duration::from_secs(asked.into())
-                .clamp(MIN_LIFETIME.min(self.lifetime), self.lifetime),
+        let result = match bearer(&request) {
+            Ok(token) => self.issue(&caller, token, request.into_inner()).await,
+            Err(status) => Err(status),
         };
-        let (workload, id, issued) = if let Some(token) = token {
-            let (store, authority, worlds) = (
-                Arc::clone(&self.store),
-                Arc::clone(&self.authority),
-                self.worlds.clone(),
-            );
-            // The store syncs to disk: not on a thread that serves others.
-            tokio::task::spawn_blocking(move || {
-                redeem(&store, &authority, &worlds, &token, &message.csr, lifetime)
-            })
-            .await
-            .map_err(|e| Status::internal(e.to_string()))??
-        } else if let Some(peer) = &caller.peer {
-            self.renew(peer.id(), &message.csr, lifetime)?
-        } else {
-            return Err(Status::unauthenticated(
-                "prove an identity: a join token in the authorization metadata, or the current certificate over TLS",
-            ));
+        let Granted { issued, workload } = match result {
+            Ok(granted) => granted,
+            Err(status) => {
+                self.metrics.certificates_refused.add(1);
+                if self.lines.allow(self.clock.seconds()) {
+                    tracing::warn!(address = caller.address, code = ?status.code(), reason = status.message(), "certificate refused");
+                }
+                return Err(status);
+            }
         };
-        tracing::info!(workload, spiffe_id = %id, serial = issued.serial, not_after = issued.not_after, "certificate issued");
+        self.metrics.certificates_issued.add(1);
+        tracing::info!(
+            workload = workload.uid,
+            spiffe_id = %workload.id,
+            serial = issued.serial,
+            not_after = issued.not_after,
+            address = caller.address,
+            "certificate issued"
+        );
+        let authority = &self.issuance.authority;
         Ok(Response::new(IssueCertificateResponse {
             certificate_chain: issued.chain.iter().map(|c| c.to_vec()).collect(),
-            spiffe_id: id.to_string(),
-            workload,
+            spiffe_id: workload.id.to_string(),
+            workload: workload.uid.clone(),
             bundle: Some(TrustBundleSnapshot {
-                trust_domain: self.authority.trust_domain().to_string(),
-                x509_authorities: vec![self.authority.root().to_vec()],
+                trust_domain: authority.trust_domain().to_string(),
+                x509_authorities: vec![authority.root().to_vec()],
             }),
         }))
     }
 }
 
-impl Certificates {
-    fn renew(
-        &self,
-        id: &SpiffeId,
-        csr: &[u8],
-        lifetime: Duration,
-    ) -> Result<(String, SpiffeId, Issued), Refused> {
-        let workload = self
-            .worlds
-            .borrow()
-            .workloads()
-            .find(|w| w.id == *id)
-            .map(|w| w.uid.clone())
-            .ok_or_else(|| {
-                Refused::Other(Status::permission_denied(format!(
-                    "no workload with identity '{id}' is registered"
-                )))
-            })?;
-        let issued = self
-            .authority
-            .sign(csr, id, lifetime, OffsetDateTime::now_utc())
-            .map_err(Refused::Ca)?;
-        tokens::record_renewal(&self.store, &workload, id.as_str(), &issued)
-            .map_err(|e| Refused::Token(TokenError::Store(e)))?;
-        Ok((workload, id.clone(), issued))
-    }
-}
-
-fn redeem(
-    store: &Store,
-    authority: &Authority,
-    worlds: &watch::Receiver<Arc<World>>,
-    token: &str,
-    csr: &[u8],
-    lifetime: Duration,
-) -> Result<(String, SpiffeId, Issued), Refused> {
-    let now = OffsetDateTime::now_utc();
-    let (token, issued) = tokens::redeem(store, token, now.unix_timestamp(), |token| {
-        let registered = worlds.borrow().workload(&token.workload).cloned();
-        let id = registered
-            .map(|w| w.id.clone())
-            .filter(|id| id.as_str() == token.spiffe_id)
-            .ok_or_else(|| {
-                Refused::Other(Status::permission_denied(format!(
-                    "workload '{}' is no longer registered with identity '{}'",
-                    token.workload, token.spiffe_id
-                )))
-            })?;
-        authority.sign(csr, &id, lifetime, now).map_err(Refused::Ca)
-    })?;
-    let id = SpiffeId::parse(&token.spiffe_id)
-        .map_err(|e| Refused::Other(Status::internal(e.to_string())))?;
-    Ok((token.workload, id, issued))
-}
-
-fn bearer<T>(request: &Request<T>) -> Result<Option<String>, Status> {
-    let Some(value) = request.metadata().get("authorization") else {
-        return Ok(None);
+/// The join token of a request; exactly one, if any.
+fn bearer<T>(request: &Request<T>) -> Result<Option<Secret<String>>, Status> {
+    let mut values = request.metadata().get_all("authorization").iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return match request.metadata().contains_key("authorization") {
+            true => Err(Status::unauthenticated(
+                "authorization: given more than once",
+            )),
+            false => Ok(None),
+        };
     };
-    value
+    // RFC 6750: the scheme's case does not matter.
+    let token = value
         .to_str()
         .ok()
-        .and_then(|v| v.strip_prefix("Bearer "))
-        .map(|v| Some(v.trim().to_owned()))
-        .ok_or_else(|| Status::unauthenticated("authorization: must be `Bearer <join token>`"))
+        .and_then(|v| v.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+        .filter(|token| !token.is_empty() && token.len() <= MAX_TOKEN);
+    match token {
+        Some(token) => Ok(Some(Secret::new(token.to_owned()))),
+        None => Err(Status::unauthenticated(
+            "authorization: must be `Bearer <join token>`",
+        )),
+    }
 }

@@ -1,19 +1,26 @@
 //! The control API: certificate authority, registry, policy store, delta-xDS server and administration.
 //!
-//! One process, one embedded store. Writes go through [`store`], which publishes an immutable view; [`registry`] turns
-//! the view into resources; [`xds`] gives each sidecar what it may see; [`ca`] signs for identities that were proven.
+//! One process, one embedded store. Writes go through [`registry`], which commits them to the [`store`] and publishes an
+//! immutable world; [`xds`] gives each sidecar what it may see of it; [`issuance`] has the [`ca`] sign for identities that
+//! were proven. Every caller is known by [`listener`] before anything is answered.
 
 pub mod args;
 pub mod program;
 
+pub mod listener;
+
 pub mod admin;
 pub mod certificates;
-pub mod listener;
-pub mod status;
 pub mod xds;
 
+pub mod issuance;
 pub mod registry;
+pub mod status;
 
 pub mod ca;
 pub mod store;
-pub mod tokens;
+
+pub mod clock;
+pub mod files;
+pub mod metrics;
+pub mod throttle;

@@ -1,103 +1,105 @@
 //! Wiring: from arguments to the store, the authority and the services, and back out in order.
 
-use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
-use mesh_auth::bundle::{TrustBundle, TrustBundles};
-use mesh_auth::tls::{self, ClientAuth};
-use mesh_auth::{SpiffeId, TrustDomain};
+use mesh_auth::{Secret, SpiffeId, TrustDomain};
 use mesh_proto::admin::admin_service_server::AdminServiceServer;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use mesh_proto::mesh::certificate_service_server::CertificateServiceServer;
-use time::OffsetDateTime;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustix::process::DumpableBehavior;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 
 use crate::admin::Administration;
 use crate::args::{InitArgs, RunArgs};
 use crate::ca::{self, Authority};
 use crate::certificates::Certificates;
-use crate::listener;
-use crate::registry::World;
+use crate::clock::Clock;
+use crate::files;
+use crate::issuance::Issuance;
+use crate::listener::{self, ServerIdentity};
+use crate::metrics::{self, Metrics};
+use crate::registry::Registry;
 use crate::status::Tracker;
-use crate::store::Store;
-use crate::xds::server::Discovery;
+use crate::store::{Store, issued};
+use crate::xds::server::{Discovery, Parts};
 
 /// Lifetime of an operator's certificate.
 const OPERATOR_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 /// How long calls may take to finish at the end.
 const SHUTDOWN: Duration = Duration::from_secs(3);
-
-/// The time, Unix seconds.
-pub fn now() -> i64 {
-    now_millis() / 1000
-}
-
-/// The time, Unix milliseconds.
-pub fn now_millis() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
-}
+/// Time between two looks for what the store can forget.
+const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+/// Accepted connections that wait for the server to take them.
+const BACKLOG: usize = 64;
+/// Largest message of an operator: a manifest and its envelope.
+const MAX_ADMIN_REQUEST: usize = mesh_manifest::MAX_BYTES + (64 << 10);
+/// Largest list for an operator.
+const MAX_ADMIN_RESPONSE: usize = 256 << 20;
+/// Largest certificate request and its envelope.
+const MAX_CERTIFICATE_REQUEST: usize = 64 << 10;
+/// Largest discovery request: the versions that a client holds, on reconnecting.
+const MAX_DISCOVERY_REQUEST: usize = 16 << 20;
+/// A response is closed at 3 MiB, and no document makes more than 4 MiB.
+const MAX_DISCOVERY_RESPONSE: usize = 16 << 20;
 
 /// `control-api init`.
 ///
 /// # Errors
 /// What could not be made, and why.
 pub fn init(args: &InitArgs) -> anyhow::Result<()> {
-    let authority = open_authority(args)?;
-    let out = args
-        .operator_out
-        .clone()
-        .unwrap_or_else(|| args.data_dir.join("operator"));
-    make_dir(&out)?;
-    let user = std::env::var("USER").unwrap_or_default();
+    let clock = Clock::system();
+    let (authority, _store, _) = open(args, &clock)?;
+    make_operator(args, &authority, &clock)
+}
+
+/// Makes an operator's certificate.
+fn make_operator(args: &InitArgs, authority: &Authority, clock: &Clock) -> anyhow::Result<()> {
+    let out = args.operator_directory();
+    files::make_dir(&out)?;
     let domain = authority.trust_domain();
+    let user = std::env::var("USER").unwrap_or_default();
     let id = SpiffeId::parse(&format!("spiffe://{domain}/operator/{user}"))
         .or_else(|_| SpiffeId::parse(&format!("spiffe://{domain}/operator/admin")))?;
-    let (chain, key) =
-        authority.own_certificate(&id, OPERATOR_LIFETIME, OffsetDateTime::now_utc())?;
+    let (chain, key) = authority.own_certificate(&id, OPERATOR_LIFETIME, clock.seconds())?;
     let chain: String = chain.iter().map(|c| ca::pem("CERTIFICATE", c)).collect();
-    ca::write_secret(
-        &out.join("operator.key"),
-        ca::pem("PRIVATE KEY", key.secret_der()).as_bytes(),
-    )?;
-    ca::write_file(&out.join("operator.pem"), chain.as_bytes(), 0o644)?;
-    ca::write_file(
-        &out.join("ca.pem"),
-        authority.bundle_pem().as_bytes(),
-        0o644,
-    )?;
+    let key = Secret::new(ca::pem("PRIVATE KEY", key.secret_der()));
+    files::write_secret(&out.join("operator.key"), key.expose().as_bytes())?;
+    files::write(&out.join("operator.pem"), chain.as_bytes())?;
+    files::write(&out.join("ca.pem"), authority.bundle_pem().as_bytes())?;
     Ok(())
 }
 
-fn make_dir(dir: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("cannot make directory {}", dir.display()))
-}
-
-fn open_authority(args: &InitArgs) -> anyhow::Result<Authority> {
+/// Opens the authority and the store, which belong together; makes both where there is neither, and then says true.
+fn open(args: &InitArgs, clock: &Clock) -> anyhow::Result<(Authority, Store, bool)> {
     let domain = TrustDomain::new(&args.trust_domain).context("--trust-domain")?;
-    make_dir(&args.data_dir)?;
+    let dir = &args.data_dir;
+    files::make_dir(dir)?;
+    if dir.join("ca.pem").exists() && !Store::exists(dir) {
+        anyhow::bail!(
+            "{}: store.redb is missing, though the authority is there: restore it from a backup. To start afresh with this \
+             authority, give its ca.pem and ca.key as --root-cert and --root-key with an empty --data-dir",
+            dir.display()
+        );
+    }
+    // The store first: its lock keeps a second process away from the authority's files.
+    let store = Store::open(dir, domain.as_str())?;
     let own = args.root_cert.as_deref().zip(args.root_key.as_deref());
-    Ok(Authority::open(
-        &args.data_dir,
-        domain,
-        own,
-        OffsetDateTime::now_utc(),
-    )?)
+    let root = store.root()?;
+    let authority = Authority::open(dir, &domain, own, root.as_deref(), clock.seconds())?;
+    if root.is_none() {
+        store.set_root(&authority.root_sha256())?;
+    }
+    Ok((authority, store, root.is_none()))
 }
 
 /// `control-api run`.
@@ -109,277 +111,301 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         .json()
         .with_writer(std::io::stderr)
         .with_env_filter(format!(
-            "{},h2=warn,hyper=warn,tonic=warn,tower=warn,rustls=error",
+            "{},h2=warn,hyper=warn,tonic=warn,tower=warn,rustls=error,redb=warn",
             args.log
         ))
         .try_init()
         .map_err(|e| anyhow::anyhow!("cannot set up logging: {e}"))?;
-    let authority = Arc::new(open_authority(&args.init)?);
-    let store = Arc::new(Store::open(&args.init.data_dir)?);
-    let bundle_file = args.init.data_dir.join("trust-bundle.pem");
-    ca::write_file(&bundle_file, authority.bundle_pem().as_bytes(), 0o644)?;
+    // The signing key is in memory: no core dump, no debugger of the same user.
+    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "cannot forbid core dumps");
+    }
+    let clock = Clock::system();
+    let (authority, store, is_new) = open(&args.init, &clock)?;
+    if is_new {
+        make_operator(&args.init, &authority, &clock)?;
+    }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()?
-        .block_on(serve(args, authority, store, &bundle_file))
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(serve(args, authority, store, clock))
+}
+
+/// What is shared by the services.
+struct Shared {
+    authority: Arc<Authority>,
+    store: Arc<Store>,
+    registry: Arc<Registry>,
+    tracker: Arc<Tracker>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+/// The sockets, before anybody is let in.
+struct Sockets {
+    grpc: TcpListener,
+    metrics: TcpListener,
+    admin: UnixListener,
+    admin_path: PathBuf,
+}
+
+impl Sockets {
+    async fn bind(args: &RunArgs) -> anyhow::Result<Self> {
+        let tcp = async |address, flag| {
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {address} ({flag})"))
+        };
+        let admin_path = args.admin_socket_path();
+        Ok(Self {
+            grpc: tcp(args.listen, "--listen").await?,
+            metrics: tcp(args.metrics, "--metrics").await?,
+            admin: listener::bind_unix(&admin_path)?,
+            admin_path,
+        })
+    }
 }
 
 async fn serve(
     args: &RunArgs,
-    authority: Arc<Authority>,
-    store: Arc<Store>,
-    bundle_file: &Path,
+    authority: Authority,
+    store: Store,
+    clock: Clock,
 ) -> anyhow::Result<()> {
+    // Before anything is said to be ready, so that no signal is lost.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let (authority, store) = (Arc::new(authority), Arc::new(store));
+    let registry = Registry::open(
+        Arc::clone(&store),
+        authority.trust_domain().clone(),
+        authority.root().to_vec(),
+        clock.seconds(),
+    )?;
+    let shared = Shared {
+        tracker: Arc::new(Tracker::new(store.read(issued::last_ends)?)),
+        registry: Arc::new(registry),
+        metrics: Arc::new(Metrics::default()),
+        authority,
+        store,
+        clock,
+    };
+    let bundle_path = args.init.data_dir.join("trust-bundle.pem");
+    files::write(&bundle_path, shared.authority.bundle_pem().as_bytes())?;
+    let sockets = Sockets::bind(args).await?;
+    let ready = Ready::new(args, &sockets, &bundle_path)?;
+    let admin_path = sockets.admin_path.clone();
+
     let stop = CancellationToken::new();
-    let config = Arc::new(ArcSwap::from(server_config(
-        &authority,
-        args.certificate_lifetime,
-    )?));
-    let first = World::build(
-        &store.view(),
-        authority.trust_domain(),
-        authority.root(),
-        &World::default(),
-    );
-    let (worlds, watched) = watch::channel(Arc::new(first));
-    let tracker = Arc::new(Tracker::default());
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(rebuild(
-        Arc::clone(&store),
-        Arc::clone(&authority),
-        worlds,
-        stop.clone(),
-    ));
-    tasks.spawn(rotate(
-        Arc::clone(&authority),
-        Arc::clone(&config),
-        args.certificate_lifetime,
-        stop.clone(),
-    ));
-
-    let tcp = TcpListener::bind(args.listen)
-        .await
-        .with_context(|| format!("cannot listen on {} (--listen): is it in use?", args.listen))?;
-    let grpc = tcp.local_addr()?;
-    let metrics = TcpListener::bind(args.metrics).await.with_context(|| {
-        format!(
-            "cannot listen on {} (--metrics): is it in use?",
-            args.metrics
-        )
-    })?;
-    tasks.spawn(serve_metrics(
-        metrics,
-        Arc::clone(&store),
-        Arc::clone(&tracker),
-        stop.clone(),
-    ));
-    let socket = args
-        .admin_socket
-        .clone()
-        .unwrap_or_else(|| args.init.data_dir.join("admin.sock"));
-    let unix = bind_unix(&socket)?;
-
-    let administration = || {
-        AdminServiceServer::new(Administration {
-            store: Arc::clone(&store),
-            authority: Arc::clone(&authority),
-            worlds: watched.clone(),
-            tracker: Arc::clone(&tracker),
-            own_uid: rustix::process::getuid().as_raw(),
-        })
-        .max_decoding_message_size(8 << 20)
-        .max_encoding_message_size(256 << 20)
+    let mut tasks = spawn(args, shared, sockets, &stop)?;
+    ready.announce()?;
+    let ended = tokio::select! {
+        () = told(&mut terminate, &mut interrupt) => Ok(()),
+        Some(ended) = tasks.join_next() => Err(match ended {
+            Ok(Ok(())) => anyhow::anyhow!("a part of the control API ended by itself"),
+            Ok(Err(error)) => error,
+            Err(error) => anyhow::Error::new(error).context("a part of the control API failed"),
+        }),
     };
-    let certificates = CertificateServiceServer::new(Certificates {
-        authority: Arc::clone(&authority),
-        store: Arc::clone(&store),
-        worlds: watched.clone(),
-        lifetime: args.certificate_lifetime,
-    })
-    .max_decoding_message_size(64 << 10);
-    let discovery = AggregatedDiscoveryServiceServer::new(Discovery::new(
-        watched.clone(),
-        Arc::clone(&tracker),
-    ));
-    let server = || {
-        Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-            .max_concurrent_streams(Some(64))
-    };
-    let over_tls = server()
-        .add_service(certificates)
-        .add_service(discovery)
-        .add_service(administration())
-        .serve_with_incoming_shutdown(
-            ReceiverStream::new(listener::tls(tcp, config, stop.clone())),
-            stop.clone().cancelled_owned(),
-        );
-    let over_unix = server()
-        .add_service(administration())
-        .serve_with_incoming_shutdown(
-            ReceiverStream::new(listener::unix(unix, stop.clone())),
-            stop.clone().cancelled_owned(),
-        );
-    let mut servers = tokio::task::JoinSet::new();
-    servers.spawn(over_tls);
-    servers.spawn(over_unix);
-    if let Some(file) = &args.ready_file {
-        let object = serde_json::json!({
-            "grpc": grpc.to_string(),
-            "admin_socket": socket,
-            "trust_bundle": bundle_file,
-            "trust_domain": authority.trust_domain().as_str(),
-        });
-        ca::write_file(file, format!("{object}\n").as_bytes(), 0o644)?;
-    }
-    tracing::info!(%grpc, admin_socket = %socket.display(), "control API ready");
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-        Some(ended) = servers.join_next() => {
-            ended?.context("a listener failed")?;
-        }
-    }
     stop.cancel();
     let _ = tokio::time::timeout(SHUTDOWN, async {
-        while servers.join_next().await.is_some() {}
         while tasks.join_next().await.is_some() {}
     })
     .await;
-    let _ = fs::remove_file(&socket);
-    if let Some(file) = &args.ready_file {
-        let _ = fs::remove_file(file);
-    }
+    let _ = std::fs::remove_file(&admin_path);
+    ready.withdraw();
     tracing::info!("stopped");
+    ended
+}
+
+async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Starts everything. None of the tasks ends before `stop`.
+fn spawn(
+    args: &RunArgs,
+    shared: Shared,
+    sockets: Sockets,
+    stop: &CancellationToken,
+) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
+    let mut tasks = JoinSet::new();
+    let identity = Arc::new(ServerIdentity::new(
+        Arc::clone(&shared.authority),
+        args.certificate_lifetime,
+        shared.clock.clone(),
+    )?);
+    let renewing = Arc::clone(&identity);
+    tasks.spawn(until(stop.clone(), async move { renewing.renew().await }));
+
+    let issuance = Arc::new(Issuance {
+        authority: Arc::clone(&shared.authority),
+        store: Arc::clone(&shared.store),
+        registry: Arc::clone(&shared.registry),
+        tracker: Arc::clone(&shared.tracker),
+        lifetime: args.certificate_lifetime,
+    });
+    let housekeeping = housekeeping(Arc::clone(&issuance), shared.clock.clone());
+    tasks.spawn(until(stop.clone(), housekeeping));
+
+    let administration = Administration {
+        registry: Arc::clone(&shared.registry),
+        store: Arc::clone(&shared.store),
+        authority: Arc::clone(&shared.authority),
+        tracker: Arc::clone(&shared.tracker),
+        metrics: Arc::clone(&shared.metrics),
+        clock: shared.clock.clone(),
+        own_uid: rustix::process::getuid().as_raw(),
+    };
+    let administration = AdminServiceServer::new(administration)
+        .max_decoding_message_size(MAX_ADMIN_REQUEST)
+        .max_encoding_message_size(MAX_ADMIN_RESPONSE);
+    let certificates =
+        Certificates::new(issuance, Arc::clone(&shared.metrics), shared.clock.clone());
+    let certificates = CertificateServiceServer::new(certificates)
+        .max_decoding_message_size(MAX_CERTIFICATE_REQUEST);
+    let streams = TaskTracker::new();
+    let discovery = Discovery::new(Parts {
+        worlds: shared.registry.watch(),
+        tracker: Arc::clone(&shared.tracker),
+        metrics: Arc::clone(&shared.metrics),
+        clock: shared.clock.clone(),
+        stop: stop.clone(),
+        tasks: streams.clone(),
+    });
+    let discovery = AggregatedDiscoveryServiceServer::new(discovery)
+        .max_decoding_message_size(MAX_DISCOVERY_REQUEST)
+        .max_encoding_message_size(MAX_DISCOVERY_RESPONSE);
+
+    let (sender, incoming) = mpsc::channel(BACKLOG);
+    tasks.spawn(done(listener::accept_tls(
+        sockets.grpc,
+        identity,
+        Arc::clone(&shared.metrics),
+        sender,
+        stop.clone(),
+    )));
+    let over_tls = server()
+        .add_service(certificates)
+        .add_service(discovery)
+        .add_service(administration.clone())
+        .serve_with_incoming_shutdown(
+            ReceiverStream::new(incoming),
+            stop.clone().cancelled_owned(),
+        );
+    tasks.spawn(async move {
+        over_tls.await.context("the gRPC server failed")?;
+        streams.close();
+        streams.wait().await;
+        Ok(())
+    });
+
+    let (sender, incoming) = mpsc::channel(BACKLOG);
+    tasks.spawn(done(listener::accept_unix(
+        sockets.admin,
+        sender,
+        stop.clone(),
+    )));
+    let over_unix = server()
+        .add_service(administration)
+        .serve_with_incoming_shutdown(
+            ReceiverStream::new(incoming),
+            stop.clone().cancelled_owned(),
+        );
+    tasks.spawn(async move { over_unix.await.context("the administration server failed") });
+
+    let Shared {
+        authority,
+        registry,
+        tracker,
+        metrics,
+        ..
+    } = shared;
+    let (registry, tracker, metrics) = (registry, tracker, metrics);
+    let text = move || metrics::text(&metrics, &tracker, &registry.world(), authority.not_after());
+    tasks.spawn(done(listener::serve_metrics(
+        sockets.metrics,
+        text,
+        stop.clone(),
+    )));
+    Ok(tasks)
+}
+
+fn server() -> Server {
+    Server::builder()
+        // A peer that vanished without a word is noticed.
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .http2_max_header_list_size(16 << 10)
+        .http2_max_pending_accept_reset_streams(Some(32))
+        .http2_max_local_error_reset_streams(Some(128))
+        .max_concurrent_streams(Some(64))
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
     Ok(())
 }
 
-fn server_config(
-    authority: &Authority,
-    lifetime: Duration,
-) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-    let id = SpiffeId::workload(authority.trust_domain(), "postern-system", "control-api")?;
-    let identity = authority.identity(&id, lifetime, OffsetDateTime::now_utc())?;
-    let mut bundles = TrustBundles::default();
-    bundles.insert(TrustBundle::new(
-        authority.trust_domain().clone(),
-        vec![authority.root().clone()],
-        0,
-    )?)?;
-    Ok(tls::server_config(
-        &identity,
-        Arc::new(bundles),
-        ClientAuth::Optional,
-        &[b"h2"],
-    )?)
+async fn done(work: impl Future<Output = ()>) -> anyhow::Result<()> {
+    work.await;
+    Ok(())
 }
 
-/// Turns each published view into resources; bursts of views become one world.
-async fn rebuild(
-    store: Arc<Store>,
-    authority: Arc<Authority>,
-    worlds: watch::Sender<Arc<World>>,
-    stop: CancellationToken,
-) {
-    let mut views = store.watch();
+/// Forgets what ended long ago, now and then.
+async fn housekeeping(issuance: Arc<Issuance>, clock: Clock) {
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = views.changed() => if changed.is_err() { return },
+        let (issuance, now) = (Arc::clone(&issuance), clock.seconds());
+        let result = tokio::task::spawn_blocking(move || issuance.forget_old(now)).await;
+        if let Ok(Err(error)) = result {
+            tracing::warn!(%error, "cannot forget what ended long ago");
         }
-        let view = Arc::clone(&views.borrow_and_update());
-        let previous = Arc::clone(&worlds.borrow());
-        let world = World::build(&view, authority.trust_domain(), authority.root(), &previous);
-        worlds.send_replace(Arc::new(world));
+        tokio::time::sleep(HOUSEKEEPING).await;
     }
 }
 
-/// Replaces the server's own certificate at half of its life.
-async fn rotate(
-    authority: Arc<Authority>,
-    config: Arc<ArcSwap<rustls::ServerConfig>>,
-    lifetime: Duration,
-    stop: CancellationToken,
-) {
-    let mut wait = lifetime / 2;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+/// What others are told once everything listens.
+struct Ready {
+    file: Option<PathBuf>,
+    object: serde_json::Value,
+}
+
+impl Ready {
+    fn new(args: &RunArgs, sockets: &Sockets, bundle: &Path) -> anyhow::Result<Self> {
+        let grpc = args.advertised(sockets.grpc.local_addr()?);
+        let object = serde_json::json!({
+            "grpc": grpc,
+            "metrics": sockets.metrics.local_addr()?.to_string(),
+            "admin_socket": sockets.admin_path,
+            "trust_bundle": bundle,
+            "trust_domain": args.init.trust_domain,
+            "pid": std::process::id(),
+        });
+        Ok(Self {
+            file: args.ready_file.clone(),
+            object,
+        })
+    }
+
+    fn announce(&self) -> anyhow::Result<()> {
+        tracing::info!(ready = %self.object, "control API ready");
+        if let Some(file) = &self.file {
+            files::write(file, format!("{}\n", self.object).as_bytes())?;
         }
-        wait = match server_config(&authority, lifetime) {
-            Ok(fresh) => {
-                config.store(fresh);
-                lifetime / 2
-            }
-            Err(error) => {
-                tracing::error!(
-                    error = format_args!("{error:#}"),
-                    "cannot renew the server certificate; the old one stays"
-                );
-                (lifetime / 20).max(Duration::from_secs(1))
-            }
-        };
+        Ok(())
     }
-}
 
-fn bind_unix(socket: &PathBuf) -> anyhow::Result<UnixListener> {
-    if socket.exists() {
-        // The store's lock has shown that no other control API is alive here: a leftover of a crash.
-        fs::remove_file(socket).with_context(|| format!("cannot replace {}", socket.display()))?;
+    fn withdraw(&self) {
+        if let Some(file) = &self.file {
+            let _ = std::fs::remove_file(file);
+        }
     }
-    let listener = UnixListener::bind(socket)
-        .with_context(|| format!("cannot listen on {} (--admin-socket)", socket.display()))?;
-    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-async fn serve_metrics(
-    listener: TcpListener,
-    store: Arc<Store>,
-    tracker: Arc<Tracker>,
-    stop: CancellationToken,
-) {
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((mut stream, _)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let body = metrics_text(&store, &tracker);
-        let answer = async move {
-            let mut request = [0; 1024];
-            let n = stream.read(&mut request).await?;
-            let response = if request[..n].starts_with(b"GET /metrics ") {
-                format!(
-                    "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-                    body.len()
-                )
-            } else {
-                "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-                    .to_owned()
-            };
-            stream.write_all(response.as_bytes()).await?;
-            stream.shutdown().await
-        };
-        let _ = tokio::time::timeout(Duration::from_secs(2), answer).await;
-    }
-}
-
-fn metrics_text(store: &Store, tracker: &Tracker) -> String {
-    let sidecars = tracker.all();
-    let connected = sidecars.iter().filter(|s| s.connected).count();
-    let nacks: usize = sidecars.iter().map(|s| s.nacks.len()).sum();
-    format!(
-        "# HELP postern_control_streams Discovery streams that are open.\n# TYPE postern_control_streams gauge\npostern_control_streams {connected}\n\
-         # HELP postern_control_revision Revision of the store.\n# TYPE postern_control_revision gauge\npostern_control_revision {}\n\
-         # HELP postern_control_rejected_resources Resources that sidecars rejected and do not hold.\n# TYPE postern_control_rejected_resources gauge\npostern_control_rejected_resources {nacks}\n",
-        store.view().revision
-    )
 }

@@ -1,22 +1,49 @@
-//! Which sidecars are connected and what each of them holds.
+//! Which sidecars are connected, what each of them holds, and when its certificate ends.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mesh_proto::admin::{Nack, SidecarStatus};
 
 /// The sidecars seen since the start, by workload.
 #[derive(Debug, Default)]
 pub struct Tracker {
-    sidecars: Mutex<BTreeMap<String, (u64, SidecarStatus)>>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// With the number of the stream that speaks for the workload: the newest.
+    sidecars: BTreeMap<String, (u64, SidecarStatus)>,
+    /// End of the last certificate issued to each workload.
+    certificates: BTreeMap<String, i64>,
+    /// Streams that are open.
+    streams: u64,
 }
 
 impl Tracker {
-    /// A stream opened; `stream` identifies it among those of the same workload.
-    pub fn connected(&self, stream: u64, status: SidecarStatus) {
-        if let Ok(mut sidecars) = self.sidecars.lock() {
-            sidecars.insert(status.workload.clone(), (stream, status));
+    /// Knows the certificates that were issued before the start.
+    pub fn new(certificates: BTreeMap<String, i64>) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                certificates,
+                ..Inner::default()
+            }),
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics while it is held, and half a status would still be one.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stream opened; of several of one workload the newest counts.
+    pub fn connected(&self, stream: u64, status: SidecarStatus) {
+        let mut inner = self.lock();
+        inner.streams += 1;
+        inner
+            .sidecars
+            .insert(status.workload.clone(), (stream, status));
     }
 
     /// What a stream acknowledged or rejected changed.
@@ -27,29 +54,103 @@ impl Tracker {
         });
     }
 
-    /// A stream ended; a newer one of the same workload is left alone.
+    /// A stream ended.
     pub fn disconnected(&self, stream: u64, workload: &str, now: i64) {
+        {
+            let mut inner = self.lock();
+            inner.streams = inner.streams.saturating_sub(1);
+        }
         self.update(stream, workload, |status| {
             status.connected = false;
             status.since = now;
         });
     }
 
+    /// A certificate was issued.
+    pub fn certified(&self, workload: &str, not_after: i64) {
+        self.lock()
+            .certificates
+            .insert(workload.to_owned(), not_after);
+    }
+
     fn update(&self, stream: u64, workload: &str, change: impl FnOnce(&mut SidecarStatus)) {
-        if let Ok(mut sidecars) = self.sidecars.lock() {
-            if let Some((current, status)) = sidecars.get_mut(workload) {
-                if *current == stream {
-                    change(status);
-                }
-            }
+        let mut inner = self.lock();
+        if let Some((current, status)) = inner.sidecars.get_mut(workload)
+            && *current == stream
+        {
+            change(status);
         }
     }
 
-    /// Every sidecar.
-    pub fn all(&self) -> Vec<SidecarStatus> {
-        self.sidecars
-            .lock()
-            .map(|s| s.values().map(|(_, status)| status.clone()).collect())
-            .unwrap_or_default()
+    /// Every sidecar; those that are away and no longer `registered` are forgotten.
+    pub fn all(&self, registered: impl Fn(&str) -> bool) -> Vec<SidecarStatus> {
+        let mut inner = self.lock();
+        inner
+            .sidecars
+            .retain(|workload, (_, status)| status.connected || registered(workload));
+        inner
+            .certificates
+            .retain(|workload, _| registered(workload));
+        let end = |workload: &str| inner.certificates.get(workload).copied().unwrap_or(0);
+        inner
+            .sidecars
+            .values()
+            .map(|(_, status)| SidecarStatus {
+                certificate_not_after: end(&status.workload),
+                ..status.clone()
+            })
+            .collect()
+    }
+
+    /// Streams that are open.
+    pub fn streams(&self) -> u64 {
+        self.lock().streams
+    }
+
+    /// Resources that connected sidecars rejected and do not hold.
+    pub fn rejected(&self) -> u64 {
+        let inner = self.lock();
+        let connected = inner.sidecars.values().filter(|(_, s)| s.connected);
+        connected.map(|(_, s)| s.nacks.len() as u64).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(workload: &str) -> SidecarStatus {
+        SidecarStatus {
+            workload: workload.into(),
+            connected: true,
+            ..SidecarStatus::default()
+        }
+    }
+
+    #[test]
+    fn the_newest_stream_speaks_for_a_workload() {
+        let tracker = Tracker::default();
+        tracker.connected(1, status("ns/a"));
+        tracker.connected(2, status("ns/a"));
+        tracker.progressed(1, "ns/a", 9, vec![]);
+        tracker.disconnected(1, "ns/a", 5);
+        let all = tracker.all(|_| true);
+        assert!(all[0].connected && all[0].acked_revision == 0);
+        assert_eq!(tracker.streams(), 1);
+        tracker.disconnected(2, "ns/a", 6);
+        assert_eq!(tracker.all(|_| true)[0].since, 6);
+        assert!(
+            tracker.all(|_| false).is_empty(),
+            "deleted workloads are forgotten"
+        );
+    }
+
+    #[test]
+    fn certificates_are_shown_with_their_sidecar() {
+        let tracker = Tracker::new(BTreeMap::from([("ns/a".to_owned(), 7)]));
+        tracker.connected(1, status("ns/a"));
+        assert_eq!(tracker.all(|_| true)[0].certificate_not_after, 7);
+        tracker.certified("ns/a", 9);
+        assert_eq!(tracker.all(|_| true)[0].certificate_not_after, 9);
     }
 }

@@ -1,42 +1,67 @@
-//! The aggregated discovery service: authorizes a stream by its TLS identity and drives its state.
+//! The aggregated discovery service: a stream around each [`State`].
+//!
+//! A stream belongs to the workload named in `node.id` only as long as the connection's certificate is valid and its
+//! identity is the one that the workload is registered with; both are looked at again with every new world.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use mesh_auth::svid::VerifiedPeer;
 use mesh_proto::admin::{Nack, SidecarStatus};
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use mesh_proto::envoy::config::core::v3::Node;
 use mesh_proto::envoy::config::core::v3::node::UserAgentVersionType;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::state::State;
+use crate::clock::Clock;
 use crate::listener::Caller;
-use crate::program::now;
+use crate::metrics::Metrics;
 use crate::registry::{Registered, World};
 use crate::status::Tracker;
 
-/// Responses buffered per stream.
-const BUFFER: usize = 8;
+/// Responses between us and the transport: each is bounded, and there is at most one per type.
+const BUFFER: usize = 1;
 /// How long the first request is waited for.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// Longest text of a client that is shown to people.
+const MAX_LABEL: usize = 128;
+
+/// What the service works with.
+pub struct Parts {
+    /// What there is to send.
+    pub worlds: watch::Receiver<Arc<World>>,
+    /// Told what clients hold.
+    pub tracker: Arc<Tracker>,
+    /// Told what happens.
+    pub metrics: Arc<Metrics>,
+    /// For certificates' ends and moments that people read.
+    pub clock: Clock,
+    /// Ends every stream.
+    pub stop: CancellationToken,
+    /// Owns the streams' tasks.
+    pub tasks: TaskTracker,
+}
 
 /// The service.
 pub struct Discovery {
-    worlds: watch::Receiver<Arc<World>>,
-    tracker: Arc<Tracker>,
+    parts: Arc<Parts>,
     streams: AtomicU64,
 }
 
 impl Discovery {
-    /// A service that sends what `worlds` publishes.
-    pub fn new(worlds: watch::Receiver<Arc<World>>, tracker: Arc<Tracker>) -> Self {
+    /// A service that sends what its parts' worlds hold.
+    pub fn new(parts: Parts) -> Self {
         Self {
-            worlds,
-            tracker,
+            parts: Arc::new(parts),
             streams: AtomicU64::new(1),
         }
     }
@@ -54,119 +79,210 @@ impl AggregatedDiscoveryService for Discovery {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Responses>, Status> {
         let caller = Caller::of(&request);
-        let Some(peer) = caller.peer.clone() else {
-            return Err(Status::unauthenticated(
+        let peer = caller.current_peer(&self.parts.clock)?.cloned().ok_or_else(|| {
+            Status::unauthenticated(
                 "discovery needs the workload's certificate (X.509-SVID) as TLS client certificate",
-            ));
-        };
-        let mut requests = request.into_inner();
-        let worlds = self.worlds.clone();
-        let first = tokio::time::timeout(FIRST_REQUEST, requests.message())
-            .await
-            .map_err(|_| Status::deadline_exceeded("no request on the stream"))??
-            .ok_or_else(|| Status::invalid_argument("the stream ended before its first request"))?;
-        let node = first
-            .node
-            .clone()
-            .ok_or_else(|| Status::invalid_argument("node: must be set on the first request"))?;
-        let workload = authorize(&worlds.borrow(), &node.id, peer.id())?;
-        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
-        let version = match node.user_agent_version_type {
-            Some(UserAgentVersionType::UserAgentVersion(version)) => {
-                format!("{} {version}", node.user_agent_name)
-                    .trim()
-                    .to_owned()
-            }
-            None => node.user_agent_name,
-        };
-        self.tracker.connected(
-            stream,
-            SidecarStatus {
-                workload: workload.uid.clone(),
-                spiffe_id: workload.id.to_string(),
-                connected: true,
-                since: now(),
-                version,
-                peer_address: caller.address,
-                ..Default::default()
-            },
-        );
-        tracing::info!(workload = workload.uid, "discovery stream opened");
+            )
+        })?;
         let (sender, receiver) = mpsc::channel(BUFFER);
-        let tracker = Arc::clone(&self.tracker);
-        // Ends with the stream: the receiver is dropped by the transport, or the requests end.
-        tokio::spawn(async move {
-            let uid = workload.uid.clone();
-            let result = drive(first, requests, worlds, &sender, &tracker, stream, workload).await;
-            if let Err(status) = result {
-                tracing::info!(workload = uid, %status, "discovery stream ended");
-                let _ = sender.send(Err(status)).await;
-            }
-            tracker.disconnected(stream, &uid, now());
-        });
+        let stream = Stream {
+            number: self.streams.fetch_add(1, Ordering::Relaxed),
+            parts: Arc::clone(&self.parts),
+            peer,
+            address: caller.address,
+            sender,
+        };
+        let requests = request.into_inner();
+        // Ends when the requests end, when the transport drops the receiver, or when told to stop.
+        self.parts.tasks.spawn(stream.run(requests));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 
-fn authorize(
-    world: &World,
-    node: &str,
-    id: &mesh_auth::SpiffeId,
-) -> Result<Arc<Registered>, Status> {
-    // One answer for "unknown" and "not yours": who may not know learns nothing.
-    world
-        .workload(node)
-        .filter(|w| w.id == *id)
-        .cloned()
-        .ok_or_else(|| {
+/// One stream.
+struct Stream {
+    number: u64,
+    parts: Arc<Parts>,
+    peer: VerifiedPeer,
+    address: String,
+    sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+}
+
+impl Stream {
+    async fn run(self, mut requests: Streaming<DeltaDiscoveryRequest>) {
+        let ended = tokio::select! {
+            ended = self.follow(&mut requests) => ended,
+            () = self.parts.stop.cancelled() => Err(Status::unavailable("the control API is stopping; connect again")),
+            () = self.certificate_end() => Err(Status::unauthenticated(
+                "the connection's certificate has ended; connect with the current one",
+            )),
+            () = self.sender.closed() => Ok(()),
+        };
+        if let Err(status) = ended {
+            tracing::info!(peer = %self.peer.id(), address = self.address, code = ?status.code(), reason = status.message(), "discovery stream ended");
+            // The transport may be gone or stuck: nobody waits for it.
+            let _ = self.sender.try_send(Err(status));
+        }
+    }
+
+    async fn certificate_end(&self) {
+        let left = self
+            .peer
+            .not_after()
+            .saturating_sub(self.parts.clock.seconds());
+        let left = Duration::from_secs(u64::try_from(left).unwrap_or(0));
+        match Instant::now().checked_add(left) {
+            Some(end) => tokio::time::sleep_until(end).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn follow(&self, requests: &mut Streaming<DeltaDiscoveryRequest>) -> Result<(), Status> {
+        let first = tokio::time::timeout(FIRST_REQUEST, requests.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no request came on the stream"))??
+            .ok_or_else(|| Status::invalid_argument("the stream ended before its first request"))?;
+        let node = first
+            .node
+            .clone()
+            .ok_or_else(|| Status::invalid_argument("node: must be set in the first request"))?;
+        let workload = self.authorize(&self.parts.worlds.borrow(), &node.id)?;
+        let _open = Open::new(self, &workload, &node);
+        tracing::info!(
+            workload = workload.uid,
+            address = self.address,
+            "discovery stream opened"
+        );
+        self.drive(first, requests, workload).await
+    }
+
+    /// The workload that `node` names, if this peer is it.
+    fn authorize(&self, world: &World, node: &str) -> Result<Arc<Registered>, Status> {
+        let id = self.peer.id();
+        // One answer for "unknown" and for "not yours": who may not know learns nothing.
+        let workload = world.workload(node).filter(|w| w.id == *id);
+        workload.cloned().ok_or_else(|| {
+            let node: String = node.chars().take(MAX_LABEL).collect();
             Status::permission_denied(format!(
                 "node.id: no workload '{}' is registered with identity '{id}'",
                 node.escape_default()
             ))
         })
-}
+    }
 
-async fn drive(
-    first: DeltaDiscoveryRequest,
-    mut requests: Streaming<DeltaDiscoveryRequest>,
-    mut worlds: watch::Receiver<Arc<World>>,
-    sender: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
-    tracker: &Tracker,
-    stream: u64,
-    workload: Arc<Registered>,
-) -> Result<(), Status> {
-    let (uid, id) = (workload.uid.clone(), workload.id.clone());
-    let mut state = State::new(workload);
-    let exhausted = |e: super::state::StreamError| Status::resource_exhausted(e.to_string());
-    state.request(&first).map_err(exhausted)?;
-    loop {
-        let world = Arc::clone(&worlds.borrow_and_update());
-        state.set_workload(authorize(&world, &uid, &id)?);
-        for response in state.responses(&world) {
-            if sender.send(Ok(response)).await.is_err() {
-                return Ok(());
+    async fn drive(
+        &self,
+        first: DeltaDiscoveryRequest,
+        requests: &mut Streaming<DeltaDiscoveryRequest>,
+        workload: Arc<Registered>,
+    ) -> Result<(), Status> {
+        let uid = workload.uid.clone();
+        let mut worlds = self.parts.worlds.clone();
+        let mut state = State::new(workload);
+        self.take(&mut state, &first, &uid)?;
+        loop {
+            let world = Arc::clone(&worlds.borrow_and_update());
+            state.set_workload(self.authorize(&world, &uid)?);
+            for response in state.responses(&world) {
+                if self.sender.send(Ok(response)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            self.report(&state, &uid);
+            tokio::select! {
+                request = requests.message() => match request? {
+                    Some(request) => self.take(&mut state, &request, &uid)?,
+                    None => return Ok(()),
+                },
+                changed = worlds.changed() => if changed.is_err() {
+                    return Err(Status::unavailable("the control API is stopping; connect again"));
+                },
             }
         }
-        let nacks = state
-            .rejected()
-            .map(|(kind, name, rejected)| Nack {
-                type_url: kind.type_url().to_owned(),
-                name: name.clone(),
-                version: rejected.version.clone(),
-                reason: rejected.reason.clone(),
-                at: now(),
-            })
-            .collect();
-        tracker.progressed(stream, &uid, state.acked_revision(), nacks);
-        tokio::select! {
-            request = requests.message() => match request? {
-                Some(request) => state.request(&request).map_err(exhausted)?,
-                None => return Ok(()),
+    }
+
+    fn take(
+        &self,
+        state: &mut State,
+        request: &DeltaDiscoveryRequest,
+        uid: &str,
+    ) -> Result<(), Status> {
+        let rejected = state
+            .request(request, self.parts.clock.seconds())
+            .map_err(|e| Status::resource_exhausted(e.to_string()))?;
+        if rejected > 0 {
+            self.parts.metrics.nacks.add(rejected as u64);
+            tracing::warn!(
+                workload = uid,
+                type_url = request.type_url,
+                rejected,
+                "a sidecar rejected resources"
+            );
+        }
+        Ok(())
+    }
+
+    fn report(&self, state: &State, uid: &str) {
+        let nacks = state.rejected().map(|(kind, name, rejected)| Nack {
+            type_url: kind.type_url().to_owned(),
+            name: name.to_owned(),
+            version: rejected.version.clone(),
+            reason: rejected.reason.clone(),
+            at: rejected.at,
+        });
+        self.parts
+            .tracker
+            .progressed(self.number, uid, state.acked_revision(), nacks.collect());
+    }
+}
+
+/// While it lives the sidecar counts as connected.
+struct Open<'a> {
+    stream: &'a Stream,
+    workload: String,
+}
+
+impl<'a> Open<'a> {
+    fn new(stream: &'a Stream, workload: &Registered, node: &Node) -> Self {
+        let version = match &node.user_agent_version_type {
+            Some(UserAgentVersionType::UserAgentVersion(version)) => {
+                format!("{} {version}", node.user_agent_name)
+            }
+            None => node.user_agent_name.clone(),
+        };
+        stream.parts.tracker.connected(
+            stream.number,
+            SidecarStatus {
+                workload: workload.uid.clone(),
+                spiffe_id: workload.id.to_string(),
+                connected: true,
+                since: stream.parts.clock.seconds(),
+                version: label(&version),
+                peer_address: stream.address.clone(),
+                ..SidecarStatus::default()
             },
-            changed = worlds.changed() => if changed.is_err() {
-                return Ok(());
-            },
-            () = sender.closed() => return Ok(()),
+        );
+        Self {
+            stream,
+            workload: workload.uid.clone(),
         }
     }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let parts = &self.stream.parts;
+        parts
+            .tracker
+            .disconnected(self.stream.number, &self.workload, parts.clock.seconds());
+    }
+}
+
+/// A client's text, fit for a table.
+fn label(text: &str) -> String {
+    text.trim()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_LABEL)
+        .collect()
 }

@@ -1,0 +1,339 @@
+//! The administration service. Every call is an operator's or refused.
+
+mod operator;
+
+pub use operator::Operator;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_manifest::Kind;
+use mesh_proto::admin::admin_service_server::AdminService;
+use mesh_proto::admin::{
+    AppliedResource, ApplyRequest, ApplyResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
+    DeleteRequest, DeleteResponse, GetRequest, GetResponse, InfoRequest, InfoResponse, JoinToken,
+    ListJoinTokensRequest, ListJoinTokensResponse, RevokeJoinTokenRequest, RevokeJoinTokenResponse,
+    StatusRequest, StatusResponse, StoredResource,
+};
+use tonic::{Request, Response, Status};
+
+use crate::ca::Authority;
+use crate::clock::Clock;
+use crate::listener::Caller;
+use crate::metrics::Metrics;
+use crate::registry::{Registry, RegistryError};
+use crate::status::Tracker;
+use crate::store::tokens::{self, TokenError};
+use crate::store::{Store, StoreError};
+
+/// The service.
+#[derive(Clone)]
+pub struct Administration {
+    /// Documents.
+    pub registry: Arc<Registry>,
+    /// Join tokens.
+    pub store: Arc<Store>,
+    /// Facts about the authority.
+    pub authority: Arc<Authority>,
+    /// Connected sidecars.
+    pub tracker: Arc<Tracker>,
+    /// Told what happens.
+    pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Clock,
+    /// The user the control API runs as.
+    pub own_uid: u32,
+}
+
+impl Administration {
+    fn operator<T>(&self, request: &Request<T>) -> Result<Operator, Status> {
+        let caller = Caller::of(request);
+        Operator::of(
+            &caller,
+            self.authority.trust_domain(),
+            self.own_uid,
+            &self.clock,
+        )
+        .inspect_err(|status| {
+            self.metrics.admin_refused.add(1);
+            tracing::warn!(
+                address = caller.address,
+                reason = status.message(),
+                "administration refused"
+            );
+        })
+    }
+
+    /// Runs what waits for the disk where nobody else waits for it.
+    async fn blocking<T: Send + 'static, E: Into<Status> + Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Status> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || work(&this))
+            .await
+            .map_err(|e| Status::internal(format!("the call was not finished: {e}")))?
+            .map_err(Into::into)
+    }
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        Self::unavailable(error.to_string())
+    }
+}
+
+impl From<RegistryError> for Status {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::NotFound { .. } => Self::not_found(error.to_string()),
+            RegistryError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<TokenError> for Status {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Store(error) => error.into(),
+            TokenError::TooMany => Self::resource_exhausted(error.to_string()),
+            TokenError::Unknown | TokenError::State { .. } => Self::not_found(error.to_string()),
+        }
+    }
+}
+
+fn kind(text: &str) -> Result<Kind, Status> {
+    Kind::parse(text).ok_or_else(|| {
+        Status::invalid_argument(format!(
+            "kind: '{}' is unknown; known are {}",
+            text.escape_default(),
+            Kind::names()
+        ))
+    })
+}
+
+#[tonic::async_trait]
+impl AdminService for Administration {
+    async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
+        self.operator(&request)?;
+        Ok(Response::new(InfoResponse {
+            trust_domain: self.authority.trust_domain().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: self.registry.world().revision,
+            trust_bundle_pem: self.authority.bundle_pem(),
+            ca_not_after: self.authority.not_after(),
+            now_unix_ms: self.clock.millis(),
+        }))
+    }
+
+    async fn apply(
+        &self,
+        request: Request<ApplyRequest>,
+    ) -> Result<Response<ApplyResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let request = request.into_inner();
+        let response = self
+            .blocking(move |this| -> Result<ApplyResponse, Status> {
+                let source = match request.source.as_str() {
+                    "" => "<input>",
+                    source => source,
+                };
+                let documents = mesh_manifest::parse(&request.manifest, source)
+                    .map_err(|error| Status::invalid_argument(error.to_string()))?;
+                let keys: Vec<_> = documents.iter().map(mesh_manifest::Document::key).collect();
+                let (revision, outcomes) = if request.dry_run {
+                    this.registry.dry_run(&documents)
+                } else {
+                    let applied =
+                        this.registry
+                            .apply(documents, operator.as_str(), this.clock.seconds())?;
+                    tracing::info!(
+                        operator = operator.as_str(),
+                        revision = applied.0,
+                        documents = keys.len(),
+                        "documents applied"
+                    );
+                    applied
+                };
+                let resources = keys.into_iter().zip(outcomes);
+                Ok(ApplyResponse {
+                    revision,
+                    resources: resources
+                        .map(|((kind, namespace, name), outcome)| AppliedResource {
+                            kind: kind.as_str().to_owned(),
+                            namespace,
+                            name,
+                            outcome: outcome.as_str().to_owned(),
+                        })
+                        .collect(),
+                })
+            })
+            .await?;
+        Ok(Response::new(response))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        self.operator(&request)?;
+        let request = request.into_inner();
+        let wanted = match request.kind.as_str() {
+            "" => None,
+            text => Some(kind(text)?),
+        };
+        let world = self.registry.world();
+        let matches = world
+            .documents
+            .iter()
+            .filter(|((kind, namespace, name), _)| {
+                wanted.is_none_or(|wanted| wanted == *kind)
+                    && (request.namespace.is_empty() || request.namespace == *namespace)
+                    && (request.name.is_empty() || request.name == *name)
+            });
+        let resources = matches.map(|((kind, namespace, name), stored)| StoredResource {
+            kind: kind.as_str().to_owned(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+            revision: stored.revision,
+            changed_at: stored.changed_at,
+            author: stored.author.clone(),
+            document_json: stored.document.to_json().to_string(),
+            summary: stored.document.summary.clone(),
+        });
+        Ok(Response::new(GetResponse {
+            resources: resources.collect(),
+            revision: world.revision,
+        }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<DeleteRequest>,
+    ) -> Result<Response<DeleteResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let request = request.into_inner();
+        let kind = kind(&request.kind)?;
+        let revision = self
+            .blocking(move |this| {
+                let (namespace, name) = (&request.namespace, &request.name);
+                let now = this.clock.seconds();
+                let revision =
+                    this.registry
+                        .delete(kind, namespace, name, operator.as_str(), now)?;
+                tracing::info!(
+                    operator = operator.as_str(),
+                    revision,
+                    kind = kind.as_str(),
+                    namespace,
+                    name,
+                    "document deleted"
+                );
+                Ok::<_, RegistryError>(revision)
+            })
+            .await?;
+        Ok(Response::new(DeleteResponse { revision }))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let request = request.into_inner();
+        let ttl = match request.ttl_seconds {
+            0 => tokens::DEFAULT_TTL,
+            asked => Duration::from_secs(asked.into()),
+        };
+        if ttl > tokens::MAX_TTL {
+            return Err(Status::invalid_argument(format!(
+                "ttl_seconds: {} is more than {}",
+                request.ttl_seconds,
+                tokens::MAX_TTL.as_secs()
+            )));
+        }
+        let world = self.registry.world();
+        let workload = world.workload(&request.workload).cloned().ok_or_else(|| {
+            Status::not_found(format!(
+                "workload: '{}' is not registered; apply a Workload document for it first",
+                request.workload.escape_default()
+            ))
+        })?;
+        let response = self
+            .blocking(move |this| {
+                let now = this.clock.seconds();
+                let (token, secret) =
+                    tokens::create(&this.store, &workload.uid, workload.id.as_str(), ttl, now)?;
+                tracing::info!(
+                    operator = operator.as_str(),
+                    workload = workload.uid,
+                    token = token.id,
+                    "join token made"
+                );
+                Ok::<_, TokenError>(CreateJoinTokenResponse {
+                    id: token.id,
+                    token: secret.expose().clone(),
+                    spiffe_id: token.spiffe_id,
+                    expires_at: token.expires_at,
+                    revision: this.registry.world().revision,
+                })
+            })
+            .await?;
+        Ok(Response::new(response))
+    }
+
+    async fn list_join_tokens(
+        &self,
+        request: Request<ListJoinTokensRequest>,
+    ) -> Result<Response<ListJoinTokensResponse>, Status> {
+        self.operator(&request)?;
+        let now = self.clock.seconds();
+        let tokens = self.blocking(|this| tokens::list(&this.store)).await?;
+        let tokens = tokens.into_iter().map(|token| JoinToken {
+            state: token.state(now).as_str().to_owned(),
+            id: token.id,
+            workload: token.workload,
+            spiffe_id: token.spiffe_id,
+            expires_at: token.expires_at,
+        });
+        Ok(Response::new(ListJoinTokensResponse {
+            tokens: tokens.collect(),
+        }))
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<RevokeJoinTokenRequest>,
+    ) -> Result<Response<RevokeJoinTokenResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let id = request.into_inner().id;
+        let (id, found) = self
+            .blocking(move |this| tokens::revoke(&this.store, &id).map(|found| (id, found)))
+            .await?;
+        if !found {
+            return Err(Status::not_found(format!(
+                "id: there is no join token '{}'",
+                id.escape_default()
+            )));
+        }
+        tracing::info!(
+            operator = operator.as_str(),
+            token = id,
+            "join token revoked"
+        );
+        Ok(Response::new(RevokeJoinTokenResponse {
+            revision: self.registry.world().revision,
+        }))
+    }
+
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        self.operator(&request)?;
+        let world = self.registry.world();
+        Ok(Response::new(StatusResponse {
+            revision: world.revision,
+            sidecars: self
+                .tracker
+                .all(|workload| world.workload(workload).is_some()),
+        }))
+    }
+}

@@ -1,0 +1,199 @@
+//! Certificates for what a caller proved: a join token, or the identity it has already.
+//!
+//! Token, serial number, key and certificate go into the store in one transaction, before the caller sees anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_auth::svid::VerifiedPeer;
+use redb::WriteTransaction;
+
+use crate::ca::{Authority, CaError, Issued, RequestError, RequestedKey, Serial, hex};
+use crate::registry::{Registered, Registry};
+use crate::status::Tracker;
+use crate::store::issued::{self, IssuedRecord};
+use crate::store::tokens::{self, TokenError};
+use crate::store::{Store, StoreError};
+
+/// Why no certificate is issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// The join token cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The request asks for what it may not.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The key speaks for somebody else already.
+    #[error(
+        "certificate request refused: its key is in use by another identity: make a key for each workload"
+    )]
+    KeyReused,
+    /// The workload is not, or no longer, registered with the identity.
+    #[error("no workload{} is registered with identity '{id}'", workload.as_ref().map(|w| format!(" '{w}'")).unwrap_or_default())]
+    NotRegistered {
+        /// Workload, where one was named.
+        workload: Option<String>,
+        /// Identity.
+        id: String,
+    },
+    /// The authority does not sign.
+    #[error(transparent)]
+    Authority(#[from] CaError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An issued certificate and whom it is for.
+#[derive(Debug)]
+pub struct Granted {
+    /// The certificate.
+    pub issued: Issued,
+    /// Whom it is for.
+    pub workload: Arc<Registered>,
+}
+
+/// Issues certificates to registered workloads.
+pub struct Issuance {
+    /// Signs.
+    pub authority: Arc<Authority>,
+    /// Holds tokens and records what was issued.
+    pub store: Arc<Store>,
+    /// Knows the workloads.
+    pub registry: Arc<Registry>,
+    /// Told the ends of certificates.
+    pub tracker: Arc<Tracker>,
+    /// Default and longest lifetime.
+    pub lifetime: Duration,
+}
+
+impl Issuance {
+    /// For the workload that a join token is bound to. The token is used up with the certificate, or not at all.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn by_token(
+        &self,
+        token: &str,
+        request: &[u8],
+        lifetime: Duration,
+        now: i64,
+    ) -> Result<Granted, IssueError> {
+        // First a look, so that a flood of bad tokens does not queue for the one writer.
+        self.store
+            .read(|read| Ok(tokens::check(read, token, now)))??;
+        let key = RequestedKey::parse(request)?;
+        let granted = self.store.write(|write| {
+            let serial = unused_serial(write)?;
+            let token = tokens::consume(write, token, &serial.to_hex(), now)?;
+            let workload = self
+                .registry
+                .world()
+                .workload(&token.workload)
+                .filter(|w| w.id.as_str() == token.spiffe_id)
+                .cloned()
+                .ok_or(IssueError::NotRegistered {
+                    workload: Some(token.workload),
+                    id: token.spiffe_id,
+                })?;
+            self.issue(write, &key, workload, &serial, lifetime, now)
+        })?;
+        Ok(self.granted(granted))
+    }
+
+    /// For the workload that a verified peer is.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn by_peer(
+        &self,
+        peer: &VerifiedPeer,
+        request: &[u8],
+        lifetime: Duration,
+        now: i64,
+    ) -> Result<Granted, IssueError> {
+        let key = RequestedKey::parse(request)?;
+        let workload = self.workload_of(peer)?;
+        let granted = self.store.write(|write| {
+            let serial = unused_serial(write)?;
+            self.issue(write, &key, workload, &serial, lifetime, now)
+        })?;
+        Ok(self.granted(granted))
+    }
+
+    /// Several workloads can share an identity: the one that the peer's certificate was issued to, else the first.
+    fn workload_of(&self, peer: &VerifiedPeer) -> Result<Arc<Registered>, IssueError> {
+        let world = self.registry.world();
+        let record = self
+            .store
+            .read(|read| issued::get(read, &hex(peer.serial())))?;
+        let recorded = record
+            .and_then(|r| world.workload(&r.workload))
+            .filter(|w| w.id == *peer.id());
+        recorded
+            .or_else(|| world.workloads().find(|w| w.id == *peer.id()))
+            .cloned()
+            .ok_or_else(|| IssueError::NotRegistered {
+                workload: None,
+                id: peer.id().to_string(),
+            })
+    }
+
+    fn issue(
+        &self,
+        write: &WriteTransaction,
+        key: &RequestedKey,
+        workload: Arc<Registered>,
+        serial: &Serial,
+        lifetime: Duration,
+        now: i64,
+    ) -> Result<Granted, IssueError> {
+        let fingerprint = hex(&key.fingerprint());
+        if issued::identity_of_key(write, &fingerprint)?
+            .is_some_and(|id| id != workload.id.as_str())
+        {
+            return Err(IssueError::KeyReused);
+        }
+        let issued = self
+            .authority
+            .sign(key, &workload.id, lifetime, serial, now)?;
+        let record = IssuedRecord {
+            workload: workload.uid.clone(),
+            spiffe_id: workload.id.to_string(),
+            issued_at: now,
+            not_after: issued.not_after,
+        };
+        issued::record(write, &issued.serial, &fingerprint, &record)?;
+        Ok(Granted { issued, workload })
+    }
+
+    fn granted(&self, granted: Granted) -> Granted {
+        self.tracker
+            .certified(&granted.workload.uid, granted.issued.not_after);
+        granted
+    }
+
+    /// Forgets what ended long ago.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn forget_old(&self, now: i64) -> Result<(), StoreError> {
+        self.store.write(|write| {
+            tokens::forget_old(write, now)?;
+            issued::forget_old(write, now)
+        })
+    }
+}
+
+fn unused_serial(write: &WriteTransaction) -> Result<Serial, IssueError> {
+    loop {
+        let serial = Serial::random()?;
+        if !issued::is_used(write, &serial.to_hex())? {
+            return Ok(serial);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

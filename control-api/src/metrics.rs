@@ -1,0 +1,111 @@
+//! Numbers for Prometheus, in its text format 0.0.4.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::registry::World;
+use crate::status::Tracker;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What is counted.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Certificates issued.
+    pub certificates_issued: Counter,
+    /// Certificate requests refused.
+    pub certificates_refused: Counter,
+    /// Resources rejected by sidecars.
+    pub nacks: Counter,
+    /// Connections whose handshake failed.
+    pub handshakes_failed: Counter,
+    /// Administrative calls refused.
+    pub admin_refused: Counter,
+}
+
+/// The exposition.
+pub fn text(metrics: &Metrics, tracker: &Tracker, world: &World, ca_not_after: i64) -> String {
+    let mut out = String::new();
+    let mut family = |name: &str, kind: &str, help: &str, value: &dyn std::fmt::Display| {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            out,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
+        );
+    };
+    family(
+        "postern_control_streams",
+        "gauge",
+        "Discovery streams that are open.",
+        &tracker.streams(),
+    );
+    family(
+        "postern_control_revision",
+        "gauge",
+        "Revision of the store.",
+        &world.revision,
+    );
+    family(
+        "postern_control_workloads",
+        "gauge",
+        "Workloads that are registered.",
+        &world.workloads().count(),
+    );
+    family(
+        "postern_control_rejected_resources",
+        "gauge",
+        "Resources that connected sidecars rejected and do not hold.",
+        &tracker.rejected(),
+    );
+    family(
+        "postern_control_certificates_issued_total",
+        "counter",
+        "Certificates issued.",
+        &metrics.certificates_issued.get(),
+    );
+    family(
+        "postern_control_certificates_refused_total",
+        "counter",
+        "Certificate requests refused.",
+        &metrics.certificates_refused.get(),
+    );
+    family(
+        "postern_control_nacks_total",
+        "counter",
+        "Resources rejected by sidecars.",
+        &metrics.nacks.get(),
+    );
+    family(
+        "postern_control_handshakes_failed_total",
+        "counter",
+        "Connections whose TLS handshake failed.",
+        &metrics.handshakes_failed.get(),
+    );
+    family(
+        "postern_control_admin_refused_total",
+        "counter",
+        "Administrative calls refused.",
+        &metrics.admin_refused.get(),
+    );
+    family(
+        "postern_control_ca_expiry_timestamp_seconds",
+        "gauge",
+        "End of validity of the certificate authority.",
+        &ca_not_after,
+    );
+    out
+}

@@ -1,0 +1,328 @@
+//! The registry: documents in, resources out.
+//!
+//! Owns the order of things that makes a revision true: compute, commit, publish. What is published is an immutable
+//! [`World`]; whoever reads it never waits for a writer.
+
+mod build;
+mod world;
+
+pub use build::{Inputs, Prior, build};
+pub use world::{Entry, Key, Registered, Selects, Stored, Table, World};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use mesh_auth::TrustDomain;
+use mesh_manifest::{Document, Kind};
+use tokio::sync::watch;
+
+use crate::ca::hex;
+use crate::store::documents::{self, Change, DocumentRecord, PublishedRecord, Revision};
+use crate::store::{Store, StoreError, failed};
+
+/// Author of what the control API changes by itself.
+const SELF: &str = "control-api";
+
+/// Why a write was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// There is no such document.
+    #[error("{kind} {namespace}/{name} does not exist{}", deleted.as_deref().unwrap_or_default())]
+    NotFound {
+        /// Kind.
+        kind: Kind,
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// When and by whom it was deleted, if it ever was there.
+        deleted: Option<String>,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What became of an applied document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was not there before.
+    Created,
+    /// It was different before.
+    Changed,
+    /// It was the same before.
+    Unchanged,
+}
+
+impl Outcome {
+    /// The word for people and programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+        }
+    }
+
+    fn of(world: &World, document: &Document) -> Self {
+        match world.documents.get(&document.key()) {
+            Some(stored) if stored.document == *document => Self::Unchanged,
+            Some(_) => Self::Changed,
+            None => Self::Created,
+        }
+    }
+}
+
+/// The owner of the documents.
+pub struct Registry {
+    store: Arc<Store>,
+    trust_domain: TrustDomain,
+    root: Vec<u8>,
+    worlds: watch::Sender<Arc<World>>,
+    /// Writers take turns from reading the world to publishing the next.
+    writer: Mutex<()>,
+}
+
+impl Registry {
+    /// Opens the registry of a store. `root` is the trust domain's root certificate, DER.
+    ///
+    /// # Errors
+    /// The store failed, or a record is damaged.
+    pub fn open(
+        store: Arc<Store>,
+        trust_domain: TrustDomain,
+        root: Vec<u8>,
+        now: i64,
+    ) -> Result<Self, StoreError> {
+        let loaded = store.read(documents::load)?;
+        let mut stored = BTreeMap::new();
+        for (key, record) in loaded.documents {
+            let document =
+                mesh_manifest::from_json(&record.document).map_err(|e| StoreError::Damaged {
+                    key,
+                    reason: e.to_string(),
+                })?;
+            let entry = Stored {
+                revision: record.revision,
+                changed_at: record.changed_at,
+                author: record.author,
+                document,
+            };
+            stored.insert(entry.document.key(), Arc::new(entry));
+        }
+        let registry = Self {
+            store,
+            trust_domain,
+            root,
+            worlds: watch::Sender::new(Arc::default()),
+            writer: Mutex::new(()),
+        };
+        // What is computed may differ from what was published: another root, or a program that computes more.
+        let next = loaded.revision + 1;
+        let world = registry.build(stored, &Prior::Records(&loaded.published), next);
+        let published = published(&world, &loaded.published.keys().cloned().collect(), next);
+        if published.is_empty() {
+            registry.worlds.send_replace(Arc::new(World {
+                revision: loaded.revision,
+                ..world
+            }));
+        } else {
+            let revision = Revision {
+                number: next,
+                documents: BTreeMap::new(),
+                published,
+                change: Change {
+                    at: now,
+                    author: SELF.to_owned(),
+                    documents: BTreeMap::new(),
+                },
+            };
+            registry.commit(world, &revision)?;
+        }
+        Ok(registry)
+    }
+
+    /// The current world.
+    pub fn world(&self) -> Arc<World> {
+        Arc::clone(&self.worlds.borrow())
+    }
+
+    /// Worlds as they are published. A slow reader sees the latest, not each.
+    pub fn watch(&self) -> watch::Receiver<Arc<World>> {
+        self.worlds.subscribe()
+    }
+
+    /// What [`Self::apply`] would do.
+    pub fn dry_run(&self, documents: &[Document]) -> (u64, Vec<Outcome>) {
+        let world = self.world();
+        let outcomes = documents.iter().map(|d| Outcome::of(&world, d)).collect();
+        (world.revision, outcomes)
+    }
+
+    /// Stores documents, all or none. Returns the revision after it.
+    ///
+    /// # Errors
+    /// The store failed; nothing was kept.
+    pub fn apply(
+        &self,
+        documents: Vec<Document>,
+        author: &str,
+        now: i64,
+    ) -> Result<(u64, Vec<Outcome>), StoreError> {
+        let _turn = self.writer.lock().map_err(failed)?;
+        let world = self.world();
+        let revision = world.revision + 1;
+        let mut next = world.documents.clone();
+        let mut outcomes = Vec::with_capacity(documents.len());
+        let mut records = BTreeMap::new();
+        let mut named = BTreeMap::new();
+        for document in documents {
+            let outcome = Outcome::of(&world, &document);
+            outcomes.push(outcome);
+            if outcome == Outcome::Unchanged {
+                continue;
+            }
+            let key = document.key();
+            let stored = Stored {
+                document,
+                revision,
+                changed_at: now,
+                author: author.to_owned(),
+            };
+            records.insert(record_key(&key), Some(stored.record()));
+            named.insert(record_key(&key), outcome.as_str().to_owned());
+            next.insert(key, Arc::new(stored));
+        }
+        if records.is_empty() {
+            return Ok((world.revision, outcomes));
+        }
+        self.advance(&world, next, records, named, author, now)?;
+        Ok((revision, outcomes))
+    }
+
+    /// Deletes a document. Returns the revision after it.
+    ///
+    /// # Errors
+    /// It is not there, or the store failed.
+    pub fn delete(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        author: &str,
+        now: i64,
+    ) -> Result<u64, RegistryError> {
+        let _turn = self.writer.lock().map_err(failed)?;
+        let world = self.world();
+        let key = (kind, namespace.to_owned(), name.to_owned());
+        let record = record_key(&key);
+        let mut next = world.documents.clone();
+        if next.remove(&key).is_none() {
+            let tombstone = self
+                .store
+                .read(|read| documents::tombstone(read, &record))?;
+            return Err(RegistryError::NotFound {
+                kind,
+                namespace: key.1,
+                name: key.2,
+                deleted: tombstone.map(|t| {
+                    format!(
+                        ": it was deleted by {} in revision {}",
+                        t.author, t.revision
+                    )
+                }),
+            });
+        }
+        let named = BTreeMap::from([(record.clone(), "deleted".to_owned())]);
+        let records = BTreeMap::from([(record, None)]);
+        self.advance(&world, next, records, named, author, now)?;
+        Ok(world.revision + 1)
+    }
+
+    fn advance(
+        &self,
+        world: &Arc<World>,
+        documents: BTreeMap<Key, Arc<Stored>>,
+        records: BTreeMap<String, Option<DocumentRecord>>,
+        named: BTreeMap<String, String>,
+        author: &str,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let number = world.revision + 1;
+        let next = self.build(documents, &Prior::World(world), number);
+        let before = world.entries().map(Entry::record_key).collect();
+        let revision = Revision {
+            number,
+            documents: records,
+            published: published(&next, &before, number),
+            change: Change {
+                at: now,
+                author: author.to_owned(),
+                documents: named,
+            },
+        };
+        self.commit(next, &revision)
+    }
+
+    fn commit(&self, world: World, revision: &Revision) -> Result<(), StoreError> {
+        self.store
+            .write(|write| documents::write(write, revision))?;
+        self.worlds.send_replace(Arc::new(world));
+        Ok(())
+    }
+
+    fn build(
+        &self,
+        documents: BTreeMap<Key, Arc<Stored>>,
+        prior: &Prior<'_>,
+        revision: u64,
+    ) -> World {
+        let inputs = Inputs {
+            documents,
+            trust_domain: &self.trust_domain,
+            root: &self.root,
+        };
+        build(inputs, prior, revision)
+    }
+}
+
+impl Stored {
+    fn record(&self) -> DocumentRecord {
+        DocumentRecord {
+            revision: self.revision,
+            changed_at: self.changed_at,
+            author: self.author.clone(),
+            document: self.document.to_json().to_string(),
+        }
+    }
+}
+
+fn record_key((kind, namespace, name): &Key) -> String {
+    format!("{kind}/{namespace}/{name}")
+}
+
+/// The records of resources that `revision` changed, and of those that are gone.
+fn published(
+    world: &World,
+    before: &BTreeSet<String>,
+    revision: u64,
+) -> BTreeMap<String, Option<PublishedRecord>> {
+    let mut gone: BTreeSet<&String> = before.iter().collect();
+    let mut records = BTreeMap::new();
+    for entry in world.entries() {
+        let key = entry.record_key();
+        gone.remove(&key);
+        if entry.revision == revision {
+            let record = PublishedRecord {
+                revision,
+                digest: hex(&entry.digest),
+            };
+            records.insert(key, Some(record));
+        }
+    }
+    records.extend(gone.into_iter().map(|key| (key.clone(), None)));
+    records
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! What was issued: serial numbers, for whom, and which key speaks for which identity.
+
+use std::collections::BTreeMap;
+
+use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use super::{StoreError, decode, encode, failed};
+
+const ISSUED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("issued");
+const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
+/// How long after its end a certificate is remembered, seconds.
+const KEPT: i64 = 7 * 86_400;
+
+/// A certificate that was issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedRecord {
+    /// Workload, `namespace/name`.
+    pub workload: String,
+    /// Identity.
+    pub spiffe_id: String,
+    /// When, Unix seconds.
+    pub issued_at: i64,
+    /// End of validity, Unix seconds.
+    pub not_after: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeyRecord {
+    spiffe_id: String,
+    not_after: i64,
+}
+
+pub(super) fn make_tables(write: &WriteTransaction) -> Result<(), StoreError> {
+    write.open_table(ISSUED).map_err(failed)?;
+    write.open_table(KEYS).map_err(failed)?;
+    Ok(())
+}
+
+/// True if a certificate with this serial number was issued.
+///
+/// # Errors
+/// The store failed.
+pub fn is_used(write: &WriteTransaction, serial: &str) -> Result<bool, StoreError> {
+    let issued = write.open_table(ISSUED).map_err(failed)?;
+    Ok(issued.get(serial).map_err(failed)?.is_some())
+}
+
+/// The identity that a key (SHA-256 of its SubjectPublicKeyInfo, hexadecimal) speaks for.
+///
+/// # Errors
+/// The store failed.
+pub fn identity_of_key(write: &WriteTransaction, key: &str) -> Result<Option<String>, StoreError> {
+    let keys = write.open_table(KEYS).map_err(failed)?;
+    let bytes = keys.get(key).map_err(failed)?;
+    let record: Option<KeyRecord> = bytes.map(|b| decode(key, b.value())).transpose()?;
+    Ok(record.map(|r| r.spiffe_id))
+}
+
+/// Records a certificate and the key in it.
+///
+/// # Errors
+/// The store failed.
+pub fn record(
+    write: &WriteTransaction,
+    serial: &str,
+    key: &str,
+    record: &IssuedRecord,
+) -> Result<(), StoreError> {
+    let mut issued = write.open_table(ISSUED).map_err(failed)?;
+    issued
+        .insert(serial, encode(record)?.as_slice())
+        .map_err(failed)?;
+    let mut keys = write.open_table(KEYS).map_err(failed)?;
+    let owner = KeyRecord {
+        spiffe_id: record.spiffe_id.clone(),
+        not_after: record.not_after,
+    };
+    keys.insert(key, encode(&owner)?.as_slice())
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// The record of a certificate.
+///
+/// # Errors
+/// The store failed.
+pub fn get(read: &ReadTransaction, serial: &str) -> Result<Option<IssuedRecord>, StoreError> {
+    let issued = read.open_table(ISSUED).map_err(failed)?;
+    let bytes = issued.get(serial).map_err(failed)?;
+    bytes.map(|b| decode(serial, b.value())).transpose()
+}
+
+/// End of the last certificate issued to each workload, Unix seconds.
+///
+/// # Errors
+/// The store failed.
+pub fn last_ends(read: &ReadTransaction) -> Result<BTreeMap<String, i64>, StoreError> {
+    let mut ends = BTreeMap::new();
+    for entry in read
+        .open_table(ISSUED)
+        .map_err(failed)?
+        .iter()
+        .map_err(failed)?
+    {
+        let (serial, bytes) = entry.map_err(failed)?;
+        let record: IssuedRecord = decode(serial.value(), bytes.value())?;
+        let end = ends.entry(record.workload).or_insert(record.not_after);
+        *end = record.not_after.max(*end);
+    }
+    Ok(ends)
+}
+
+/// Forgets certificates that ended long ago, and keys without any other.
+///
+/// # Errors
+/// The store failed.
+pub fn forget_old(write: &WriteTransaction, now: i64) -> Result<(), StoreError> {
+    let mut issued = write.open_table(ISSUED).map_err(failed)?;
+    issued
+        .retain(|_, bytes| {
+            serde_json::from_slice::<IssuedRecord>(bytes)
+                .is_ok_and(|r| r.not_after.saturating_add(KEPT) > now)
+        })
+        .map_err(failed)?;
+    let mut keys = write.open_table(KEYS).map_err(failed)?;
+    keys.retain(|_, bytes| {
+        serde_json::from_slice::<KeyRecord>(bytes)
+            .is_ok_and(|r| r.not_after.saturating_add(KEPT) > now)
+    })
+    .map_err(failed)
+}
