@@ -1,0 +1,333 @@
+//! Services and workloads, indexed the way the hot path asks for them: by address and by host.
+//!
+//! Immutable once built. Endpoints of a service port are resolved here, so that a request only picks one.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mesh_auth::{SpiffeId, TrustDomain};
+use mesh_proto::mesh;
+pub use mesh_proto::mesh::{AppProtocol, MeshProtocol};
+
+use crate::snapshot::Resources;
+
+/// Mesh port of a workload that names none.
+pub const DEFAULT_MESH_PORT: u16 = 15008;
+
+/// A workload or service that cannot be indexed.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} '{name}': {field}: {reason}")]
+pub struct DirectoryError {
+    /// `workload` or `service`.
+    pub kind: &'static str,
+    /// Resource name.
+    pub name: String,
+    /// Path of the offending field.
+    pub field: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// One instance of an application, as the hot path sees it.
+#[derive(Debug)]
+pub struct WorkloadEntry {
+    /// `namespace/name`.
+    pub uid: Arc<str>,
+    /// The identity its sidecar must prove.
+    pub id: SpiffeId,
+    /// Its addresses; the first is dialled.
+    pub addresses: Vec<IpAddr>,
+    /// Where its sidecar accepts mTLS.
+    pub mesh_port: u16,
+    /// How it is reached.
+    pub protocol: MeshProtocol,
+}
+
+impl WorkloadEntry {
+    /// Address of the sidecar's mesh port, if the workload has an address.
+    pub fn mesh_address(&self) -> Option<SocketAddr> {
+        self.addresses
+            .first()
+            .map(|ip| SocketAddr::new(*ip, self.mesh_port))
+    }
+}
+
+/// A workload that answers for a service port.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The workload.
+    pub workload: Arc<WorkloadEntry>,
+    /// Application port on it.
+    pub target_port: u16,
+}
+
+/// One port of a service with its endpoints.
+#[derive(Debug)]
+pub struct ServicePort {
+    /// Port that clients dial.
+    pub port: u16,
+    /// What it speaks.
+    pub protocol: AppProtocol,
+    /// Who answers; may be empty.
+    pub endpoints: Vec<Endpoint>,
+    /// Position in the directory: a key for per-worker state that is stable within a snapshot only.
+    pub name: Arc<str>,
+}
+
+impl ServicePort {
+    /// True when every endpoint's sidecar takes plain h2 requests (not only HBONE).
+    pub fn speaks_requests(&self) -> bool {
+        self.endpoints
+            .iter()
+            .all(|e| e.workload.protocol == MeshProtocol::Postern)
+    }
+}
+
+/// A named destination.
+#[derive(Debug)]
+pub struct ServiceEntry {
+    /// `namespace/name`.
+    pub name: Arc<str>,
+    /// Ports in order of declaration.
+    pub ports: Vec<Arc<ServicePort>>,
+}
+
+impl ServiceEntry {
+    /// The port that clients dial as `port`.
+    pub fn port(&self, port: u16) -> Option<&Arc<ServicePort>> {
+        self.ports.iter().find(|p| p.port == port)
+    }
+}
+
+/// Where traffic to an address goes.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// A port of a service.
+    Service(Arc<ServicePort>),
+    /// A port of a service's address that the service does not have.
+    UnknownPort(Arc<ServiceEntry>),
+    /// A workload, addressed directly.
+    Workload(Arc<WorkloadEntry>),
+    /// Not in the mesh.
+    Outside,
+}
+
+/// Services and workloads by address and host.
+#[derive(Debug, Default)]
+pub struct Directory {
+    services_by_host: HashMap<Box<str>, Arc<ServiceEntry>>,
+    services_by_address: HashMap<IpAddr, Arc<ServiceEntry>>,
+    workloads_by_address: HashMap<IpAddr, Arc<WorkloadEntry>>,
+    workloads_by_uid: HashMap<Arc<str>, Arc<WorkloadEntry>>,
+    services: Vec<Arc<ServiceEntry>>,
+}
+
+impl Directory {
+    /// Indexes the services and workloads of `resources`, with short host names as seen from `own_namespace`.
+    ///
+    /// # Errors
+    /// Names the resource and field that is malformed.
+    pub fn build(
+        trust_domain: &TrustDomain,
+        own_namespace: &str,
+        resources: &Resources,
+    ) -> Result<Self, DirectoryError> {
+        let mut directory = Self::default();
+        let mut members: HashMap<&str, Vec<(&mesh::ServiceMembership, Arc<WorkloadEntry>)>> =
+            HashMap::new();
+        for (name, workload) in &resources.workloads {
+            let entry = Arc::new(workload_entry(name, trust_domain, workload)?);
+            for address in &entry.addresses {
+                // Several workloads on one address (loopback) cannot be told apart by it; the first by name wins.
+                directory
+                    .workloads_by_address
+                    .entry(*address)
+                    .or_insert_with(|| Arc::clone(&entry));
+            }
+            for membership in &workload.services {
+                members
+                    .entry(&membership.service)
+                    .or_default()
+                    .push((membership, Arc::clone(&entry)));
+            }
+            directory
+                .workloads_by_uid
+                .insert(Arc::clone(&entry.uid), entry);
+        }
+        for (name, service) in &resources.services {
+            let entry = Arc::new(service_entry(name, service, members.get(name.as_str()))?);
+            for (index, address) in service.addresses.iter().enumerate() {
+                let address = ip_address(address).ok_or_else(|| DirectoryError {
+                    kind: "service",
+                    name: name.clone(),
+                    field: format!("addresses[{index}]"),
+                    reason: "must be 4 or 16 bytes".into(),
+                })?;
+                directory
+                    .services_by_address
+                    .insert(address, Arc::clone(&entry));
+            }
+            for host in host_names(service, own_namespace) {
+                directory
+                    .services_by_host
+                    .entry(host.into())
+                    .or_insert_with(|| Arc::clone(&entry));
+            }
+            directory.services.push(entry);
+        }
+        Ok(directory)
+    }
+
+    /// Where traffic to `address` goes.
+    pub fn by_address(&self, address: SocketAddr) -> Destination {
+        let ip = address.ip().to_canonical();
+        if let Some(service) = self.services_by_address.get(&ip) {
+            return match service.port(address.port()) {
+                Some(port) => Destination::Service(Arc::clone(port)),
+                None => Destination::UnknownPort(Arc::clone(service)),
+            };
+        }
+        match self.workloads_by_address.get(&ip) {
+            Some(workload) => Destination::Workload(Arc::clone(workload)),
+            None => Destination::Outside,
+        }
+    }
+
+    /// The service that requests to `host` (lower-case, no port) are for.
+    pub fn by_host(&self, host: &str) -> Option<&Arc<ServiceEntry>> {
+        self.services_by_host.get(host)
+    }
+
+    /// The workload named `uid`.
+    pub fn workload(&self, uid: &str) -> Option<&Arc<WorkloadEntry>> {
+        self.workloads_by_uid.get(uid)
+    }
+
+    /// Every service, in order of name.
+    pub fn services(&self) -> &[Arc<ServiceEntry>] {
+        &self.services
+    }
+
+    /// Every workload, in no particular order.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
+        self.workloads_by_uid.values()
+    }
+}
+
+/// Parses an address of 4 or 16 bytes; an IPv4-mapped one becomes IPv4.
+pub fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(IpAddr::from(v4));
+    }
+    <[u8; 16]>::try_from(bytes)
+        .ok()
+        .map(|v6| IpAddr::from(v6).to_canonical())
+}
+
+fn workload_entry(
+    name: &str,
+    trust_domain: &TrustDomain,
+    workload: &mesh::Workload,
+) -> Result<WorkloadEntry, DirectoryError> {
+    let fail = |field: String, reason: String| DirectoryError {
+        kind: "workload",
+        name: name.to_owned(),
+        field,
+        reason,
+    };
+    let domain = if workload.trust_domain.is_empty() {
+        trust_domain.clone()
+    } else {
+        TrustDomain::new(&workload.trust_domain)
+            .map_err(|e| fail("trust_domain".into(), e.to_string()))?
+    };
+    let id = SpiffeId::workload(&domain, &workload.namespace, &workload.service_account)
+        .map_err(|e| fail("service_account".into(), e.to_string()))?;
+    let addresses = workload
+        .addresses
+        .iter()
+        .enumerate()
+        .map(|(i, bytes)| {
+            ip_address(bytes)
+                .ok_or_else(|| fail(format!("addresses[{i}]"), "must be 4 or 16 bytes".into()))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let mesh_port = match workload.mesh_port {
+        0 => DEFAULT_MESH_PORT,
+        port => u16::try_from(port)
+            .map_err(|_| fail("mesh_port".into(), format!("{port} is not a port")))?,
+    };
+    Ok(WorkloadEntry {
+        uid: workload.uid.as_str().into(),
+        id,
+        addresses,
+        mesh_port,
+        // A protocol this version does not know is not reachable through the mesh; plaintext must not be the answer.
+        protocol: MeshProtocol::try_from(workload.mesh_protocol)
+            .map_err(|e| fail("mesh_protocol".into(), e.to_string()))?,
+    })
+}
+
+fn service_entry(
+    name: &str,
+    service: &mesh::Service,
+    members: Option<&Vec<(&mesh::ServiceMembership, Arc<WorkloadEntry>)>>,
+) -> Result<ServiceEntry, DirectoryError> {
+    let fail = |field: String, reason: String| DirectoryError {
+        kind: "service",
+        name: name.to_owned(),
+        field,
+        reason,
+    };
+    let port_number = |value: u32, field: String| match u16::try_from(value) {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(fail(field, format!("{value} is not a port"))),
+    };
+    let mut ports = Vec::with_capacity(service.ports.len());
+    for (index, declared) in service.ports.iter().enumerate() {
+        let port = port_number(declared.port, format!("ports[{index}].port"))?;
+        let mut endpoints = Vec::new();
+        for (membership, workload) in members.into_iter().flatten() {
+            for mapping in &membership.ports {
+                if mapping.service_port == declared.port {
+                    endpoints.push(Endpoint {
+                        workload: Arc::clone(workload),
+                        target_port: port_number(
+                            mapping.target_port,
+                            format!("ports[{index}].target_port"),
+                        )?,
+                    });
+                }
+            }
+        }
+        ports.push(Arc::new(ServicePort {
+            port,
+            protocol: AppProtocol::try_from(declared.protocol)
+                .map_err(|e| fail(format!("ports[{index}].protocol"), e.to_string()))?,
+            endpoints,
+            name: format!("{name}:{port}").into(),
+        }));
+    }
+    Ok(ServiceEntry {
+        name: name.into(),
+        ports,
+    })
+}
+
+fn host_names(service: &mesh::Service, own_namespace: &str) -> Vec<String> {
+    let (name, namespace) = (&service.name, &service.namespace);
+    let mut hosts: Vec<String> = service
+        .hosts
+        .iter()
+        .map(|h| h.to_ascii_lowercase())
+        .collect();
+    if namespace == own_namespace {
+        hosts.push(name.clone());
+    }
+    hosts.retain(|h| h != name || namespace == own_namespace);
+    hosts.push(format!("{name}.{namespace}"));
+    hosts.push(format!("{name}.{namespace}.svc"));
+    hosts.push(format!("{name}.{namespace}.svc.cluster.local"));
+    hosts
+}

@@ -1,0 +1,133 @@
+//! Answers that the sidecar gives itself: problem documents (RFC 9457) for HTTP, trailers-only responses for gRPC.
+//!
+//! They carry a stable reason code and a decision id; what would help an attacker stays in the log.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
+use mesh_auth::Reason;
+use mesh_http1::BodyLength;
+
+use super::body::{BodyError, BodySink as _};
+use super::forward::Downstream;
+
+/// Names the reason of an answer that the sidecar gave, for programs.
+pub const REASON_HEADER: HeaderName = HeaderName::from_static("postern-reason");
+/// Names the decision, for `meshctl authz why` and the log.
+pub const DECISION_HEADER: HeaderName = HeaderName::from_static("postern-decision-id");
+
+/// An answer in place of the application's.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Why.
+    pub reason: Reason,
+    /// Identifies the decision in the log.
+    pub decision_id: u64,
+}
+
+impl Answer {
+    /// The answer for `reason`.
+    pub fn new(reason: Reason, decision_id: u64) -> Self {
+        Self {
+            status: status_of(reason),
+            reason,
+            decision_id,
+        }
+    }
+
+    /// The same reason with another status.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The problem document.
+    pub fn body(&self) -> String {
+        format!(
+            "{{\"type\":\"about:blank\",\"title\":\"{}\",\"status\":{},\"reason\":\"{}\",\"decision_id\":\"{:016x}\"}}\n",
+            self.status.canonical_reason().unwrap_or("error"),
+            self.status.as_u16(),
+            self.reason.code(),
+            self.decision_id,
+        )
+    }
+
+    /// Sends the answer; for gRPC requests as HTTP 200 with the status in the trailers-only head.
+    ///
+    /// # Errors
+    /// The downstream failed.
+    pub fn send<D: Downstream>(
+        &self,
+        downstream: &mut D,
+        request: &HeaderMap,
+    ) -> Result<D::Sink, BodyError> {
+        let (mut head, ()) = http::Response::new(()).into_parts();
+        if let Ok(id) = HeaderValue::try_from(format!("{:016x}", self.decision_id)) {
+            head.headers.insert(DECISION_HEADER, id);
+        }
+        head.headers
+            .insert(REASON_HEADER, HeaderValue::from_static(self.reason.code()));
+        if is_grpc(request) {
+            head.headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/grpc"),
+            );
+            head.headers
+                .insert("grpc-status", HeaderValue::from_static(self.grpc_status()));
+            head.headers
+                .insert("grpc-message", HeaderValue::from_static(self.reason.code()));
+            return downstream.respond(head, BodyLength::Length(0));
+        }
+        head.status = self.status;
+        head.headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        let body = Bytes::from(self.body());
+        head.headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        respond_with(downstream, head, body)
+    }
+
+    fn grpc_status(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "16",
+            403 => "7",
+            400 | 404 => "3",
+            _ => "14",
+        }
+    }
+}
+
+fn respond_with<D: Downstream>(
+    downstream: &mut D,
+    head: response::Parts,
+    body: Bytes,
+) -> Result<D::Sink, BodyError> {
+    let mut sink = downstream.respond(head, BodyLength::Length(body.len() as u64))?;
+    // A HEAD request's sink takes no body; the length header has told what it would have been.
+    let _ = sink.send(body, true);
+    Ok(sink)
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn status_of(reason: Reason) -> StatusCode {
+    match reason {
+        Reason::BadRequest | Reason::ProtocolError => StatusCode::BAD_REQUEST,
+        Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Reason::UnauthenticatedPeer => StatusCode::UNAUTHORIZED,
+        Reason::NoSnapshot
+        | Reason::NoIdentity
+        | Reason::NoHealthyEndpoint
+        | Reason::ConnectFailed
+        | Reason::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::FORBIDDEN,
+    }
+}

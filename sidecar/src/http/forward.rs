@@ -1,0 +1,253 @@
+//! One request from a downstream to an upstream and its response back.
+//!
+//! Both bodies move at the same time, informational responses are relayed as they come, and the exchange ends when the
+//! response has been passed on. It runs inside the task of its caller and spawns nothing.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use http::{request, response};
+use mesh_http1::BodyLength;
+
+use super::body::{BodyError, BodySink, BodySource, Pump, PumpError};
+
+/// A response head.
+#[derive(Debug)]
+pub enum Head {
+    /// A 1xx response; another head follows.
+    Informational(response::Parts),
+    /// The final response and how its body is to be framed onwards.
+    Final(response::Parts, BodyLength),
+}
+
+/// Where a request came from: takes the response.
+pub trait Downstream {
+    /// Takes the response body.
+    type Sink: BodySink;
+
+    /// Passes on a 1xx response.
+    fn informational(&mut self, head: response::Parts) -> Result<(), BodyError>;
+
+    /// Passes on the final head.
+    fn respond(
+        &mut self,
+        head: response::Parts,
+        length: BodyLength,
+    ) -> Result<Self::Sink, BodyError>;
+
+    /// Writes out what is buffered.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>>;
+}
+
+/// The receiving half of an exchange with an upstream.
+pub trait Response {
+    /// The response body.
+    type Body: BodySource;
+
+    /// The next head.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, BodyError>>;
+
+    /// The body, once the final head was returned.
+    fn into_body(self) -> Self::Body;
+}
+
+/// Where a request goes.
+pub trait Upstream {
+    /// Takes the request body.
+    type Sink: BodySink;
+    /// Yields the response.
+    type Response: Response;
+
+    /// Sends the head.
+    ///
+    /// # Errors
+    /// Nothing of the request has been sent: it can go elsewhere.
+    fn start(
+        self,
+        head: &request::Parts,
+        length: BodyLength,
+    ) -> Result<(Self::Sink, Self::Response), BodyError>;
+}
+
+/// How an exchange that produced a response ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Exchanged {
+    /// Status of the response.
+    pub status: http::StatusCode,
+    /// The request body was read to its end: the downstream connection is at a message boundary.
+    pub request_read: bool,
+    /// Bytes of request body.
+    pub sent: u64,
+    /// Bytes of response body.
+    pub received: u64,
+}
+
+/// Why an exchange failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// No response was passed on and the upstream saw nothing of the body: may be tried elsewhere if it is safe.
+    #[error("upstream did not answer: {error}")]
+    NoResponse {
+        /// What happened.
+        error: BodyError,
+        /// Some of the request body had been taken from the downstream.
+        body_taken: bool,
+    },
+    /// The request body could not be read.
+    #[error("request body: {0}")]
+    Request(BodyError),
+    /// The response was cut short; the downstream was made to see that.
+    #[error("response body: {0}")]
+    Response(BodyError),
+    /// The downstream went away.
+    #[error("downstream: {0}")]
+    Downstream(BodyError),
+}
+
+/// Runs one exchange. `body` is polled only when `length` says there is one.
+///
+/// # Errors
+/// See [`ForwardError`]; after `NoResponse` and `Request`, `downstream` has not been answered.
+pub async fn forward<B, D, U>(
+    head: &request::Parts,
+    body: &mut B,
+    length: BodyLength,
+    downstream: &mut D,
+    upstream: U,
+) -> Result<Exchanged, ForwardError>
+where
+    B: BodySource,
+    D: Downstream,
+    U: Upstream,
+{
+    let (sink, mut response) =
+        upstream
+            .start(head, length)
+            .map_err(|error| ForwardError::NoResponse {
+                error,
+                body_taken: false,
+            })?;
+    let has_body = has_body(length);
+    let mut upload = Upload {
+        pump: Pump::new(Borrowed(body), sink),
+        done: false,
+        read: !has_body,
+        has_body,
+    };
+
+    let (head, length) = poll_fn(|cx| {
+        if let Poll::Ready(Err(error)) = upload.poll(cx) {
+            return Poll::Ready(Err(ForwardError::Request(error)));
+        }
+        loop {
+            match response.poll_head(cx) {
+                Poll::Ready(Ok(Head::Informational(head))) => {
+                    downstream
+                        .informational(head)
+                        .map_err(ForwardError::Downstream)?;
+                    let _ = downstream
+                        .poll_flush(cx)
+                        .map_err(ForwardError::Downstream)?;
+                }
+                Poll::Ready(Ok(Head::Final(head, length))) => {
+                    return Poll::Ready(Ok((head, length)));
+                }
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(ForwardError::NoResponse {
+                        error,
+                        body_taken: upload.pump.bytes() > 0,
+                    }));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await?;
+
+    let status = head.status;
+    let sink = downstream
+        .respond(head, length)
+        .map_err(ForwardError::Downstream)?;
+    let mut download = Pump::new(response.into_body(), sink);
+    poll_fn(|cx| {
+        if let Poll::Ready(Err(error)) = upload.poll(cx) {
+            // The response is under way: its abrupt end is all that can still be said.
+            download.abort();
+            return Poll::Ready(Err(ForwardError::Downstream(error)));
+        }
+        download.poll(cx).map_err(|error| match error {
+            PumpError::Source(error) => ForwardError::Response(error),
+            PumpError::Sink(error) => ForwardError::Downstream(error),
+        })
+    })
+    .await?;
+    if !upload.done && has_body {
+        // The upstream answered without waiting for the rest of the request.
+        upload.pump.abort();
+    }
+    Ok(Exchanged {
+        status,
+        request_read: upload.read,
+        sent: upload.pump.bytes(),
+        received: download.bytes(),
+    })
+}
+
+/// True when body bytes or trailers may follow a head.
+pub fn has_body(length: BodyLength) -> bool {
+    !matches!(length, BodyLength::Empty | BodyLength::Length(0))
+}
+
+struct Upload<'a, B, K> {
+    pump: Pump<Borrowed<'a, B>, K>,
+    done: bool,
+    read: bool,
+    has_body: bool,
+}
+
+impl<B: BodySource, K: BodySink> Upload<'_, B, K> {
+    /// Only a failure to read the request is an error: an upstream that stops reading may still answer.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if self.done {
+            return Poll::Ready(Ok(()));
+        }
+        if !self.has_body {
+            // The head carried the end; it may still have to be written out.
+            return match self.pump.poll_sink_flush(cx) {
+                Poll::Ready(_) => {
+                    self.done = true;
+                    Poll::Ready(Ok(()))
+                }
+                Poll::Pending => Poll::Pending,
+            };
+        }
+        match self.pump.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) => {
+                self.done = true;
+                self.read = true;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(PumpError::Source(error))) => {
+                self.done = true;
+                Poll::Ready(Err(error))
+            }
+            Poll::Ready(Err(PumpError::Sink(_))) => {
+                self.done = true;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+struct Borrowed<'a, B>(&'a mut B);
+
+impl<B: BodySource> BodySource for Borrowed<'_, B> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<super::body::Frame, BodyError>> {
+        self.0.poll_frame(cx)
+    }
+
+    fn is_end(&self) -> bool {
+        self.0.is_end()
+    }
+}

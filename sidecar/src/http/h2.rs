@@ -1,0 +1,204 @@
+//! HTTP/2 streams as body source and sink.
+//!
+//! Flow control is end to end: received bytes are released when the pump has taken them, and data is handed to the
+//! stream only against capacity, so that a slow reader on one side holds back the writer on the other.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use http::HeaderMap;
+
+use super::body::{BodyError, BodySink, BodySource, Frame};
+
+/// Stream flow-control window, bytes.
+pub const STREAM_WINDOW: u32 = 1 << 20;
+/// Connection flow-control window, bytes; larger than a stream's so that one stalled stream cannot stop the others.
+pub const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Concurrent streams a peer may open on one connection.
+pub const MAX_STREAMS: u32 = 128;
+/// Bytes of headers accepted per message.
+pub const MAX_HEADER_LIST: u32 = 64 * 1024;
+/// Largest frame accepted; larger frames mean fewer of them for bulk transfers.
+pub const MAX_FRAME: u32 = 64 * 1024;
+/// Bytes buffered per stream before the writer is held back.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// The client side of a connection, with the limits that every one of our connections has.
+pub fn client_builder() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(64))
+        .enable_push(false);
+    builder
+}
+
+/// The server side of a connection, with the limits that every one of our connections has.
+pub fn server_builder() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_reset_streams(32)
+        .max_pending_accept_reset_streams(16)
+        .max_local_error_reset_streams(Some(64))
+        .enable_connect_protocol();
+    builder
+}
+
+/// The body of a received message.
+#[derive(Debug)]
+pub struct Body {
+    stream: RecvStream,
+    data_ended: bool,
+}
+
+impl Body {
+    /// Wraps a receiving stream.
+    pub fn new(stream: RecvStream) -> Self {
+        Self {
+            stream,
+            data_ended: false,
+        }
+    }
+}
+
+impl BodySource for Body {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        while !self.data_ended {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // Released at once: the pump has room for it in its sink, which is what bounds memory.
+                    self.stream.flow_control().release_capacity(data.len())?;
+                    if !data.is_empty() {
+                        return Poll::Ready(Ok(Frame::Data(data)));
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                None => self.data_ended = true,
+            }
+        }
+        match ready!(self.stream.poll_trailers(cx)) {
+            Ok(Some(trailers)) => Poll::Ready(Ok(Frame::Trailers(trailers))),
+            Ok(None) => Poll::Ready(Ok(Frame::End)),
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+}
+
+/// The body of a message being sent.
+#[derive(Debug)]
+pub struct Sink {
+    stream: SendStream<Bytes>,
+    /// Taken, waiting for capacity.
+    pending: Bytes,
+    pending_last: bool,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+}
+
+impl Sink {
+    /// Wraps a sending stream; `ended` when its head carried the end.
+    pub fn new(stream: SendStream<Bytes>, ended: bool) -> Self {
+        Self {
+            stream,
+            pending: Bytes::new(),
+            pending_last: false,
+            trailers: None,
+            ended,
+        }
+    }
+
+    /// Ready with the reason when the peer reset the stream.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reason, h2::Error>> {
+        self.stream.poll_reset(cx)
+    }
+
+    /// Resets the stream.
+    pub fn reset(&mut self, reason: Reason) {
+        self.ended = true;
+        self.stream.send_reset(reason);
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        while !self.pending.is_empty() {
+            let mut capacity = self.stream.capacity();
+            if capacity == 0 {
+                self.stream.reserve_capacity(self.pending.len());
+                capacity = self.stream.capacity();
+            }
+            if capacity == 0 {
+                capacity = match ready!(self.stream.poll_capacity(cx)) {
+                    Some(capacity) => capacity?,
+                    // The stream is closed: the reason comes from the reset.
+                    None => {
+                        let reason = ready!(self.stream.poll_reset(cx))?;
+                        return Poll::Ready(Err(h2::Error::from(reason).into()));
+                    }
+                };
+            }
+            let piece = self.pending.split_to(capacity.min(self.pending.len()));
+            let last = self.pending.is_empty() && self.pending_last;
+            self.stream.send_data(piece, last)?;
+        }
+        if let Some(trailers) = self.trailers.take() {
+            self.stream.send_trailers(trailers)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl BodySink for Sink {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        self.poll_drain(cx)
+    }
+
+    fn send(&mut self, data: Bytes, last: bool) -> Result<(), BodyError> {
+        self.ended = last;
+        self.stream.reserve_capacity(data.len());
+        if self.stream.capacity() >= data.len() {
+            self.stream.send_data(data, last)?;
+        } else {
+            self.pending = data;
+            self.pending_last = last;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<(), BodyError> {
+        if self.ended {
+            return Ok(());
+        }
+        self.ended = true;
+        match trailers {
+            Some(trailers) if self.pending.is_empty() => self.stream.send_trailers(trailers)?,
+            Some(trailers) => self.trailers = Some(trailers),
+            None if self.pending.is_empty() => self.stream.send_data(Bytes::new(), true)?,
+            None => self.pending_last = true,
+        }
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        self.poll_drain(cx)
+    }
+
+    fn abort(&mut self) {
+        if !self.ended || !self.pending.is_empty() {
+            self.reset(Reason::CANCEL);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! HTTP as the hot path moves it: heads are admitted once, bodies flow through bounded pumps.
+
+pub mod admit;
+pub mod answer;
+pub mod body;
+pub mod forward;
+pub mod h1;
+pub mod h1_server;
+pub mod h2;
+pub mod h2_server;
+pub mod upstream;

@@ -1,0 +1,302 @@
+//! The mesh port: mutual TLS, then HTTP/2 with plain requests, HBONE CONNECT and extended CONNECT streams.
+
+use std::cell::RefCell;
+use std::future::{Future as _, poll_fn};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use h2::server::SendResponse;
+use h2::{Reason as H2Reason, RecvStream};
+use http::{HeaderMap, Method, Request, StatusCode};
+use mesh_auth::svid::VerifiedPeer;
+use mesh_auth::{Reason, headers};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::request::{self, AppProtocol};
+use super::source::Source;
+use crate::http::answer::Answer;
+use crate::http::body::BodySink as _;
+use crate::http::h1::Connection;
+use crate::http::h2 as stream;
+use crate::http::h2_server::Responder;
+use crate::snapshot::Snapshot;
+use crate::tunnel;
+use crate::worker::drain::Live;
+use crate::worker::metrics::Direction;
+use crate::worker::{Mode, Worker, dial};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long before a certificate expires its connections are drained.
+const RECYCLE_MARGIN: i64 = 30;
+
+/// Serves one connection on the mesh port.
+pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
+    worker.counters.connection(Direction::Inbound);
+    let (Ok(address), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+        return;
+    };
+    let snapshot = worker.snapshot();
+    let Some(tls) = &snapshot.tls else {
+        // Fail closed: without an identity nobody can be answered.
+        worker
+            .counters
+            .denial(Direction::Inbound, Reason::NoIdentity);
+        return;
+    };
+    let Some((tls_stream, peer)) = handshake(
+        worker,
+        &TlsAcceptor::from(Arc::clone(&tls.mesh)),
+        stream,
+        address,
+    )
+    .await
+    else {
+        return;
+    };
+    let recycle = recycle_at(&peer, &snapshot);
+    let source = Source::new(
+        Some(peer),
+        dial::canonical(address),
+        local.ip().to_canonical(),
+        None,
+        &snapshot,
+    );
+    drop(snapshot);
+    serve_http2(worker, tls_stream, Rc::new(source), live, recycle).await;
+}
+
+/// Accepts TLS and names the peer; failures are counted and logged.
+pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    worker: &Worker,
+    acceptor: &TlsAcceptor,
+    stream: S,
+    address: std::net::SocketAddr,
+) -> Option<(TlsStream<S>, VerifiedPeer)> {
+    let failed = |error: &dyn std::fmt::Display| {
+        worker.counters.handshake(false);
+        worker
+            .counters
+            .denial(Direction::Inbound, Reason::PeerUnverified);
+        tracing::info!(source = %address, error = %error, "TLS handshake failed");
+    };
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(tls)) => match mesh_auth::tls::peer_of(tls.get_ref().1) {
+            Ok(peer) => {
+                worker.counters.handshake(true);
+                Some((tls, peer))
+            }
+            Err(error) => {
+                failed(&error);
+                None
+            }
+        },
+        Ok(Err(error)) => {
+            failed(&error);
+            None
+        }
+        Err(_) => {
+            failed(&format_args!(
+                "no complete handshake within {HANDSHAKE_TIMEOUT:?}"
+            ));
+            None
+        }
+    }
+}
+
+/// When a connection is to be drained so that it does not outlive either certificate.
+pub fn recycle_at(peer: &VerifiedPeer, snapshot: &Snapshot) -> Duration {
+    let own = snapshot
+        .tls
+        .as_ref()
+        .map_or(i64::MAX, |t| t.identity.not_after());
+    let until = peer.not_after().min(own).saturating_sub(RECYCLE_MARGIN);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
+    Duration::from_secs(u64::try_from(until - now).unwrap_or(0))
+}
+
+/// Serves HTTP/2 on an authenticated connection until it ends, drains, or a certificate is about to expire.
+pub async fn serve_http2<S>(
+    worker: &Rc<Worker>,
+    io: S,
+    source: Rc<Source>,
+    live: &Live,
+    recycle: Duration,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let handshake = stream::server_builder().handshake::<_, Bytes>(io);
+    let mut connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            tracing::debug!(source = %source.address, %error, "HTTP/2 preface failed");
+            return;
+        }
+        Err(_) => return,
+    };
+    let mut drain = live.watch();
+    let mut recycle = Box::pin(tokio::time::sleep(recycle));
+    let mut closing = false;
+    loop {
+        let accepted = poll_fn(|cx| {
+            if !closing && (drain.poll(cx).is_ready() || recycle.as_mut().poll(cx).is_ready()) {
+                closing = true;
+                connection.graceful_shutdown();
+            }
+            connection.poll_accept(cx)
+        })
+        .await;
+        match accepted {
+            Some(Ok((request, response))) => {
+                // Ends with its stream, which ends with the connection.
+                tokio::task::spawn_local(serve_stream(
+                    Rc::clone(worker),
+                    Rc::clone(&source),
+                    worker.drain.enter(),
+                    request,
+                    response,
+                ));
+            }
+            Some(Err(error)) => {
+                tracing::debug!(peer = source.peer_name(), %error, "HTTP/2 connection failed");
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+async fn serve_stream(
+    worker: Rc<Worker>,
+    source: Rc<Source>,
+    _live: Live,
+    request: Request<RecvStream>,
+    response: SendResponse<Bytes>,
+) {
+    let is_connect = request.method() == Method::CONNECT;
+    let is_extended = request.extensions().get::<h2::ext::Protocol>().is_some();
+    if is_connect && !is_extended {
+        connect(&worker, &source, request, response).await;
+    } else {
+        request::serve_http2(&worker, &source, request, response).await;
+    }
+}
+
+/// One HBONE tunnel: 400 for a bad authority, 401 when denied, 503 when the application cannot be reached.
+async fn connect(
+    worker: &Rc<Worker>,
+    source: &Source,
+    request: Request<RecvStream>,
+    response: SendResponse<Bytes>,
+) {
+    let (head, body) = request.into_parts();
+    let mut responder = Responder::new(response, &Method::CONNECT);
+    let refuse = |responder: &mut Responder, status: StatusCode, reason: Reason, id: u64| {
+        let answer = Answer::new(reason, id).with_status(status);
+        if answer.send(responder, &HeaderMap::new()).is_err() {
+            responder.reset(H2Reason::CANCEL);
+        }
+    };
+    let target = head
+        .uri
+        .authority()
+        .and_then(|a| a.as_str().parse::<std::net::SocketAddr>().ok());
+    let Some(target) = target else {
+        let refused = source.refuse(worker, 0, Reason::BadRequest, None);
+        return refuse(
+            &mut responder,
+            StatusCode::BAD_REQUEST,
+            refused.reason,
+            refused.id,
+        );
+    };
+    let port = source.port.unwrap_or(target.port());
+    if !is_own_address(worker, source, target.ip().to_canonical()) {
+        let refused = source.refuse(worker, port, Reason::DestinationMismatch, None);
+        return refuse(
+            &mut responder,
+            StatusCode::BAD_REQUEST,
+            refused.reason,
+            refused.id,
+        );
+    }
+    let snapshot = worker.snapshot();
+    if let Err(refused) = source.authorize(worker, &snapshot, port) {
+        return refuse(
+            &mut responder,
+            StatusCode::UNAUTHORIZED,
+            refused.reason,
+            refused.id,
+        );
+    }
+    drop(snapshot);
+    let address = worker.app_address(port, source.own);
+    let app = match worker.settings.dialer.connect(address).await {
+        Ok(app) => app,
+        Err(error) => {
+            tracing::debug!(%error, "application not reachable");
+            let refused = source.refuse(worker, port, Reason::ConnectFailed, None);
+            return refuse(
+                &mut responder,
+                StatusCode::SERVICE_UNAVAILABLE,
+                refused.reason,
+                refused.id,
+            );
+        }
+    };
+    let (head, ()) = http::Response::new(()).into_parts();
+    let Ok(send) = responder.open(head) else {
+        return;
+    };
+    let app = RefCell::new(Connection::new(app, BytesMut::new()));
+    match tunnel::with_stream(&app, send, body).await {
+        Ok(carried) => {
+            worker
+                .counters
+                .carried(Direction::Inbound, carried.forward, carried.backward)
+        }
+        Err(error) => tracing::debug!(peer = source.peer_name(), %error, "tunnel cut"),
+    }
+}
+
+fn is_own_address(worker: &Worker, source: &Source, ip: std::net::IpAddr) -> bool {
+    ip == source.own
+        || (worker.settings.mode == Mode::Explicit && ip.is_loopback())
+        || worker
+            .snapshot()
+            .own
+            .as_ref()
+            .is_some_and(|own| own.addresses.contains(&ip))
+}
+
+/// What the private headers of a request from a sidecar say, and that they are gone.
+pub fn take_target(headers: &mut HeaderMap) -> (Option<u16>, AppProtocol) {
+    let port = headers
+        .get(headers::PORT)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse().ok())
+        .filter(|port| *port != 0);
+    let protocol = match headers.get(headers::PROTOCOL).map(|v| v.as_bytes()) {
+        Some(b"h2") => AppProtocol::Http2,
+        _ => AppProtocol::Http1,
+    };
+    headers::strip_reserved(headers);
+    (port, protocol)
+}
+
+/// Resolves once the stream's sink was written out; used by answers whose body may have to wait for capacity.
+pub async fn flush(sink: &mut stream::Sink) {
+    poll_fn(|cx| match sink.poll_flush(cx) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+}

@@ -1,0 +1,245 @@
+//! The inbound capture port: plaintext where the port's mode permits it, and TLS with a client certificate, which is
+//! terminated with the workload's SVID and treated as the mesh port treats it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use mesh_auth::Reason;
+use mesh_auth::policy::MtlsMode;
+use mesh_http1::Detected;
+use std::future::poll_fn;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::source::{Refused, Source};
+use super::{mesh, request};
+use crate::http::answer::Answer;
+use crate::http::h1::Connection;
+use crate::http::h1_server::Responder;
+use crate::outbound::detect::{self, Protocol};
+use crate::tunnel;
+use crate::worker::drain::Live;
+use crate::worker::metrics::Direction;
+use crate::worker::prefixed::Prefixed;
+use crate::worker::{Mode, Worker, dial};
+
+/// How long the first byte is waited for on a port that demands mutual TLS.
+const FIRST_BYTE: Duration = Duration::from_secs(5);
+
+/// Serves one connection on the inbound listener.
+pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
+    worker.counters.connection(Direction::Inbound);
+    let (Ok(address), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+        return;
+    };
+    let (address, local) = (dial::canonical(address), dial::canonical(local));
+    let (own, port) = match worker.settings.mode {
+        Mode::Capture => match dial::original_destination(&stream) {
+            Some(destination) if destination != local => {
+                (destination.ip(), Some(destination.port()))
+            }
+            _ => (local.ip(), None),
+        },
+        Mode::Explicit => (local.ip(), worker.settings.inbound_port),
+    };
+    let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
+    let source = Source::new(None, address, own, port, &snapshot);
+    let Some(port) = port.filter(|p| !worker.is_internal(*p)) else {
+        source.refuse(
+            worker,
+            port.unwrap_or(local.port()),
+            Reason::InternalPort,
+            None,
+        );
+        return;
+    };
+    let mode = snapshot.port_modes.mode(port);
+    let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
+    match mode {
+        MtlsMode::Strict => {
+            let seen = first_bytes(&connection).await;
+            if seen == Detected::Tls {
+                return terminate(
+                    worker,
+                    connection,
+                    source,
+                    port,
+                    live,
+                    &snapshot.tls.clone(),
+                )
+                .await;
+            }
+            let refused = source.refuse(worker, port, Reason::PlaintextRefused, None);
+            if seen == Detected::Http1 {
+                answer(&connection, refused).await;
+            }
+        }
+        MtlsMode::Permissive | MtlsMode::Disable => {
+            plaintext(worker, connection, source, port, live).await
+        }
+    }
+}
+
+/// Waits for enough bytes to tell TLS from HTTP from the rest.
+async fn first_bytes(connection: &RefCell<Connection<TcpStream>>) -> Detected {
+    let look = async {
+        loop {
+            let n = poll_fn(|cx| connection.borrow_mut().poll_fill_head(cx)).await;
+            let seen = mesh_http1::detect(&connection.borrow().read);
+            if seen != Detected::NeedMore || n.is_err() || n.is_ok_and(|n| n == 0) {
+                return seen;
+            }
+        }
+    };
+    tokio::time::timeout(FIRST_BYTE, look)
+        .await
+        .unwrap_or(Detected::Unknown)
+}
+
+async fn terminate(
+    worker: &Rc<Worker>,
+    connection: RefCell<Connection<TcpStream>>,
+    plain: Source,
+    port: u16,
+    live: &Live,
+    tls: &Option<Arc<crate::snapshot::TlsContexts>>,
+) {
+    let Some(tls) = tls else {
+        plain.refuse(worker, port, Reason::NoIdentity, None);
+        return;
+    };
+    let (stream, prefix) = connection.into_inner().into_parts();
+    let acceptor = TlsAcceptor::from(Arc::clone(&tls.inbound));
+    let Some((stream, peer)) = mesh::handshake(
+        worker,
+        &acceptor,
+        Prefixed::new(prefix, stream),
+        plain.address,
+    )
+    .await
+    else {
+        return;
+    };
+    let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
+    let recycle = mesh::recycle_at(&peer, &snapshot);
+    let source = Source::new(Some(peer), plain.address, plain.own, Some(port), &snapshot);
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        return mesh::serve_http2(worker, stream, Rc::new(source), live, recycle).await;
+    }
+    if source.authorize(worker, &snapshot, port).is_err() {
+        return;
+    }
+    let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
+    match detect::client(&connection, detect::FIRST_BYTE).await {
+        Protocol::Http1 => {
+            request::serve_http1(worker, &source, connection.into_inner(), port, live).await
+        }
+        _ => raw(worker, &connection, &source, port).await,
+    }
+}
+
+async fn plaintext(
+    worker: &Rc<Worker>,
+    connection: RefCell<Connection<TcpStream>>,
+    source: Source,
+    port: u16,
+    live: &Live,
+) {
+    let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
+    let protocol = detect::client(&connection, detect::FIRST_BYTE).await;
+    if let Err(refused) = source.authorize(worker, &snapshot, port) {
+        if protocol == Protocol::Http1 {
+            answer(&connection, refused).await;
+        }
+        return;
+    }
+    match protocol {
+        Protocol::Http1 => {
+            request::serve_http1(worker, &source, connection.into_inner(), port, live).await
+        }
+        Protocol::Http2 => {
+            let (stream, prefix) = connection.into_inner().into_parts();
+            // Plaintext has no certificate to expire; a day is as long as a certificate lives.
+            let recycle = Duration::from_secs(86_400);
+            mesh::serve_http2(
+                worker,
+                Prefixed::new(prefix, stream),
+                Rc::new(source),
+                live,
+                recycle,
+            )
+            .await;
+        }
+        Protocol::Opaque => raw(worker, &connection, &source, port).await,
+        Protocol::Silent => silent(worker, connection, &source, port, live).await,
+    }
+}
+
+/// The client is silent: the application is given a chance to speak first. If the client speaks after all and speaks
+/// HTTP, it goes the way of HTTP, so that reserved headers never slip through.
+async fn silent(
+    worker: &Rc<Worker>,
+    connection: RefCell<Connection<TcpStream>>,
+    source: &Source,
+    port: u16,
+    live: &Live,
+) {
+    let address = worker.app_address(port, source.own);
+    let Ok(app) = worker.settings.dialer.connect(address).await else {
+        source.refuse(worker, port, Reason::ConnectFailed, None);
+        return;
+    };
+    let app = RefCell::new(Connection::new(app, BytesMut::new()));
+    let app_first = poll_fn(|cx| {
+        if app.borrow_mut().poll_fill_head(cx).is_ready() {
+            return std::task::Poll::Ready(true);
+        }
+        connection.borrow_mut().poll_fill_head(cx).map(|_| false)
+    })
+    .await;
+    if !app_first && detect::client(&connection, detect::FIRST_BYTE).await == Protocol::Http1 {
+        return request::serve_http1(worker, source, connection.into_inner(), port, live).await;
+    }
+    if let Ok(carried) = tunnel::between(&connection, &app).await {
+        worker
+            .counters
+            .carried(Direction::Inbound, carried.forward, carried.backward);
+    }
+}
+
+async fn raw<S>(
+    worker: &Rc<Worker>,
+    connection: &RefCell<Connection<S>>,
+    source: &Source,
+    port: u16,
+) where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let address = worker.app_address(port, source.own);
+    let Ok(app) = worker.settings.dialer.connect(address).await else {
+        source.refuse(worker, port, Reason::ConnectFailed, None);
+        return;
+    };
+    let app = RefCell::new(Connection::new(app, BytesMut::new()));
+    if let Ok(carried) = tunnel::between(connection, &app).await {
+        worker
+            .counters
+            .carried(Direction::Inbound, carried.forward, carried.backward);
+    }
+}
+
+/// Tells an HTTP/1.1 client why it is refused before the connection is closed.
+async fn answer(connection: &RefCell<Connection<TcpStream>>, refused: Refused) {
+    let mut responder = Responder::new(
+        connection,
+        &http::Method::GET,
+        http::Version::HTTP_11,
+        false,
+    );
+    let _ = Answer::new(refused.reason, refused.id).send(&mut responder, &http::HeaderMap::new());
+    let _ = responder.flush().await;
+    let _ = poll_fn(|cx| connection.borrow_mut().poll_shutdown(cx)).await;
+}

@@ -1,0 +1,138 @@
+//! Who is at the other end of an inbound connection, and what was decided about it.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue};
+use mesh_auth::policy::{Connection, Decision, Verdict};
+use mesh_auth::svid::VerifiedPeer;
+use mesh_auth::{Reason, headers};
+
+use crate::snapshot::Snapshot;
+use crate::worker::Worker;
+use crate::worker::metrics::Direction;
+
+/// The source of an inbound connection. Identity is known once per connection; decisions are remembered per port
+/// until the policy changes.
+pub struct Source {
+    /// The verified peer; `None` for plaintext.
+    pub peer: Option<VerifiedPeer>,
+    /// Address the connection comes from.
+    pub address: SocketAddr,
+    /// Our own address at which it was accepted.
+    pub own: IpAddr,
+    /// The port that every request on this connection is for; `None` when requests name it.
+    pub port: Option<u16>,
+    xfcc: Option<HeaderValue>,
+    decided: RefCell<Vec<(u64, u16, Decision)>>,
+}
+
+/// A refusal, for the caller and the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused {
+    /// Why.
+    pub reason: Reason,
+    /// Identifies the decision.
+    pub id: u64,
+}
+
+impl Source {
+    /// A source whose connection was just accepted.
+    pub fn new(
+        peer: Option<VerifiedPeer>,
+        address: SocketAddr,
+        own: IpAddr,
+        port: Option<u16>,
+        snapshot: &Snapshot,
+    ) -> Self {
+        let xfcc = match (&peer, snapshot.identity()) {
+            (Some(peer), Some(own)) => Some(headers::xfcc(own, peer)),
+            _ => None,
+        };
+        Self {
+            peer,
+            address,
+            own,
+            port,
+            xfcc,
+            decided: RefCell::default(),
+        }
+    }
+
+    /// The peer's SPIFFE ID for logs; `-` for plaintext.
+    pub fn peer_name(&self) -> &str {
+        self.peer.as_ref().map_or("-", |p| p.id().as_str())
+    }
+
+    /// Decides whether this source may reach application port `port`.
+    ///
+    /// # Errors
+    /// The refusal, already counted and logged.
+    pub fn authorize(
+        &self,
+        worker: &Worker,
+        snapshot: &Snapshot,
+        port: u16,
+    ) -> Result<(), Refused> {
+        if worker.is_internal(port) {
+            return Err(self.refuse(worker, port, Reason::InternalPort, None));
+        }
+        let Some(policy) = &snapshot.policy else {
+            return Err(self.refuse(worker, port, Reason::NoSnapshot, None));
+        };
+        let mut decided = self.decided.borrow_mut();
+        if let Some((epoch, _, decision)) = decided.iter().find(|(_, p, _)| *p == port) {
+            if *epoch == snapshot.policy_epoch {
+                return self.act(worker, port, decision);
+            }
+        }
+        let decision = policy.decide(&Connection {
+            peer: self.peer.as_ref().map(VerifiedPeer::id),
+            source_ip: self.address.ip().to_canonical(),
+            destination_port: port,
+        });
+        decided.retain(|(epoch, p, _)| *p != port && *epoch == snapshot.policy_epoch);
+        let result = self.act(worker, port, &decision);
+        decided.push((snapshot.policy_epoch, port, decision));
+        result
+    }
+
+    fn act(&self, worker: &Worker, port: u16, decision: &Decision) -> Result<(), Refused> {
+        match decision.verdict {
+            Verdict::Allow => Ok(()),
+            Verdict::Deny => {
+                Err(self.refuse(worker, port, decision.reason, decision.policy.as_ref()))
+            }
+        }
+    }
+
+    /// Counts and logs a refusal.
+    pub fn refuse(
+        &self,
+        worker: &Worker,
+        port: u16,
+        reason: Reason,
+        policy: Option<&Arc<str>>,
+    ) -> Refused {
+        let id = worker.decision_id();
+        worker.counters.denial(Direction::Inbound, reason);
+        tracing::info!(
+            decision = format_args!("{id:016x}"),
+            reason = reason.code(),
+            peer = self.peer_name(),
+            source = %self.address,
+            port,
+            policy = policy.map(|p| &**p),
+            "refused"
+        );
+        Refused { reason, id }
+    }
+
+    /// Writes the peer's identity for the application, in place of whatever was there (removed before).
+    pub fn stamp(&self, headers: &mut HeaderMap) {
+        if let Some(xfcc) = &self.xfcc {
+            headers.insert(headers::XFCC, xfcc.clone());
+        }
+    }
+}

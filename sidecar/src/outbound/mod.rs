@@ -1,0 +1,203 @@
+//! Traffic of the application to others: to peers over the mesh, to the rest of the world as configured.
+//!
+//! The destination decides first (service, workload, outside), then the protocol: HTTP goes request by request, all
+//! else as one tunnel per connection.
+
+pub mod detect;
+pub mod opaque;
+pub mod request;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use mesh_auth::Reason;
+use tokio::net::TcpStream;
+
+use crate::directory::{AppProtocol, Destination, Endpoint, MeshProtocol, ServicePort};
+use crate::http::h1::Connection;
+use crate::tunnel;
+use crate::worker::drain::Live;
+use crate::worker::metrics::Direction;
+use crate::worker::{Egress, Mode, TcpService, Worker, dial};
+use detect::Protocol;
+use request::Route;
+
+/// Serves one connection on the outbound listener.
+pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
+    worker.counters.connection(Direction::Outbound);
+    if worker.settings.mode == Mode::Explicit {
+        let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
+        return match detect::client(&connection, std::time::Duration::from_secs(30)).await {
+            Protocol::Http1 => request::serve_http1(worker, connection, &Route::ByHost, live).await,
+            Protocol::Http2 => request::serve_http2(worker, connection, Route::ByHost, live).await,
+            Protocol::Opaque | Protocol::Silent => {
+                refuse(worker, None, Reason::ProtocolError);
+            }
+        };
+    }
+    let (Some(destination), Ok(local)) = (dial::original_destination(&stream), stream.local_addr())
+    else {
+        return refuse(worker, None, Reason::UnknownDestination);
+    };
+    // Somebody dialled the listener itself: to follow that would be to call ourselves for ever.
+    if destination == dial::canonical(local) {
+        return refuse(worker, Some(destination), Reason::Loop);
+    }
+    if worker.settings.probe.is_for(destination) {
+        return worker.settings.probe.answer(stream).await;
+    }
+    let target = worker.snapshot().directory.by_address(destination);
+    match target {
+        Destination::Service(port) => to_service(worker, stream, port, destination, live).await,
+        Destination::Workload(workload) => {
+            let port = Arc::new(ServicePort {
+                port: destination.port(),
+                protocol: AppProtocol::Unspecified,
+                name: format!("{}:{}", workload.uid, destination.port()).into(),
+                endpoints: vec![Endpoint {
+                    workload,
+                    target_port: destination.port(),
+                }],
+            });
+            to_service(worker, stream, port, destination, live).await;
+        }
+        Destination::UnknownPort(_) => {
+            refuse(worker, Some(destination), Reason::UnknownDestination)
+        }
+        Destination::Outside => outside(worker, stream, destination).await,
+    }
+}
+
+/// Serves one connection on an explicit listener for a service port.
+pub async fn accept_service(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    live: &Live,
+    service: &TcpService,
+) {
+    worker.counters.connection(Direction::Outbound);
+    let _ = live;
+    let port = worker
+        .snapshot()
+        .directory
+        .by_host(&service.host)
+        .and_then(|s| s.port(service.port).cloned());
+    match port {
+        Some(port) => {
+            let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
+            opaque::tunnel(worker, &connection, &port).await;
+        }
+        None => refuse(worker, None, Reason::UnknownDestination),
+    }
+}
+
+async fn to_service(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    port: Arc<ServicePort>,
+    destination: SocketAddr,
+    live: &Live,
+) {
+    if port
+        .endpoints
+        .iter()
+        .all(|e| e.workload.protocol == MeshProtocol::Unspecified)
+        && !port.endpoints.is_empty()
+    {
+        return plaintext(worker, stream, &port).await;
+    }
+    let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
+    if port.protocol == AppProtocol::Tcp
+        || !port.speaks_requests()
+        || worker.learned.server_first(destination)
+    {
+        return opaque::tunnel(worker, &connection, &port).await;
+    }
+    let first_byte = if port.protocol == AppProtocol::Http {
+        std::time::Duration::from_secs(300)
+    } else {
+        detect::FIRST_BYTE
+    };
+    let mut protocol = detect::client(&connection, first_byte).await;
+    if protocol == Protocol::Silent && port.protocol != AppProtocol::Http {
+        match opaque::race(worker, &connection, &port, destination).await {
+            Some(found) => protocol = found,
+            None => return,
+        }
+    }
+    match protocol {
+        Protocol::Http1 => request::serve_http1(worker, connection, &Route::To(port), live).await,
+        Protocol::Http2 => request::serve_http2(worker, connection, Route::To(port), live).await,
+        Protocol::Opaque => opaque::tunnel(worker, &connection, &port).await,
+        Protocol::Silent => {}
+    }
+}
+
+/// A service without sidecars: as it is, to one of its endpoints.
+async fn plaintext(worker: &Rc<Worker>, stream: TcpStream, port: &ServicePort) {
+    let mut tried = Vec::new();
+    while let Some((endpoint, state)) = worker.balancer.pick(&port.endpoints, &tried) {
+        let Some(ip) = endpoint.workload.addresses.first() else {
+            tried.push(Arc::clone(&endpoint.workload.uid));
+            continue;
+        };
+        let _active = state.begin();
+        match worker
+            .settings
+            .dialer
+            .connect(SocketAddr::new(*ip, endpoint.target_port))
+            .await
+        {
+            Ok(upstream) => {
+                state.reached();
+                return copy(worker, stream, upstream).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "endpoint not reachable");
+                state.failed(tokio::time::Instant::now());
+                tried.push(Arc::clone(&endpoint.workload.uid));
+            }
+        }
+    }
+    refuse(worker, None, Reason::NoHealthyEndpoint);
+}
+
+async fn outside(worker: &Rc<Worker>, stream: TcpStream, destination: SocketAddr) {
+    if worker.settings.egress == Egress::Refuse {
+        return refuse(worker, Some(destination), Reason::EgressRefused);
+    }
+    match worker.settings.dialer.connect(destination).await {
+        Ok(upstream) => copy(worker, stream, upstream).await,
+        Err(error) => {
+            tracing::debug!(%error, "destination outside the mesh not reachable");
+            refuse(worker, Some(destination), Reason::ConnectFailed);
+        }
+    }
+}
+
+async fn copy(worker: &Worker, client: TcpStream, upstream: TcpStream) {
+    let client = RefCell::new(Connection::new(client, BytesMut::new()));
+    let upstream = RefCell::new(Connection::new(upstream, BytesMut::new()));
+    match tunnel::between(&client, &upstream).await {
+        Ok(carried) => {
+            worker
+                .counters
+                .carried(Direction::Outbound, carried.forward, carried.backward)
+        }
+        Err(error) => tracing::debug!(%error, "connection outside the mesh cut"),
+    }
+}
+
+/// Counts and logs a connection that is closed instead of served.
+pub fn refuse(worker: &Worker, destination: Option<SocketAddr>, reason: Reason) {
+    worker.counters.denial(Direction::Outbound, reason);
+    tracing::info!(
+        decision = format_args!("{:016x}", worker.decision_id()),
+        reason = reason.code(),
+        destination = destination.map(tracing::field::display),
+        "outbound connection refused"
+    );
+}

@@ -1,0 +1,195 @@
+//! Opaque connections to peers: HBONE CONNECT streams on pooled mTLS connections.
+
+use std::cell::RefCell;
+use std::future::{Future as _, poll_fn};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::{RecvStream, SendStream};
+use http::{Method, Request, Uri};
+use mesh_auth::Reason;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::detect::{self, Protocol};
+use super::refuse;
+use crate::directory::ServicePort;
+use crate::http::h1::Connection;
+use crate::pool::balance::Active;
+use crate::pool::mesh::Slot;
+use crate::tunnel;
+use crate::worker::Worker;
+use crate::worker::metrics::Direction;
+
+/// A tunnel whose CONNECT was sent.
+struct Opening {
+    response: ResponseFuture,
+    send: SendStream<Bytes>,
+    _slot: Slot,
+    _active: Active,
+}
+
+/// Carries a connection to an endpoint of `port` until both directions ended. The client's first bytes travel with the
+/// CONNECT: the answer is not waited for.
+pub async fn tunnel<S>(worker: &Rc<Worker>, connection: &RefCell<Connection<S>>, port: &ServicePort)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(mut opening) = open(worker, port).await else {
+        return refuse(worker, None, Reason::NoHealthyEndpoint);
+    };
+    send_first_bytes(connection, &mut opening.send);
+    match accepted(&mut opening.response).await {
+        Ok(receive) => carry(worker, connection, opening, receive).await,
+        Err(error) => {
+            tracing::info!(destination = %port.name, %error, "tunnel refused by the peer");
+            refuse(worker, None, Reason::ConnectFailed);
+        }
+    }
+}
+
+/// The client is silent: opens the tunnel and waits for whoever speaks first. Returns the client's protocol when it
+/// turned out to be HTTP (the unused tunnel is given up), else carries the connection and returns `None`.
+pub async fn race<S>(
+    worker: &Rc<Worker>,
+    connection: &RefCell<Connection<S>>,
+    port: &Arc<ServicePort>,
+    destination: SocketAddr,
+) -> Option<Protocol>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(mut opening) = open(worker, port).await else {
+        refuse(worker, None, Reason::NoHealthyEndpoint);
+        return None;
+    };
+    let mut receive = match accepted(&mut opening.response).await {
+        Ok(receive) => receive,
+        Err(error) => {
+            tracing::info!(destination = %port.name, %error, "tunnel refused by the peer");
+            refuse(worker, None, Reason::ConnectFailed);
+            return None;
+        }
+    };
+    let server_first = poll_fn(|cx| {
+        if let Poll::Ready(data) = receive.poll_data(cx) {
+            return Poll::Ready(Some(data));
+        }
+        match connection.borrow_mut().poll_fill_head(cx) {
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    match server_first {
+        Some(Some(Ok(data))) => {
+            worker.learned.note(destination);
+            let _ = receive.flow_control().release_capacity(data.len());
+            connection.borrow_mut().write.extend_from_slice(&data);
+        }
+        Some(_) => {}
+        None => {
+            if !connection.borrow().read.is_empty() {
+                let protocol = detect::client(connection, detect::FIRST_BYTE).await;
+                if matches!(protocol, Protocol::Http1 | Protocol::Http2) {
+                    opening.send.send_reset(h2::Reason::CANCEL);
+                    return Some(protocol);
+                }
+            }
+        }
+    }
+    send_first_bytes(connection, &mut opening.send);
+    carry(worker, connection, opening, receive).await;
+    None
+}
+
+async fn open(worker: &Rc<Worker>, port: &ServicePort) -> Option<Opening> {
+    let mut tried = Vec::new();
+    while let Some((endpoint, state)) = worker.balancer.pick(&port.endpoints, &tried) {
+        tried.push(Arc::clone(&endpoint.workload.uid));
+        let active = state.begin();
+        let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
+        // A pooled connection may have gone away unnoticed: once more on another before the endpoint is given up.
+        for _ in 0..2 {
+            let slot = match worker.mesh.slot(&endpoint.workload, &snapshot).await {
+                Ok(slot) => slot,
+                Err(error) => {
+                    tracing::info!(peer = %endpoint.workload.id, %error, "peer not reachable");
+                    state.failed(Instant::now());
+                    break;
+                }
+            };
+            let Some(ip) = endpoint.workload.addresses.first() else {
+                break;
+            };
+            let target = SocketAddr::new(*ip, endpoint.target_port).to_string();
+            let Ok(uri) = Uri::builder().authority(target).build() else {
+                break;
+            };
+            let mut request = Request::new(());
+            *request.method_mut() = Method::CONNECT;
+            *request.uri_mut() = uri;
+            match slot.sender().send_request(request, false) {
+                Ok((response, send)) => {
+                    state.reached();
+                    return Some(Opening {
+                        response,
+                        send,
+                        _slot: slot,
+                        _active: active,
+                    });
+                }
+                Err(_) => slot.retire(),
+            }
+        }
+    }
+    None
+}
+
+/// The receiving stream once the peer said 200.
+async fn accepted(response: &mut ResponseFuture) -> Result<RecvStream, String> {
+    let answer = poll_fn(|cx| Pin::new(&mut *response).poll(cx))
+        .await
+        .map_err(|e| e.to_string())?;
+    if answer.status() == http::StatusCode::OK {
+        Ok(answer.into_body())
+    } else {
+        let reason = answer
+            .headers()
+            .get(crate::http::answer::REASON_HEADER)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("no reason given");
+        Err(format!("{} ({reason})", answer.status()))
+    }
+}
+
+fn send_first_bytes<S>(connection: &RefCell<Connection<S>>, send: &mut SendStream<Bytes>) {
+    let first = connection.borrow_mut().read.split().freeze();
+    if !first.is_empty() {
+        // A failure shows as the end of the stream.
+        let _ = send.send_data(first, false);
+    }
+}
+
+async fn carry<S>(
+    worker: &Worker,
+    connection: &RefCell<Connection<S>>,
+    opening: Opening,
+    receive: RecvStream,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match tunnel::with_stream(connection, opening.send, receive).await {
+        Ok(carried) => {
+            worker
+                .counters
+                .carried(Direction::Outbound, carried.forward, carried.backward)
+        }
+        Err(error) => tracing::debug!(%error, "tunnel cut"),
+    }
+}

@@ -1,0 +1,464 @@
+//! Outbound HTTP: each request to an endpoint of its service, over a pooled mTLS connection.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason as H2Reason, RecvStream};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request};
+use mesh_auth::{Reason, headers};
+use mesh_http1::BodyLength;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use crate::directory::{MeshProtocol, ServicePort};
+use crate::http::answer::Answer;
+use crate::http::body::{BodyError, BodySink as _, BodySource, Pump};
+use crate::http::forward::{Downstream, Exchanged, ForwardError, Head, Response as _, forward};
+use crate::http::h1::{self, Connection};
+use crate::http::h1_server::{self, Responder as H1Responder, Watchdog};
+use crate::http::h2_server::Responder;
+use crate::http::upstream::{Http2, Http2Response};
+use crate::http::{admit, h2 as stream};
+use crate::inbound::request::{into_parts, refuse_head};
+use crate::pool::balance::Active;
+use crate::pool::mesh::Slot;
+use crate::tunnel;
+use crate::worker::Worker;
+use crate::worker::drain::Live;
+use crate::worker::metrics::Direction;
+use crate::worker::prefixed::Prefixed;
+
+/// Endpoints tried for one request.
+const ATTEMPTS: usize = 3;
+
+/// How the destination of a request is found.
+#[derive(Clone)]
+pub enum Route {
+    /// The connection's destination.
+    To(Arc<ServicePort>),
+    /// The request's host.
+    ByHost,
+}
+
+/// Why a request got no response from a peer.
+#[derive(Debug)]
+struct Failed {
+    reason: Reason,
+    status: StatusCode,
+    /// A response was under way: nothing can be answered any more.
+    cut: bool,
+}
+
+impl Failed {
+    fn new(reason: Reason, status: StatusCode) -> Self {
+        Self {
+            reason,
+            status,
+            cut: false,
+        }
+    }
+}
+
+/// Serves HTTP/1.1 from the application until the connection ends.
+pub async fn serve_http1<S>(
+    worker: &Rc<Worker>,
+    connection: RefCell<Connection<S>>,
+    route: &Route,
+    live: &Live,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut watchdog = Watchdog::new();
+    let mut drain = live.watch();
+    let limits = &worker.settings.limits;
+    loop {
+        let parsed =
+            match h1_server::read_head(&connection, limits, &mut watchdog, &mut drain).await {
+                Ok(Some(parsed)) => parsed,
+                Ok(None) => break,
+                Err(error) => {
+                    refuse_head(worker, &connection, &error, Direction::Outbound).await;
+                    break;
+                }
+            };
+        let keep_alive = parsed.keep_alive && !drain.is_draining();
+        let mut responder =
+            H1Responder::new(&connection, &parsed.method, parsed.version, keep_alive);
+        let length = parsed.body;
+        let upgrade = parsed.upgrade.clone();
+        let mut head = into_parts(parsed);
+        headers::strip_reserved(&mut head.headers);
+        if let Some(token) =
+            upgrade.filter(|_| head.method == Method::GET && length == BodyLength::Empty)
+        {
+            upgrade_http1(worker, &connection, responder, head, &token, route).await;
+            break;
+        }
+        let mut body = h1::Body::new(&connection, length, limits);
+        let protocol = HeaderValue::from_static("http/1.1");
+        let result = send(
+            worker,
+            &mut head,
+            &mut body,
+            length,
+            &mut responder,
+            route,
+            protocol,
+        )
+        .await;
+        let go_on = matches!(&result, Ok(done) if done.request_read) && responder.keeps_alive();
+        match result {
+            Ok(done) => {
+                worker
+                    .counters
+                    .request(Direction::Outbound, done.status, done.sent, done.received)
+            }
+            Err(failed) => {
+                responder.close_after();
+                if !failed.cut {
+                    let _ = refuse(worker, &failed, &head).send(&mut responder, &head.headers);
+                }
+            }
+        }
+        if responder.flush().await.is_err() || !go_on {
+            break;
+        }
+    }
+    let _ = poll_fn(|cx| connection.borrow_mut().poll_shutdown(cx)).await;
+}
+
+/// Serves HTTP/2 with prior knowledge from the application until the connection ends.
+pub async fn serve_http2<S>(
+    worker: &Rc<Worker>,
+    connection: RefCell<Connection<S>>,
+    route: Route,
+    live: &Live,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (io, prefix) = connection.into_inner().into_parts();
+    let Ok(mut connection) = stream::server_builder()
+        .handshake::<_, Bytes>(Prefixed::new(prefix, io))
+        .await
+    else {
+        return;
+    };
+    let mut drain = live.watch();
+    let mut closing = false;
+    loop {
+        let accepted = poll_fn(|cx| {
+            if !closing && drain.poll(cx).is_ready() {
+                closing = true;
+                connection.graceful_shutdown();
+            }
+            connection.poll_accept(cx)
+        })
+        .await;
+        let Some(Ok((request, response))) = accepted else {
+            return;
+        };
+        let (worker, route) = (Rc::clone(worker), route.clone());
+        let live = worker.drain.enter();
+        // Ends with its stream, which ends with the connection.
+        tokio::task::spawn_local(async move {
+            serve_stream(&worker, request, response, &route).await;
+            drop(live);
+        });
+    }
+}
+
+async fn serve_stream(
+    worker: &Rc<Worker>,
+    request: Request<RecvStream>,
+    response: SendResponse<Bytes>,
+    route: &Route,
+) {
+    let (mut head, body) = request.into_parts();
+    let mut responder = Responder::new(response, &head.method);
+    headers::strip_reserved(&mut head.headers);
+    let result = if head.method == Method::CONNECT || admit::http2(&mut head).is_err() {
+        Err(Failed::new(Reason::BadRequest, StatusCode::BAD_REQUEST))
+    } else {
+        let length = admit::http2_length(&head, body.is_end_stream());
+        let mut body = stream::Body::new(body);
+        let protocol = HeaderValue::from_static("h2");
+        send(
+            worker,
+            &mut head,
+            &mut body,
+            length,
+            &mut responder,
+            route,
+            protocol,
+        )
+        .await
+    };
+    match result {
+        Ok(done) => {
+            worker
+                .counters
+                .request(Direction::Outbound, done.status, done.sent, done.received)
+        }
+        Err(failed) if failed.cut => responder.reset(H2Reason::CANCEL),
+        Err(failed) => {
+            if let Ok(mut sink) = refuse(worker, &failed, &head).send(&mut responder, &head.headers)
+            {
+                let _ = poll_fn(|cx| sink.poll_flush(cx)).await;
+            }
+        }
+    }
+}
+
+/// Counts, logs and answers a request that got no response.
+fn refuse(worker: &Worker, failed: &Failed, head: &request::Parts) -> Answer {
+    let id = worker.decision_id();
+    worker.counters.denial(Direction::Outbound, failed.reason);
+    worker
+        .counters
+        .request(Direction::Outbound, failed.status, 0, 0);
+    tracing::info!(
+        decision = format_args!("{id:016x}"),
+        reason = failed.reason.code(),
+        host = head.uri.authority().map(http::uri::Authority::as_str),
+        "outbound request refused"
+    );
+    Answer::new(failed.reason, id).with_status(failed.status)
+}
+
+/// The port of the service that a request is for.
+fn resolve(
+    worker: &Worker,
+    head: &request::Parts,
+    route: &Route,
+) -> Result<Arc<ServicePort>, Failed> {
+    if let Route::To(port) = route {
+        return Ok(Arc::clone(port));
+    }
+    let unknown = || Failed::new(Reason::UnknownDestination, StatusCode::NOT_FOUND);
+    let authority = head
+        .uri
+        .authority()
+        .ok_or_else(|| Failed::new(Reason::BadRequest, StatusCode::BAD_REQUEST))?;
+    let host = authority.host();
+    let snapshot = worker.snapshot();
+    let service = if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        snapshot.directory.by_host(&host.to_ascii_lowercase())
+    } else {
+        snapshot.directory.by_host(host)
+    }
+    .ok_or_else(unknown)?;
+    let port = match authority.port_u16() {
+        Some(port) => service.port(port),
+        None => service.port(80).or(service.ports.first()),
+    };
+    port.cloned().ok_or_else(unknown)
+}
+
+async fn send<B, D>(
+    worker: &Rc<Worker>,
+    head: &mut request::Parts,
+    body: &mut B,
+    length: BodyLength,
+    responder: &mut D,
+    route: &Route,
+    protocol: HeaderValue,
+) -> Result<Exchanged, Failed>
+where
+    B: BodySource,
+    D: Downstream,
+{
+    let port = resolve(worker, head, route)?;
+    if head.uri.authority().is_none() {
+        // HTTP/1.0 without a host: the connection's destination is the host.
+        if let Ok(authority) = http::uri::Authority::try_from(port.name.replace('/', ".").as_str())
+        {
+            admit::set_authority(head, authority);
+        }
+    }
+    head.headers.insert(headers::PROTOCOL, protocol);
+    let mut tried: Vec<Arc<str>> = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let Some((slot, active, uid)) = place(worker, &port, head, &mut tried).await else {
+            break;
+        };
+        let result = forward(head, body, length, responder, Http2(slot.sender())).await;
+        drop(active);
+        match result {
+            Ok(done) => {
+                // The mesh's own headers are not for the application.
+                return Ok(done);
+            }
+            Err(ForwardError::NoResponse { error, body_taken }) => {
+                tracing::debug!(peer = %uid, %error, "no response from the peer");
+                slot.retire();
+                if body_taken || !may_retry(&error, &head.method) {
+                    return Err(Failed::new(Reason::ConnectFailed, StatusCode::BAD_GATEWAY));
+                }
+            }
+            Err(ForwardError::Request(error)) => {
+                tracing::debug!(%error, "request body");
+                return Err(Failed::new(Reason::BadRequest, StatusCode::BAD_REQUEST));
+            }
+            Err(ForwardError::Response(error) | ForwardError::Downstream(error)) => {
+                tracing::debug!(%error, "exchange cut");
+                return Err(Failed {
+                    cut: true,
+                    ..Failed::new(Reason::ConnectFailed, StatusCode::BAD_GATEWAY)
+                });
+            }
+        }
+    }
+    Err(Failed::new(
+        Reason::NoHealthyEndpoint,
+        StatusCode::SERVICE_UNAVAILABLE,
+    ))
+}
+
+/// True when the peer cannot have acted on the request, or acting twice is harmless.
+fn may_retry(error: &BodyError, method: &Method) -> bool {
+    match error {
+        BodyError::Http2(error) => {
+            error.reason() == Some(H2Reason::REFUSED_STREAM)
+                || (error.is_go_away() && error.reason() == Some(H2Reason::NO_ERROR))
+                || (method.is_idempotent() && (error.is_io() || error.is_go_away()))
+        }
+        _ => method.is_idempotent(),
+    }
+}
+
+/// A stream's place on an endpoint, with the request told which port it is for.
+async fn place(
+    worker: &Rc<Worker>,
+    port: &ServicePort,
+    head: &mut request::Parts,
+    tried: &mut Vec<Arc<str>>,
+) -> Option<(Slot, Active, Arc<str>)> {
+    while let Some((endpoint, state)) = worker.balancer.pick(&port.endpoints, tried) {
+        let workload = &endpoint.workload;
+        if workload.protocol != MeshProtocol::Postern {
+            tried.push(Arc::clone(&workload.uid));
+            continue;
+        }
+        let active = state.begin();
+        let snapshot = worker.snapshot();
+        let slot = match worker.mesh.ready(workload, &snapshot) {
+            Some(slot) => Ok(slot),
+            None => {
+                let snapshot = arc_swap::Guard::into_inner(snapshot);
+                worker.mesh.slot(workload, &snapshot).await
+            }
+        };
+        match slot {
+            Ok(slot) => {
+                state.reached();
+                if port.endpoints.len() > 1 {
+                    tried.push(Arc::clone(&workload.uid));
+                }
+                head.headers
+                    .insert(headers::PORT, HeaderValue::from(endpoint.target_port));
+                return Some((slot, active, Arc::clone(&workload.uid)));
+            }
+            Err(error) => {
+                tracing::info!(peer = %workload.id, %error, "peer not reachable");
+                state.failed(Instant::now());
+                tried.push(Arc::clone(&workload.uid));
+            }
+        }
+    }
+    None
+}
+
+/// An Upgrade: to the peer as extended CONNECT (RFC 8441), then bytes both ways.
+async fn upgrade_http1<S>(
+    worker: &Rc<Worker>,
+    connection: &RefCell<Connection<S>>,
+    mut responder: H1Responder<'_, S>,
+    mut head: request::Parts,
+    token: &HeaderValue,
+    route: &Route,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    responder.close_after();
+    match open_upgrade(worker, &mut head, token, route).await {
+        Ok((mut response, send, _slot, _active)) => {
+            let final_head = poll_fn(|cx| {
+                loop {
+                    match std::task::ready!(response.poll_head(cx)) {
+                        Ok(Head::Informational(_)) => {}
+                        Ok(Head::Final(head, length)) => {
+                            return std::task::Poll::Ready(Ok((head, length)));
+                        }
+                        Err(error) => return std::task::Poll::Ready(Err(error)),
+                    }
+                }
+            })
+            .await;
+            match final_head {
+                Ok((head, _)) if head.status == StatusCode::OK => {
+                    responder.switch_protocols(&head, token);
+                    if let Some(receive) = response.into_stream() {
+                        if let Err(error) = tunnel::with_stream(connection, send, receive).await {
+                            tracing::debug!(%error, "upgraded connection cut");
+                        }
+                    }
+                }
+                Ok((head, length)) => {
+                    if let Ok(sink) = responder.respond(head, length) {
+                        let mut pump = Pump::new(response.into_body(), sink);
+                        let _ = poll_fn(|cx| pump.poll(cx)).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "peer did not answer the upgrade");
+                    let failed = Failed::new(Reason::ConnectFailed, StatusCode::BAD_GATEWAY);
+                    let _ = refuse(worker, &failed, &head).send(&mut responder, &HeaderMap::new());
+                    let _ = responder.flush().await;
+                }
+            }
+        }
+        Err(failed) => {
+            let _ = refuse(worker, &failed, &head).send(&mut responder, &HeaderMap::new());
+            let _ = responder.flush().await;
+        }
+    }
+}
+
+type Upgrading = (Http2Response, h2::SendStream<Bytes>, Slot, Active);
+
+async fn open_upgrade(
+    worker: &Rc<Worker>,
+    head: &mut request::Parts,
+    token: &HeaderValue,
+    route: &Route,
+) -> Result<Upgrading, Failed> {
+    let bad = || Failed::new(Reason::BadRequest, StatusCode::BAD_REQUEST);
+    let port = resolve(worker, head, route)?;
+    let protocol = h2::ext::Protocol::from(token.to_str().map_err(|_| bad())?);
+    head.headers.remove(header::CONTENT_LENGTH);
+    head.headers
+        .insert(headers::PROTOCOL, HeaderValue::from_static("http/1.1"));
+    let mut tried = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let Some((slot, active, _)) = place(worker, &port, head, &mut tried).await else {
+            break;
+        };
+        let mut request = Request::from_parts(head.clone(), ());
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(protocol.clone());
+        match slot.sender().send_request(request, false) {
+            Ok((response, send)) => {
+                return Ok((Http2Response::new(response, false), send, slot, active));
+            }
+            Err(_) => slot.retire(),
+        }
+    }
+    Err(Failed::new(
+        Reason::NoHealthyEndpoint,
+        StatusCode::SERVICE_UNAVAILABLE,
+    ))
+}

@@ -1,0 +1,395 @@
+//! mTLS connections to peers' mesh ports.
+//!
+//! Keyed by address and expected identity, so that an address that changes hands never carries another workload's
+//! requests over an old connection. A connection is retired (no new streams) when its TLS contexts are no longer the
+//! current ones, when it refuses a stream, or when it has been idle for long; streams on it finish.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use mesh_auth::SpiffeId;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+use crate::directory::WorkloadEntry;
+use crate::http::h2 as stream;
+use crate::snapshot::{MESH_ALPN, Snapshot};
+use crate::worker::dial::{DialError, Dialer};
+
+/// Streams on a connection at which another one is opened.
+const GROW_AT: u32 = 100;
+/// Connections to one peer.
+const MAX_CONNECTIONS: usize = 8;
+/// How long an unused connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no connection to a peer.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No TCP connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The TLS handshake failed.
+    #[error("TLS handshake with {address} (expected {expected}): {error}")]
+    Tls {
+        /// The peer's mesh port.
+        address: SocketAddr,
+        /// Who should have answered.
+        expected: SpiffeId,
+        /// What went wrong.
+        error: String,
+    },
+    /// HTTP/2 could not be started.
+    #[error("HTTP/2 with {address}: {error}")]
+    Http2 {
+        /// The peer's mesh port.
+        address: SocketAddr,
+        /// What went wrong.
+        error: h2::Error,
+    },
+    /// This sidecar has no certificate yet.
+    #[error("no certificate is held yet")]
+    NoIdentity,
+    /// The workload has no address.
+    #[error("workload {0} has no address")]
+    NoAddress(Arc<str>),
+    /// Another request's attempt failed just now.
+    #[error("{0}")]
+    Shared(Arc<str>),
+}
+
+/// One connection.
+struct Shared {
+    send: SendRequest<Bytes>,
+    active: Cell<u32>,
+    retired: Cell<bool>,
+    tls_epoch: u64,
+    last_used: Cell<Instant>,
+}
+
+/// A place for one stream on a connection.
+pub struct Slot(Rc<Shared>);
+
+impl Slot {
+    /// A handle to open the stream with.
+    pub fn sender(&self) -> SendRequest<Bytes> {
+        self.0.send.clone()
+    }
+
+    /// No further stream is opened on this connection.
+    pub fn retire(&self) {
+        self.0.retired.set(true);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let active = self.0.active.get() - 1;
+        self.0.active.set(active);
+        if active == 0 {
+            self.0.last_used.set(Instant::now());
+        }
+    }
+}
+
+#[derive(PartialEq, Eq, Hash, Clone)]
+struct Key {
+    address: SocketAddr,
+    id: SpiffeId,
+}
+
+#[derive(Default)]
+struct Peer {
+    connections: RefCell<Vec<Rc<Shared>>>,
+    dialing: Cell<bool>,
+    dialed: Notify,
+    last_error: RefCell<Option<Arc<str>>>,
+    client: RefCell<Option<(u64, TlsConnector)>>,
+}
+
+/// The connections of one worker.
+pub struct Pool {
+    peers: RefCell<HashMap<Key, Rc<Peer>>>,
+    dialer: Dialer,
+}
+
+impl Pool {
+    /// An empty pool that dials with `dialer`.
+    pub fn new(dialer: Dialer) -> Rc<Self> {
+        Rc::new(Self {
+            peers: RefCell::default(),
+            dialer,
+        })
+    }
+
+    /// A place on a connection that is ready now; the usual case, without waiting.
+    pub fn ready(self: &Rc<Self>, workload: &WorkloadEntry, snapshot: &Snapshot) -> Option<Slot> {
+        let tls = snapshot.tls.as_ref()?;
+        let key = Key {
+            address: workload.mesh_address()?,
+            id: workload.id.clone(),
+        };
+        let peer = self.peers.borrow().get(&key).cloned()?;
+        let slot = peer.least_used(tls.epoch)?;
+        if slot.0.active.get() > GROW_AT
+            && !peer.dialing.get()
+            && peer.count(tls.epoch) < MAX_CONNECTIONS
+        {
+            self.grow(&peer, &key, snapshot);
+        }
+        Some(slot)
+    }
+
+    /// A place for one stream to `workload`'s sidecar, on a pooled connection or a new one.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn slot(
+        self: &Rc<Self>,
+        workload: &WorkloadEntry,
+        snapshot: &Snapshot,
+    ) -> Result<Slot, ConnectError> {
+        let address = workload
+            .mesh_address()
+            .ok_or_else(|| ConnectError::NoAddress(Arc::clone(&workload.uid)))?;
+        let tls = snapshot.tls.as_ref().ok_or(ConnectError::NoIdentity)?;
+        let key = Key {
+            address,
+            id: workload.id.clone(),
+        };
+        let peer = {
+            let mut peers = self.peers.borrow_mut();
+            match peers.get(&key) {
+                Some(peer) => Rc::clone(peer),
+                None => Rc::clone(peers.entry(key.clone()).or_default()),
+            }
+        };
+        loop {
+            if let Some(slot) = peer.least_used(tls.epoch) {
+                if slot.0.active.get() > GROW_AT
+                    && !peer.dialing.get()
+                    && peer.count(tls.epoch) < MAX_CONNECTIONS
+                {
+                    self.grow(&peer, &key, snapshot);
+                }
+                return Ok(slot);
+            }
+            if !peer.dialing.get() {
+                let result = self.dial(&peer, &key, snapshot).await;
+                return match result {
+                    Ok(shared) => Ok(shared.slot()),
+                    Err(error) => Err(error),
+                };
+            }
+            // Another request is dialling; share its outcome.
+            peer.dialed.notified().await;
+            if peer.least_used_exists(tls.epoch) {
+                continue;
+            }
+            if let Some(error) = peer.last_error.borrow().clone() {
+                return Err(ConnectError::Shared(error));
+            }
+        }
+    }
+
+    fn grow(self: &Rc<Self>, peer: &Rc<Peer>, key: &Key, snapshot: &Snapshot) {
+        let (pool, peer, key) = (Rc::clone(self), Rc::clone(peer), key.clone());
+        let Ok((epoch, connector)) = peer.connector(&key, snapshot) else {
+            return;
+        };
+        peer.dialing.set(true);
+        // Owned by the peer's `dialing` flag, bounded by the dial and handshake timeouts.
+        tokio::task::spawn_local(async move {
+            let guard = Dialing(&peer);
+            match connect(pool.dialer, &key, &connector, epoch).await {
+                Ok(shared) => peer.connections.borrow_mut().push(shared),
+                Err(error) => {
+                    tracing::debug!(peer = %key.id, %error, "no further connection to peer")
+                }
+            }
+            drop(guard);
+        });
+    }
+
+    async fn dial(
+        &self,
+        peer: &Peer,
+        key: &Key,
+        snapshot: &Snapshot,
+    ) -> Result<Rc<Shared>, ConnectError> {
+        let (epoch, connector) = peer.connector(key, snapshot)?;
+        peer.dialing.set(true);
+        let guard = Dialing(peer);
+        let result = connect(self.dialer, key, &connector, epoch).await;
+        match &result {
+            Ok(shared) => {
+                peer.connections.borrow_mut().push(Rc::clone(shared));
+                peer.last_error.borrow_mut().take();
+            }
+            Err(error) => *peer.last_error.borrow_mut() = Some(error.to_string().into()),
+        }
+        drop(guard);
+        result
+    }
+
+    /// Retires what is outdated or idle and forgets what is closed.
+    pub fn sweep(&self, now: Instant, tls_epoch: Option<u64>) {
+        let mut peers = self.peers.borrow_mut();
+        peers.retain(|_, peer| {
+            peer.connections.borrow_mut().retain(|c| {
+                let idle =
+                    c.active.get() == 0 && now.duration_since(c.last_used.get()) > IDLE_TIMEOUT;
+                !(c.retired.get() || idle || Some(c.tls_epoch) != tls_epoch)
+            });
+            !peer.connections.borrow().is_empty() || peer.dialing.get()
+        });
+    }
+
+    /// Connections held.
+    pub fn len(&self) -> usize {
+        self.peers
+            .borrow()
+            .values()
+            .map(|p| p.connections.borrow().len())
+            .sum()
+    }
+
+    /// True when no connection is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+struct Dialing<'a>(&'a Peer);
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        self.0.dialing.set(false);
+        self.0.dialed.notify_waiters();
+    }
+}
+
+impl Peer {
+    fn usable(&self, epoch: u64, f: impl FnMut(&&Rc<Shared>) -> bool) -> usize {
+        self.connections
+            .borrow()
+            .iter()
+            .filter(|c| !c.retired.get() && c.tls_epoch == epoch)
+            .filter(f)
+            .count()
+    }
+
+    fn count(&self, epoch: u64) -> usize {
+        self.usable(epoch, |_| true)
+    }
+
+    fn least_used_exists(&self, epoch: u64) -> bool {
+        self.count(epoch) > 0
+    }
+
+    fn least_used(&self, epoch: u64) -> Option<Slot> {
+        let mut connections = self.connections.borrow_mut();
+        if connections
+            .iter()
+            .any(|c| c.retired.get() || c.tls_epoch != epoch)
+        {
+            connections.retain(|c| !c.retired.get() && c.tls_epoch == epoch);
+        }
+        connections
+            .iter()
+            .min_by_key(|c| c.active.get())
+            .map(Shared::slot)
+    }
+
+    /// The TLS client for this peer, built once per change of identity or bundles.
+    fn connector(
+        &self,
+        key: &Key,
+        snapshot: &Snapshot,
+    ) -> Result<(u64, TlsConnector), ConnectError> {
+        let tls = snapshot.tls.as_ref().ok_or(ConnectError::NoIdentity)?;
+        let mut client = self.client.borrow_mut();
+        if let Some((epoch, connector)) = client.as_ref().filter(|(epoch, _)| *epoch == tls.epoch) {
+            return Ok((*epoch, connector.clone()));
+        }
+        let config = mesh_auth::tls::client_config(
+            Some(&tls.identity),
+            Arc::clone(&snapshot.bundles),
+            std::slice::from_ref(&key.id),
+            MESH_ALPN,
+        )
+        .map_err(|error| ConnectError::Tls {
+            address: key.address,
+            expected: key.id.clone(),
+            error: error.to_string(),
+        })?;
+        let connector = TlsConnector::from(config);
+        *client = Some((tls.epoch, connector.clone()));
+        Ok((tls.epoch, connector))
+    }
+}
+
+impl Shared {
+    fn slot(self: &Rc<Self>) -> Slot {
+        self.active.set(self.active.get() + 1);
+        Slot(Rc::clone(self))
+    }
+}
+
+async fn connect(
+    dialer: Dialer,
+    key: &Key,
+    connector: &TlsConnector,
+    tls_epoch: u64,
+) -> Result<Rc<Shared>, ConnectError> {
+    let tcp = dialer.connect(key.address).await?;
+    let fail = |error: String| ConnectError::Tls {
+        address: key.address,
+        expected: key.id.clone(),
+        error,
+    };
+    let handshake = connector.connect(mesh_auth::tls::server_name(), tcp);
+    let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return Err(fail(error.to_string())),
+        Err(_) => return Err(fail(format!("no answer within {HANDSHAKE_TIMEOUT:?}"))),
+    };
+    if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
+        return Err(fail("the peer does not speak h2 (ALPN)".into()));
+    }
+    let (send, connection) = stream::client_builder()
+        .handshake(tls)
+        .await
+        .map_err(|error| ConnectError::Http2 {
+            address: key.address,
+            error,
+        })?;
+    let shared = Rc::new(Shared {
+        send,
+        active: Cell::new(0),
+        retired: Cell::new(false),
+        tls_epoch,
+        last_used: Cell::new(Instant::now()),
+    });
+    // Ends when every sender is gone and the last stream has finished, or with the connection.
+    let driven = Rc::downgrade(&shared);
+    let id = key.id.clone();
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(peer = %id, %error, "connection to peer ended");
+        }
+        if let Some(shared) = driven.upgrade() {
+            shared.retired.set(true);
+        }
+    });
+    Ok(shared)
+}

@@ -1,0 +1,280 @@
+//! The immutable view of the mesh that the hot path reads.
+//!
+//! A [`Snapshot`] is built on the control thread from the resources held and the current identity, then swapped in
+//! whole; a request sees one snapshot from start to end. Building is all or nothing: a resource that does not compile
+//! leaves the previous snapshot in force. Parts whose inputs did not change are shared with the previous snapshot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use mesh_auth::bundle::{TrustBundle, TrustBundles};
+use mesh_auth::policy::{PolicySet, PortModes};
+use mesh_auth::tls::{self, ClientAuth, Identity};
+use mesh_auth::{SpiffeId, TrustDomain};
+use mesh_proto::mesh;
+use rustls_pki_types::CertificateDer;
+
+use crate::directory::{Directory, DirectoryError, WorkloadEntry};
+
+/// The snapshot in force, read by every worker and stored by the control thread only.
+pub type SharedSnapshot = Arc<ArcSwap<Snapshot>>;
+
+/// ALPN protocols of the mesh port.
+pub const MESH_ALPN: &[&[u8]] = &[b"h2"];
+/// ALPN protocols of captured TLS with a client certificate.
+pub const INBOUND_TLS_ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// The resources a sidecar holds, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Resources {
+    /// Mesh-wide settings; `None` until received.
+    pub defaults: Option<mesh::MeshDefaults>,
+    /// Trust bundles by trust domain.
+    pub bundles: BTreeMap<String, Arc<mesh::TrustBundle>>,
+    /// Peer authentication policies that can select this workload.
+    pub peer_authentications: BTreeMap<String, Arc<mesh::PeerAuthentication>>,
+    /// Authorization policies that select this workload.
+    pub policies: BTreeMap<String, Arc<mesh::AuthorizationPolicy>>,
+    /// Services.
+    pub services: BTreeMap<String, Arc<mesh::Service>>,
+    /// Workloads.
+    pub workloads: BTreeMap<String, Arc<mesh::Workload>>,
+    /// Store revision these resources are of; 0 when unknown.
+    pub revision: u64,
+}
+
+/// TLS contexts, built once per identity or bundle change.
+pub struct TlsContexts {
+    /// Changes whenever the identity or a bundle does.
+    pub epoch: u64,
+    /// This workload's identity.
+    pub identity: Arc<Identity>,
+    /// Mesh port: client certificate required, ALPN h2.
+    pub mesh: Arc<rustls::ServerConfig>,
+    /// Captured TLS: client certificate required, ALPN h2 or http/1.1.
+    pub inbound: Arc<rustls::ServerConfig>,
+}
+
+/// Everything a worker needs to decide and route.
+pub struct Snapshot {
+    /// Increases with every snapshot. 0: nothing received yet, everything is refused.
+    pub epoch: u64,
+    /// Store revision of the resources.
+    pub revision: u64,
+    /// This workload's uid, `namespace/name`.
+    pub own_uid: Arc<str>,
+    /// The mesh's trust domain.
+    pub trust_domain: TrustDomain,
+    /// This workload as the registry has it; `None` until received.
+    pub own: Option<Arc<WorkloadEntry>>,
+    /// TLS contexts; `None` until a certificate is held.
+    pub tls: Option<Arc<TlsContexts>>,
+    /// Roots by trust domain.
+    pub bundles: Arc<TrustBundles>,
+    /// Policy on connections to this workload; `None` until mesh defaults are held: deny.
+    pub policy: Option<Arc<PolicySet>>,
+    /// Changes whenever `policy` does.
+    pub policy_epoch: u64,
+    /// Mutual TLS mode by application port.
+    pub port_modes: Arc<PortModes>,
+    /// Services and workloads.
+    pub directory: Arc<Directory>,
+    /// What it was built from.
+    pub resources: Arc<Resources>,
+}
+
+/// Why a snapshot could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// A trust bundle does not parse.
+    #[error("trust bundle '{name}': {reason}")]
+    Bundle {
+        /// The trust domain.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The policies do not compile.
+    #[error("authorization policy: {0}")]
+    Policy(#[from] mesh_auth::policy::PolicyError),
+    /// A workload or service is malformed.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The identity cannot be used.
+    #[error("identity: {0}")]
+    Identity(String),
+}
+
+impl Snapshot {
+    /// The snapshot of a sidecar that knows nothing yet: no identity, no policy, no destinations.
+    pub fn empty(own_uid: &str, trust_domain: TrustDomain) -> Self {
+        Self {
+            epoch: 0,
+            revision: 0,
+            own_uid: own_uid.into(),
+            trust_domain,
+            own: None,
+            tls: None,
+            bundles: Arc::default(),
+            policy: None,
+            policy_epoch: 0,
+            port_modes: Arc::new(PortModes::resolve(&[], "", "")),
+            directory: Arc::default(),
+            resources: Arc::default(),
+        }
+    }
+
+    /// Builds the successor of `self`. `fallback_roots` verify peers of the own trust domain until the control stream
+    /// brings its bundle.
+    ///
+    /// # Errors
+    /// Names the resource that does not compile; `self` stays valid.
+    pub fn build(
+        &self,
+        resources: &Arc<Resources>,
+        identity: Option<Arc<Identity>>,
+        fallback_roots: &[CertificateDer<'static>],
+    ) -> Result<Self, SnapshotError> {
+        let epoch = self.epoch + 1;
+        let unchanged_bundles = self.epoch > 0 && same_bundles(&self.resources, resources);
+        let bundles = if unchanged_bundles {
+            Arc::clone(&self.bundles)
+        } else {
+            Arc::new(build_bundles(
+                &self.trust_domain,
+                resources,
+                fallback_roots,
+            )?)
+        };
+        let tls = match (identity, &self.tls) {
+            (None, _) => None,
+            (Some(identity), Some(held))
+                if unchanged_bundles && Arc::ptr_eq(&held.identity, &identity) =>
+            {
+                Some(Arc::clone(held))
+            }
+            (Some(identity), _) => Some(Arc::new(TlsContexts::new(epoch, identity, &bundles)?)),
+        };
+        let root_namespace = root_namespace(resources);
+        let own_namespace = self.own_uid.split('/').next().unwrap_or_default();
+        let same_policies = self.epoch > 0
+            && self.resources.defaults == resources.defaults
+            && self.resources.policies == resources.policies;
+        let (policy, policy_epoch) = if same_policies {
+            (self.policy.clone(), self.policy_epoch)
+        } else {
+            let policies: Vec<_> = resources.policies.values().map(|p| (**p).clone()).collect();
+            let policy = match &resources.defaults {
+                Some(defaults) => Some(Arc::new(PolicySet::compile(&policies, defaults)?)),
+                None => None,
+            };
+            (policy, epoch)
+        };
+        let peer_authentications: Vec<_> = resources
+            .peer_authentications
+            .values()
+            .map(|p| (**p).clone())
+            .collect();
+        let same_directory = self.epoch > 0
+            && self.resources.services == resources.services
+            && self.resources.workloads == resources.workloads;
+        let directory = if same_directory {
+            Arc::clone(&self.directory)
+        } else {
+            Arc::new(Directory::build(
+                &self.trust_domain,
+                own_namespace,
+                resources,
+            )?)
+        };
+        Ok(Self {
+            epoch,
+            revision: resources.revision,
+            own_uid: Arc::clone(&self.own_uid),
+            trust_domain: self.trust_domain.clone(),
+            own: directory.workload(&self.own_uid).cloned(),
+            tls,
+            bundles,
+            policy,
+            policy_epoch,
+            port_modes: Arc::new(PortModes::resolve(
+                &peer_authentications,
+                own_namespace,
+                root_namespace,
+            )),
+            directory,
+            resources: Arc::clone(resources),
+        })
+    }
+
+    /// This workload's SPIFFE ID, once a certificate is held.
+    pub fn identity(&self) -> Option<&SpiffeId> {
+        self.tls.as_ref().map(|t| t.identity.id())
+    }
+}
+
+impl TlsContexts {
+    fn new(
+        epoch: u64,
+        identity: Arc<Identity>,
+        bundles: &Arc<TrustBundles>,
+    ) -> Result<Self, SnapshotError> {
+        let server = |alpn| {
+            tls::server_config(&identity, Arc::clone(bundles), ClientAuth::Required, alpn)
+                .map_err(|e| SnapshotError::Identity(e.to_string()))
+        };
+        Ok(Self {
+            epoch,
+            mesh: server(MESH_ALPN)?,
+            inbound: server(INBOUND_TLS_ALPN)?,
+            identity,
+        })
+    }
+}
+
+/// The root namespace in force.
+pub fn root_namespace(resources: &Resources) -> &str {
+    match &resources.defaults {
+        Some(d) if !d.root_namespace.is_empty() => &d.root_namespace,
+        _ => "postern-system",
+    }
+}
+
+fn same_bundles(a: &Resources, b: &Resources) -> bool {
+    a.bundles == b.bundles
+}
+
+fn build_bundles(
+    own: &TrustDomain,
+    resources: &Resources,
+    fallback_roots: &[CertificateDer<'static>],
+) -> Result<TrustBundles, SnapshotError> {
+    let mut bundles = TrustBundles::default();
+    let mut insert =
+        |name: &str, domain: TrustDomain, roots: Vec<CertificateDer<'static>>, sequence| {
+            let fail = |reason: String| SnapshotError::Bundle {
+                name: name.to_owned(),
+                reason,
+            };
+            let bundle =
+                TrustBundle::new(domain, roots, sequence).map_err(|e| fail(e.to_string()))?;
+            bundles.insert(bundle).map_err(|e| fail(e.to_string()))
+        };
+    if !resources.bundles.contains_key(own.as_str()) && !fallback_roots.is_empty() {
+        insert(own.as_str(), own.clone(), fallback_roots.to_vec(), 0)?;
+    }
+    for (name, bundle) in &resources.bundles {
+        let domain = TrustDomain::new(&bundle.trust_domain).map_err(|e| SnapshotError::Bundle {
+            name: name.clone(),
+            reason: e.to_string(),
+        })?;
+        let roots = bundle
+            .x509_authorities
+            .iter()
+            .map(|der| CertificateDer::from(der.clone()))
+            .collect();
+        insert(name, domain, roots, bundle.sequence)?;
+    }
+    Ok(bundles)
+}

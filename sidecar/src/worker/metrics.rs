@@ -1,0 +1,155 @@
+//! The counters of one worker, resolved once: counting is one atomic add on memory that only this worker writes.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use mesh_auth::Reason;
+use metrics::{Counter, Label, counter};
+
+/// Which way traffic goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From peers and plaintext clients to the application.
+    Inbound,
+    /// From the application to others.
+    Outbound,
+}
+
+impl Direction {
+    /// The label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// One worker's counters.
+pub struct Counters {
+    requests: [[Counter; 5]; 2],
+    connections: [Counter; 2],
+    bytes: [[Counter; 2]; 2],
+    handshakes: [Counter; 2],
+    accept_errors: Counter,
+    denials: RefCell<HashMap<(Direction, &'static str), Counter>>,
+}
+
+impl std::hash::Hash for Direction {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (*self as u8).hash(state);
+    }
+}
+
+impl Counters {
+    /// Resolves the handles.
+    pub fn new() -> Self {
+        describe();
+        let directions = [Direction::Inbound, Direction::Outbound];
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+        Self {
+            requests: directions.map(|d| {
+                classes.map(|class| {
+                    counter!("postern_requests_total", "direction" => d.as_str(), "code_class" => class)
+                })
+            }),
+            connections: directions.map(|d| counter!("postern_connections_total", "direction" => d.as_str())),
+            bytes: directions.map(|d| {
+                ["sent", "received"]
+                    .map(|flow| counter!("postern_bytes_total", "direction" => d.as_str(), "flow" => flow))
+            }),
+            handshakes: ["ok", "failed"].map(|result| counter!("postern_tls_handshakes_total", "result" => result)),
+            accept_errors: counter!("postern_accept_errors_total"),
+            denials: RefCell::default(),
+        }
+    }
+
+    /// A request was answered.
+    pub fn request(
+        &self,
+        direction: Direction,
+        status: http::StatusCode,
+        sent: u64,
+        received: u64,
+    ) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.requests[direction as usize][class].increment(1);
+        self.carried(direction, sent, received);
+    }
+
+    /// Bytes went through.
+    pub fn carried(&self, direction: Direction, sent: u64, received: u64) {
+        if sent > 0 {
+            self.bytes[direction as usize][0].increment(sent);
+        }
+        if received > 0 {
+            self.bytes[direction as usize][1].increment(received);
+        }
+    }
+
+    /// A connection was accepted.
+    pub fn connection(&self, direction: Direction) {
+        self.connections[direction as usize].increment(1);
+    }
+
+    /// A TLS handshake ended.
+    pub fn handshake(&self, ok: bool) {
+        self.handshakes[usize::from(!ok)].increment(1);
+    }
+
+    /// A listener could not accept.
+    pub fn accept_error(&self) {
+        self.accept_errors.increment(1);
+    }
+
+    /// Something was refused.
+    pub fn denial(&self, direction: Direction, reason: Reason) {
+        self.denials
+            .borrow_mut()
+            .entry((direction, reason.code()))
+            .or_insert_with(|| {
+                counter!(
+                    "postern_denials_total",
+                    vec![
+                        Label::from_static_parts("direction", direction.as_str()),
+                        Label::from_static_parts("reason", reason.code()),
+                    ]
+                )
+            })
+            .increment(1);
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn describe() {
+    use metrics::describe_counter as describe;
+    describe!(
+        "postern_requests_total",
+        "HTTP requests answered, by direction and status class."
+    );
+    describe!(
+        "postern_connections_total",
+        "Connections accepted, by direction."
+    );
+    describe!(
+        "postern_bytes_total",
+        "Body and tunnel bytes, by direction and flow."
+    );
+    describe!(
+        "postern_tls_handshakes_total",
+        "TLS handshakes with peers, by result."
+    );
+    describe!(
+        "postern_accept_errors_total",
+        "Failures to accept a connection."
+    );
+    describe!(
+        "postern_denials_total",
+        "Requests and connections refused, by direction and reason."
+    );
+}

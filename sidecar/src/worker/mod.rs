@@ -1,0 +1,285 @@
+//! Workers: single-threaded runtimes, each with its own listeners, pools, caches and counters.
+//!
+//! Nothing on the way of a request leaves its worker: no lock is shared, no task is woken on another thread. What
+//! workers share is read-only ([`Settings`]) or swapped whole ([`crate::snapshot::Snapshot`]).
+
+pub mod dial;
+pub mod drain;
+pub mod metrics;
+pub mod prefixed;
+pub mod probe;
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::Guard;
+use mesh_http1::Limits;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::pool::balance::Balancer;
+use crate::pool::{app, clear, mesh};
+use crate::snapshot::{SharedSnapshot, Snapshot};
+use crate::{inbound, outbound};
+use dial::Dialer;
+use drain::{Drain, Live};
+use metrics::Counters;
+
+/// Period of housekeeping: idle connections, forgotten endpoints.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Pause after the operating system refuses to accept (out of descriptors): keeps the loop from spinning.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Whether traffic is redirected to the sidecar or sent to it by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Destinations come from the redirected connection.
+    Capture,
+    /// Destinations come from `Host` or from the listener.
+    Explicit,
+}
+
+/// What happens to connections that leave the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Egress {
+    /// Passed through as they are.
+    Allow,
+    /// Refused.
+    Refuse,
+}
+
+/// An explicit listener for one service port.
+#[derive(Debug, Clone)]
+pub struct TcpService {
+    /// Host of the service.
+    pub host: String,
+    /// Port of the service.
+    pub port: u16,
+}
+
+/// What every worker is told at start and never changes.
+#[derive(Debug)]
+pub struct Settings {
+    /// Capture or explicit.
+    pub mode: Mode,
+    /// Policy on destinations outside the mesh.
+    pub egress: Egress,
+    /// Where application ports are served, if elsewhere than at the workload's own address.
+    pub apps: HashMap<u16, SocketAddr>,
+    /// Application port that explicit plaintext on the inbound listener is for.
+    pub inbound_port: Option<u16>,
+    /// The sidecar's own ports, which are never a destination.
+    pub internal_ports: Vec<u16>,
+    /// How connections are opened.
+    pub dialer: Dialer,
+    /// How long draining may take.
+    pub drain_timeout: Duration,
+    /// HTTP/1.1 limits.
+    pub limits: Limits,
+    /// Answers the capture self-check.
+    pub probe: Arc<probe::Probe>,
+}
+
+/// The listening sockets of one worker.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Outbound: captured traffic, or HTTP by host.
+    pub outbound: std::net::TcpListener,
+    /// Inbound plaintext and captured TLS.
+    pub inbound: std::net::TcpListener,
+    /// mTLS from peers.
+    pub mesh: std::net::TcpListener,
+    /// Explicit listeners for opaque services.
+    pub tcp_services: Vec<(TcpService, std::net::TcpListener)>,
+}
+
+/// One worker's world.
+pub struct Worker {
+    /// What it was told at start.
+    pub settings: Arc<Settings>,
+    snapshot: SharedSnapshot,
+    /// Connections to peers.
+    pub mesh: Rc<mesh::Pool>,
+    /// HTTP/1.1 connections to the application.
+    pub apps: Rc<app::Pool>,
+    /// HTTP/2 connections to the application.
+    pub clear: Rc<clear::Pool>,
+    /// Choice of endpoints.
+    pub balancer: Balancer,
+    /// Protocols learned per destination.
+    pub learned: outbound::detect::Learned,
+    /// Drain state.
+    pub drain: Rc<Drain>,
+    /// Counters.
+    pub counters: Counters,
+    decisions: Cell<u64>,
+}
+
+impl Worker {
+    /// The snapshot in force. Load it once per request.
+    pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// A fresh decision id: unique in this process, unpredictable across processes.
+    pub fn decision_id(&self) -> u64 {
+        let id = self.decisions.get();
+        self.decisions.set(id.wrapping_add(1));
+        id
+    }
+
+    /// Where the application port `port` is served; `own` is the address at which this workload was reached.
+    pub fn app_address(&self, port: u16, own: IpAddr) -> SocketAddr {
+        if let Some(address) = self.settings.apps.get(&port) {
+            return *address;
+        }
+        match self.settings.mode {
+            Mode::Capture => SocketAddr::new(own, port),
+            Mode::Explicit => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
+        }
+    }
+
+    /// True for the sidecar's own ports, which no traffic may be sent to.
+    pub fn is_internal(&self, port: u16) -> bool {
+        self.settings.internal_ports.contains(&port)
+    }
+}
+
+/// Runs one worker on the calling thread until `shutdown` is cancelled and its connections have drained.
+///
+/// # Errors
+/// The runtime or a listener cannot be set up.
+pub fn run(
+    settings: Arc<Settings>,
+    snapshot: SharedSnapshot,
+    listeners: Listeners,
+    shutdown: &CancellationToken,
+    seed: u64,
+) -> io::Result<()> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .event_interval(31)
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        let worker = Rc::new(Worker {
+            mesh: mesh::Pool::new(settings.dialer),
+            apps: app::Pool::new(settings.dialer),
+            clear: clear::Pool::new(settings.dialer),
+            balancer: Balancer::new(seed),
+            learned: outbound::detect::Learned::default(),
+            drain: Drain::new(),
+            counters: Counters::new(),
+            decisions: Cell::new(seed.rotate_left(17)),
+            settings,
+            snapshot,
+        });
+        serve(&worker, listeners, shutdown).await
+    })
+}
+
+async fn serve(
+    worker: &Rc<Worker>,
+    listeners: Listeners,
+    shutdown: &CancellationToken,
+) -> io::Result<()> {
+    let mut loops = tokio::task::JoinSet::new();
+    let outbound = dial::register(listeners.outbound)?;
+    let inbound = dial::register(listeners.inbound)?;
+    let mesh = dial::register(listeners.mesh)?;
+    loops.spawn_local(accept(
+        Rc::clone(worker),
+        outbound,
+        |worker, stream, live| async move {
+            outbound::accept(&worker, stream, &live).await;
+        },
+    ));
+    loops.spawn_local(accept(
+        Rc::clone(worker),
+        inbound,
+        |worker, stream, live| async move {
+            inbound::plain::accept(&worker, stream, &live).await;
+        },
+    ));
+    loops.spawn_local(accept(
+        Rc::clone(worker),
+        mesh,
+        |worker, stream, live| async move {
+            inbound::mesh::accept(&worker, stream, &live).await;
+        },
+    ));
+    for (service, listener) in listeners.tcp_services {
+        let service = Rc::new(service);
+        let listener = dial::register(listener)?;
+        loops.spawn_local(accept(
+            Rc::clone(worker),
+            listener,
+            move |worker, stream, live| {
+                let service = Rc::clone(&service);
+                async move { outbound::accept_service(&worker, stream, &live, &service).await }
+            },
+        ));
+    }
+    loops.spawn_local(sweep(Rc::clone(worker)));
+
+    shutdown.cancelled().await;
+    // New connections are refused by closing the listeners; the others end at their next message boundary.
+    loops.shutdown().await;
+    worker.drain.begin();
+    let drained =
+        tokio::time::timeout(worker.settings.drain_timeout, worker.drain.finished()).await;
+    if drained.is_err() {
+        tracing::warn!(
+            connections = worker.drain.live(),
+            "drain deadline reached: remaining connections are cut"
+        );
+    }
+    Ok(())
+}
+
+async fn accept<F, Fut>(worker: Rc<Worker>, listener: TcpListener, serve: F)
+where
+    F: Fn(Rc<Worker>, TcpStream, Live) -> Fut + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let _ = stream.set_nodelay(true);
+                let live = worker.drain.enter();
+                // Ends by itself or when the worker's runtime does; counted by `live`.
+                tokio::task::spawn_local(serve(Rc::clone(&worker), stream, live));
+            }
+            Err(error) => {
+                worker.counters.accept_error();
+                tracing::warn!(%error, "cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    let mut period = tokio::time::interval(SWEEP);
+    loop {
+        period.tick().await;
+        let now = Instant::now();
+        let snapshot = worker.snapshot();
+        worker
+            .mesh
+            .sweep(now, snapshot.tls.as_ref().map(|t| t.epoch));
+        worker.apps.sweep(now);
+        worker.clear.sweep(now);
+        worker
+            .balancer
+            .retain(|uid| snapshot.directory.workload(uid).is_some());
+        worker.learned.sweep(now);
+    }
+}
