@@ -66,6 +66,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
 
     let (bound, mut listeners) = bind(args, mode, workers)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    // Listeners register with the runtime that will serve them.
+    let entered = runtime.enter();
     let admin = admin::bind(Surface::Admin, args.admin)?;
     let metrics_listener = admin::bind(Surface::Metrics, args.metrics)?;
     let readiness_listener = admin::bind(Surface::Readiness, args.readiness)?;
@@ -146,9 +151,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             "tcp_services": bound.tcp_services,
         })
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    drop(entered);
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         let state = Arc::new(AdminState {
