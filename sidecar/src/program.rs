@@ -41,6 +41,12 @@ struct Bound {
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     telemetry::init_logging(args.log, args.log_format).context("cannot set up logging")?;
     let metrics = Metrics::install().context("cannot set up metrics")?;
+    control::describe_metrics();
+    if let Err(error) =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
+        tracing::warn!(%error, "cannot keep the private key out of core dumps");
+    }
     let mode = Mode::from(args.mode);
     let trust_domain = TrustDomain::new(&args.trust_domain).context("--trust-domain")?;
     let control_api_id = match &args.control_api_id {
@@ -80,7 +86,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         readiness_listener.local_addr()?,
     ];
     let seed = seed()?;
-    let probe = Arc::new(Probe::new(worker::probe::DESTINATIONS, nonce()?));
+    let probe = Arc::new(Probe::new(mesh_capture::probe::DESTINATIONS, nonce()?));
     let settings = Arc::new(Settings {
         mode,
         egress: args.egress.into(),
