@@ -174,7 +174,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             (metrics_listener, Surface::Metrics),
             (readiness_listener, Surface::Readiness),
         ] {
-            tasks.spawn(admin::serve(listener, surface, Arc::clone(&state), stop.clone()));
+            tasks.spawn(admin::serve(
+                listener,
+                surface,
+                Arc::clone(&state),
+                stop.clone(),
+            ));
         }
         let (epochs, _) = watch::channel(0);
         tasks.spawn(control::run(
@@ -187,22 +192,27 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             Arc::clone(&readiness),
         ));
         if mode == Mode::Capture {
-            tasks.spawn(watch_capture(Arc::clone(&probe), Arc::clone(&readiness), stop.clone()));
+            tasks.spawn(watch_capture(
+                Arc::clone(&probe),
+                Arc::clone(&readiness),
+                stop.clone(),
+            ));
         }
         let announced = async {
             let mut ready = readiness.subscribe();
             if ready.wait_for(|r| *r).await.is_ok() {
                 let id = shared.load().identity().map(ToString::to_string);
                 tracing::info!(spiffe_id = id, "ready");
-                if let Some(file) = &args.ready_file {
-                    if let Err(error) = write_atomically(file, &ready_object(id)) {
-                        tracing::error!(file = %file.display(), %error, "cannot write the ready file");
-                    }
+                if let Some(file) = &args.ready_file
+                    && let Err(error) = write_atomically(file, &ready_object(id))
+                {
+                    tracing::error!(file = %file.display(), %error, "cannot write the ready file");
                 }
             }
             std::future::pending::<()>().await;
         };
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
             () = announced => {}
             _ = terminate.recv() => {}
@@ -210,7 +220,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             () = drain.cancelled() => {}
         }
         tracing::info!(deadline = ?args.drain_timeout, "draining");
-        readiness.set(admin::readiness::DRAINING, Err("the sidecar is shutting down".into()));
+        readiness.set(
+            admin::readiness::DRAINING,
+            Err("the sidecar is shutting down".into()),
+        );
         drain.cancel();
         // Workers end within the drain deadline; the control side goes on until they have.
         let joined = tokio::task::spawn_blocking(move || {
@@ -224,7 +237,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         });
         joined.await?;
         stop.cancel();
-        let _ = tokio::time::timeout(Duration::from_secs(2), async { while tasks.join_next().await.is_some() {} }).await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), async {
+            while tasks.join_next().await.is_some() {}
+        })
+        .await;
         anyhow::Ok(())
     });
     if let Some(file) = &args.ready_file {

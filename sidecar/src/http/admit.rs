@@ -69,7 +69,8 @@ pub fn http2(head: &mut request::Parts) -> Result<(), AdmitError> {
         .uri
         .path_and_query()
         .map_or("", http::uri::PathAndQuery::as_str);
-    if !path.starts_with('/') && !(path == "*" && head.method == Method::OPTIONS) {
+    let forwardable = path.starts_with('/') || (path == "*" && head.method == Method::OPTIONS);
+    if !forwardable {
         return Err(AdmitError::Path);
     }
     if host.is_some() {
@@ -135,7 +136,12 @@ mod tests {
 
     #[test]
     fn requests_are_admitted_or_refused_by_rule() {
-        let cases: &[(&str, &[(&str, &str)], Result<(), AdmitError>)] = &[
+        type Case = (
+            &'static str,
+            &'static [(&'static str, &'static str)],
+            Result<(), AdmitError>,
+        );
+        let cases: &[Case] = &[
             ("http://a/x", &[], Ok(())),
             ("http://a/x", &[("host", "A")], Ok(())),
             (

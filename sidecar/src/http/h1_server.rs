@@ -93,10 +93,10 @@ where
     poll_fn(|cx| {
         let mut connection = connection.borrow_mut();
         loop {
-            if !connection.read.is_empty() {
-                if let Some(head) = mesh_http1::parse_request(&mut connection.read, limits)? {
-                    return Poll::Ready(Ok(Some(head)));
-                }
+            if !connection.read.is_empty()
+                && let Some(head) = mesh_http1::parse_request(&mut connection.read, limits)?
+            {
+                return Poll::Ready(Ok(Some(head)));
             }
             let between = connection.read.is_empty();
             if between && drain.is_draining() {

@@ -261,7 +261,7 @@ async fn connect(
         Ok(carried) => {
             worker
                 .counters
-                .carried(Direction::Inbound, carried.forward, carried.backward)
+                .carried(Direction::Inbound, carried.forward, carried.backward);
         }
         Err(error) => tracing::debug!(peer = source.peer_name(), %error, "tunnel cut"),
     }
@@ -284,7 +284,10 @@ pub fn take_target(headers: &mut HeaderMap) -> (Option<u16>, AppProtocol) {
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse().ok())
         .filter(|port| *port != 0);
-    let protocol = match headers.get(headers::PROTOCOL).map(|v| v.as_bytes()) {
+    let protocol = match headers
+        .get(headers::PROTOCOL)
+        .map(http::HeaderValue::as_bytes)
+    {
         Some(b"h2") => AppProtocol::Http2,
         _ => AppProtocol::Http1,
     };

@@ -78,7 +78,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
             }
         }
         MtlsMode::Permissive | MtlsMode::Disable => {
-            plaintext(worker, connection, source, port, live).await
+            plaintext(worker, connection, source, port, live).await;
         }
     }
 }
@@ -135,7 +135,7 @@ async fn terminate(
     let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
     match detect::client(&connection, detect::FIRST_BYTE).await {
         Protocol::Http1 => {
-            request::serve_http1(worker, &source, connection.into_inner(), port, live).await
+            request::serve_http1(worker, &source, connection.into_inner(), port, live).await;
         }
         _ => raw(worker, &connection, &source, port).await,
     }
@@ -158,7 +158,7 @@ async fn plaintext(
     }
     match protocol {
         Protocol::Http1 => {
-            request::serve_http1(worker, &source, connection.into_inner(), port, live).await
+            request::serve_http1(worker, &source, connection.into_inner(), port, live).await;
         }
         Protocol::Http2 => {
             let (stream, prefix) = connection.into_inner().into_parts();

@@ -147,7 +147,7 @@ pub async fn serve_http1<S>(
             Ok(done) => {
                 worker
                     .counters
-                    .request(Direction::Inbound, done.status, done.sent, done.received)
+                    .request(Direction::Inbound, done.status, done.sent, done.received);
             }
             Err(error) => {
                 responder.close_after();
@@ -404,7 +404,7 @@ async fn finish(
         Ok(done) => {
             worker
                 .counters
-                .request(Direction::Inbound, done.status, done.sent, done.received)
+                .request(Direction::Inbound, done.status, done.sent, done.received);
         }
         Err(error) => match failure(worker, source, &error, port) {
             Some(problem) => {

@@ -82,10 +82,10 @@ impl Source {
             return Err(self.refuse(worker, port, Reason::NoSnapshot, None));
         };
         let mut decided = self.decided.borrow_mut();
-        if let Some((epoch, _, decision)) = decided.iter().find(|(_, p, _)| *p == port) {
-            if *epoch == snapshot.policy_epoch {
-                return self.act(worker, port, decision);
-            }
+        if let Some((epoch, _, decision)) = decided.iter().find(|(_, p, _)| *p == port)
+            && *epoch == snapshot.policy_epoch
+        {
+            return self.act(worker, port, decision);
         }
         let decision = policy.decide(&Connection {
             peer: self.peer.as_ref().map(VerifiedPeer::id),

@@ -65,7 +65,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
             to_service(worker, stream, port, destination, live).await;
         }
         Destination::UnknownPort(_) => {
-            refuse(worker, Some(destination), Reason::UnknownDestination)
+            refuse(worker, Some(destination), Reason::UnknownDestination);
         }
         Destination::Outside => outside(worker, stream, destination).await,
     }
@@ -185,7 +185,7 @@ async fn copy(worker: &Worker, client: TcpStream, upstream: TcpStream) {
         Ok(carried) => {
             worker
                 .counters
-                .carried(Direction::Outbound, carried.forward, carried.backward)
+                .carried(Direction::Outbound, carried.forward, carried.backward);
         }
         Err(error) => tracing::debug!(%error, "connection outside the mesh cut"),
     }

@@ -188,7 +188,7 @@ async fn carry<S>(
         Ok(carried) => {
             worker
                 .counters
-                .carried(Direction::Outbound, carried.forward, carried.backward)
+                .carried(Direction::Outbound, carried.forward, carried.backward);
         }
         Err(error) => tracing::debug!(%error, "tunnel cut"),
     }

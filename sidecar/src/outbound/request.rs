@@ -115,7 +115,7 @@ pub async fn serve_http1<S>(
             Ok(done) => {
                 worker
                     .counters
-                    .request(Direction::Outbound, done.status, done.sent, done.received)
+                    .request(Direction::Outbound, done.status, done.sent, done.received);
             }
             Err(failed) => {
                 responder.close_after();
@@ -201,7 +201,7 @@ async fn serve_stream(
         Ok(done) => {
             worker
                 .counters
-                .request(Direction::Outbound, done.status, done.sent, done.received)
+                .request(Direction::Outbound, done.status, done.sent, done.received);
         }
         Err(failed) if failed.cut => responder.reset(H2Reason::CANCEL),
         Err(failed) => {
@@ -401,10 +401,10 @@ async fn upgrade_http1<S>(
             match final_head {
                 Ok((head, _)) if head.status == StatusCode::OK => {
                     responder.switch_protocols(&head, token);
-                    if let Some(receive) = response.into_stream() {
-                        if let Err(error) = tunnel::with_stream(connection, send, receive).await {
-                            tracing::debug!(%error, "upgraded connection cut");
-                        }
+                    if let Some(receive) = response.into_stream()
+                        && let Err(error) = tunnel::with_stream(connection, send, receive).await
+                    {
+                        tracing::debug!(%error, "upgraded connection cut");
                     }
                 }
                 Ok((head, length)) => {

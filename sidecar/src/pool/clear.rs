@@ -62,11 +62,11 @@ impl Pool {
     /// # Errors
     /// See [`ClearError`].
     pub async fn sender(&self, address: SocketAddr) -> Result<SendRequest<Bytes>, ClearError> {
-        if let Some(held) = self.held.borrow_mut().get_mut(&address) {
-            if !held.ended.get() {
-                held.used = Instant::now();
-                return Ok(held.send.clone());
-            }
+        if let Some(held) = self.held.borrow_mut().get_mut(&address)
+            && !held.ended.get()
+        {
+            held.used = Instant::now();
+            return Ok(held.send.clone());
         }
         let tcp = self.dialer.connect(address).await?;
         let (send, connection) = stream::client_builder().handshake(tcp).await?;

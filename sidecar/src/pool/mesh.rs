@@ -213,7 +213,7 @@ impl Pool {
             match connect(pool.dialer, &key, &connector, epoch).await {
                 Ok(shared) => peer.connections.borrow_mut().push(shared),
                 Err(error) => {
-                    tracing::debug!(peer = %key.id, %error, "no further connection to peer")
+                    tracing::debug!(peer = %key.id, %error, "no further connection to peer");
                 }
             }
             drop(guard);
