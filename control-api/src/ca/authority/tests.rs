@@ -104,11 +104,11 @@ fn a_signed_certificate_is_an_svid_and_holds_nothing_else() {
     for extension in leaf.extensions() {
         match extension.parsed_extension() {
             ParsedExtension::KeyUsage(usage) => {
-                assert_eq!(usage.flags, 1, "digitalSignature alone")
+                assert_eq!(usage.flags, 1, "digitalSignature alone");
             }
             ParsedExtension::BasicConstraints(constraints) => assert!(!constraints.ca),
             ParsedExtension::SubjectAlternativeName(names) => {
-                assert_eq!(names.general_names.len(), 1)
+                assert_eq!(names.general_names.len(), 1);
             }
             ParsedExtension::ExtendedKeyUsage(usage) => {
                 assert!(
@@ -210,7 +210,7 @@ fn an_authority_that_cannot_work_is_refused_at_the_start() {
             "other domain",
             |p| {
                 p.subject_alt_names =
-                    vec![rcgen::SanType::URI("spiffe://other".try_into().unwrap())]
+                    vec![rcgen::SanType::URI("spiffe://other".try_into().unwrap())];
             },
             NOW,
             "would be refused",
@@ -223,7 +223,7 @@ fn an_authority_that_cannot_work_is_refused_at_the_start() {
                     excluded_subtrees: vec![rcgen::GeneralSubtree::DirectoryName(
                         DistinguishedName::new(),
                     )],
-                })
+                });
             },
             NOW,
             "would be refused",
