@@ -194,6 +194,3 @@ fn unused_serial(write: &WriteTransaction) -> Result<Serial, IssueError> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -323,6 +323,3 @@ fn published(
     records.extend(gone.into_iter().map(|key| (key.clone(), None)));
     records
 }
-
-#[cfg(test)]
-mod tests;

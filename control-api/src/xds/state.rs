@@ -143,6 +143,3 @@ impl State {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;
