@@ -127,6 +127,9 @@ pub(crate) enum TokenCommand {
         /// How long it can be used, e.g. 90s, 10m, 2h
         #[arg(long, default_value = "10m", value_parser = seconds)]
         ttl: u32,
+        /// Write the secret to this new file (mode 0600) instead of showing it
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
     },
     /// List tokens (never their secrets)
     List,

@@ -275,6 +275,37 @@ fn what_is_typed_is_what_is_asked() {
 }
 
 #[test]
+fn a_token_goes_into_a_new_private_file_or_is_not_made() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("token");
+    let arguments = [
+        "token",
+        "create",
+        "demo/web",
+        "--to",
+        file.to_str().expect("text"),
+    ];
+    let (output, _) = meshctl(healthy(), &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(!stdout(&output).contains("only-once"));
+    assert_eq!(
+        std::fs::read_to_string(&file).expect("written"),
+        "only-once"
+    );
+    let mode = std::fs::metadata(&file)
+        .expect("there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let (output, asked) = meshctl(healthy(), &arguments);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(asked.is_empty(), "{asked:?}");
+    assert!(stderr(&output).contains("token"), "{}", stderr(&output));
+}
+
+#[test]
 fn several_files_are_applied_in_order_and_named() {
     let folder = tempfile::tempdir().expect("a directory");
     let [first, second] = ["a.yaml", "b.yaml"].map(|name| folder.path().join(name));

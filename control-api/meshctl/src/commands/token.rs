@@ -1,5 +1,9 @@
 //! `meshctl token`: one-time join tokens.
 
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use mesh_proto::admin::{
@@ -36,7 +40,34 @@ pub(super) async fn run(
     format: Format,
 ) -> Result<ExitCode, Failure> {
     match command {
-        TokenCommand::Create { workload, ttl } => {
+        TokenCommand::Create {
+            workload,
+            ttl,
+            to: Some(file),
+        } => {
+            // Opened first: a token that cannot be kept is not made.
+            let mut kept = NewFile::create(&file)?;
+            let made = create(admin, &workload, ttl).await?;
+            kept.fill(made.token.as_bytes())?;
+            let value = json!({
+                "id": made.id, "file": file, "workload": workload, "spiffe_id": made.spiffe_id,
+                "expires_at": moment::rfc3339(made.expires_at), "revision": made.revision,
+            });
+            output::print(format, &value, || {
+                format!(
+                    "file      {}\nid        {}\nidentity  {}\nexpires   {}\n",
+                    file.display(),
+                    made.id,
+                    made.spiffe_id,
+                    moment::relative(made.expires_at, moment::unix_now()),
+                )
+            })?;
+        }
+        TokenCommand::Create {
+            workload,
+            ttl,
+            to: None,
+        } => {
             let made = create(admin, &workload, ttl).await?;
             let now = moment::unix_now();
             let value = json!({
@@ -68,6 +99,58 @@ pub(super) async fn run(
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A file of mode 0600 that did not exist before and is removed again unless it is filled.
+struct NewFile<'a> {
+    file: File,
+    path: &'a Path,
+    filled: bool,
+}
+
+impl<'a> NewFile<'a> {
+    fn create(path: &'a Path) -> Result<Self, Failure> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| {
+                Failure::problem(format!(
+                    "no token was made: {} cannot be created",
+                    path.display()
+                ))
+                .why(e)
+            })?;
+        Ok(Self {
+            file,
+            path,
+            filled: false,
+        })
+    }
+
+    fn fill(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.file
+            .write_all(bytes)
+            .and_then(|()| self.file.sync_all())
+            .map_err(|e| {
+                Failure::problem(format!(
+                    "the token was made but not kept in {}",
+                    self.path.display()
+                ))
+                .why(e)
+            })?;
+        self.filled = true;
+        Ok(())
+    }
+}
+
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        if !self.filled {
+            std::fs::remove_file(self.path).ok();
+        }
+    }
 }
 
 async fn list(admin: &mut Admin, format: Format) -> Result<(), Failure> {
