@@ -1,1 +1,179 @@
-//! Placeholder.
+//! A whole mesh from the real programs, an application that records what reaches it, and peers that misbehave.
+//!
+//! Owns: starting `meshctl demo --hold` and ending it. Everything here panics with what went wrong: it is for tests.
+#![allow(clippy::expect_used, clippy::missing_panics_doc)]
+
+pub mod app;
+pub mod http;
+pub mod tls;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The real programs' directory; built there if a test of this crate alone runs.
+fn programs() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let exe = std::env::current_exe().expect("a path");
+        let directory = exe.ancestors().nth(2).expect("target/PROFILE").to_owned();
+        let missing = ["meshctl", "control-api", "sidecar"]
+            .into_iter()
+            .any(|name| !directory.join(name).is_file());
+        if missing {
+            let built = Command::new(env!("CARGO"))
+                .args(["build", "--locked", "-p", "meshctl"])
+                .args(["-p", "mesh-control", "-p", "mesh-sidecar"])
+                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .status()
+                .expect("cargo runs");
+            assert!(built.success(), "the programs were not built");
+        }
+        directory
+    })
+}
+
+/// A running `meshctl demo --hold`.
+#[derive(Debug)]
+pub struct Mesh {
+    child: Child,
+    about: Value,
+    scratch: tempfile::TempDir,
+}
+
+impl Mesh {
+    /// Starts it on loopback with further arguments and returns once everything is ready.
+    #[must_use]
+    pub fn start(arguments: &[&str]) -> Self {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let programs = programs();
+        let mut child = Command::new(programs.join("meshctl"))
+            .args(["demo", "--hold", "--json"])
+            .args(arguments)
+            .env("TMPDIR", scratch.path())
+            .env("POSTERN_CONTROL_API_BIN", programs.join("control-api"))
+            .env("POSTERN_SIDECAR_BIN", programs.join("sidecar"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("meshctl starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped"))
+            .read_line(&mut line)
+            .expect("a line");
+        let about = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+        Self {
+            child,
+            about,
+            scratch,
+        }
+    }
+
+    /// Starts it with `app` in place of the application of `orders`.
+    #[must_use]
+    pub fn with_orders(app: &app::App) -> Self {
+        Self::start(&["--app", &format!("orders={}", app.address)])
+    }
+
+    /// An address (`outbound`, `inbound`, `mesh`, `admin`) of a workload's sidecar.
+    #[must_use]
+    pub fn address(&self, workload: &str, listener: &str) -> SocketAddr {
+        let text = self.about["workloads"][workload]["sidecar"][listener].as_str();
+        text.expect("an address").parse().expect("host:port")
+    }
+
+    /// The process of a workload's sidecar.
+    #[must_use]
+    pub fn sidecar(&self, workload: &str) -> u64 {
+        let pid = &self.about["workloads"][workload]["sidecar"]["pid"];
+        pid.as_u64().expect("a pid")
+    }
+
+    /// The control API: its process and its address.
+    #[must_use]
+    pub fn control_api(&self) -> (u64, SocketAddr) {
+        let it = &self.about["control_api"];
+        let grpc = it["grpc"].as_str().expect("an address");
+        (
+            it["pid"].as_u64().expect("a pid"),
+            grpc.parse().expect("host:port"),
+        )
+    }
+
+    /// The mesh's directory.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        self.about["dir"].as_str().expect("a path").into()
+    }
+
+    /// What `web`'s sidecar answers to a request for `/` of `orders`.
+    #[must_use]
+    pub fn call_orders(&self) -> http::Answer {
+        http::get(self.address("web", "outbound"), "orders", "/", "")
+    }
+
+    /// The command line of one of the mesh's programs, to run it again.
+    #[must_use]
+    pub fn command(&self, name: &str) -> Command {
+        let script = self.directory().join("commands").join(format!("{name}.sh"));
+        let mut command = Command::new("sh");
+        command
+            .arg(script)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        signal("TERM", u64::from(self.child.id()));
+        let status = self.child.wait().expect("it ends");
+        if !std::thread::panicking() {
+            assert_eq!(status.code(), Some(0), "meshctl demo --hold");
+            let left = std::fs::read_dir(self.scratch.path())
+                .expect("there")
+                .count();
+            assert_eq!(left, 0, "left behind in {}", self.scratch.path().display());
+        }
+    }
+}
+
+/// Sends a signal by name.
+pub fn signal(name: &str, pid: u64) {
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .status();
+    assert!(sent.expect("kill runs").success(), "kill -{name} {pid}");
+}
+
+/// Whether a process runs (and is not merely waited for).
+#[must_use]
+pub fn runs(pid: u64) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "))
+}
+
+/// The most memory a process ever had resident, in KiB.
+#[must_use]
+pub fn peak_memory_kib(pid: u64) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"));
+    let number = line.and_then(|l| l.split_whitespace().nth(1));
+    number.expect("VmHWM").parse().expect("a number")
+}
+
+/// Waits until `condition` holds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "never happened: {what}");
+        std::thread::yield_now();
+    }
+}

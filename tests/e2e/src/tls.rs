@@ -1,0 +1,130 @@
+//! TLS peers that present what a test wants them to present.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{
+    CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use time::{Duration, OffsetDateTime};
+
+/// A certificate with its key.
+#[derive(Debug)]
+pub struct Credential(CertificateDer<'static>, KeyPair);
+
+/// Who signs.
+pub type Authority = Issuer<'static, KeyPair>;
+
+/// The mesh's own authority, from its data directory.
+#[must_use]
+pub fn mesh_authority(directory: &Path) -> Authority {
+    let read = |name| std::fs::read_to_string(directory.join("control-api").join(name));
+    let key = KeyPair::from_pem(&read("ca.key").expect("the key")).expect("a key");
+    Issuer::from_ca_cert_pem(&read("ca.pem").expect("the certificate"), key).expect("an authority")
+}
+
+/// An authority nobody trusts.
+#[must_use]
+pub fn other_authority() -> Authority {
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    Issuer::new(params, KeyPair::generate().expect("a key"))
+}
+
+/// An SVID for `uris` that ended `ended` ago (negative: ends in the future).
+#[must_use]
+pub fn credential(authority: &Authority, uris: &[&str], ended: Duration) -> Credential {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.subject_alt_names = uris
+        .iter()
+        .map(|uri| SanType::URI((*uri).try_into().expect("ASCII")))
+        .collect();
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ClientAuth,
+        ExtendedKeyUsagePurpose::ServerAuth,
+    ];
+    params.is_ca = rcgen::IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    params.not_after = OffsetDateTime::now_utc() - ended;
+    params.not_before = params.not_after - Duration::hours(2);
+    let certificate = params.signed_by(&key, authority).expect("signed");
+    Credential(certificate.der().clone(), key)
+}
+
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Handshakes with `credential` and returns the server's first byte of HTTP/2: proof that it took the certificate.
+///
+/// # Errors
+/// What the server said instead, usually an alert.
+pub fn first_byte(address: SocketAddr, credential: Option<&Credential>) -> std::io::Result<u8> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+    let mut config = match credential {
+        None => builder.with_no_client_auth(),
+        Some(Credential(certificate, key)) => {
+            let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+            builder
+                .with_client_auth_cert(vec![certificate.clone()], key)
+                .expect("they belong together")
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = ServerName::try_from("mesh").expect("a name");
+    let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
+    let mut stream = StreamOwned::new(connection, super::http::connect(address));
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+    let mut byte = [0];
+    stream.read_exact(&mut byte)?;
+    Ok(byte[0])
+}
