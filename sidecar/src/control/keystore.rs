@@ -4,7 +4,6 @@
 //! by its owner alone and refused when damaged.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use mesh_auth::Secret;
@@ -57,15 +56,7 @@ impl KeyStore {
     /// # Errors
     /// When the directory cannot be made.
     pub fn open(directory: &Path, workload: &str) -> Result<Self, SealedError> {
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory);
-        made.map_err(|source| SealedError::Io {
-            path: directory.to_owned(),
-            action: "cannot make the key directory",
-            source,
-        })?;
+        sealed_file::make_directory(directory)?;
         if !is_memory_backed(directory) {
             tracing::warn!(
                 directory = %directory.display(),

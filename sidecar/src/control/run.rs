@@ -15,6 +15,7 @@ use super::connect::Target;
 use super::keystore::KeyStore;
 use super::persist::Persistence;
 use super::publisher::Publisher;
+use super::sealed_file;
 use super::state_file::StateFile;
 use super::status::ControlStatus;
 use super::stream::{Discovery, Parts};
@@ -69,6 +70,11 @@ pub async fn run(
     let state_file = config
         .state_dir
         .as_deref()
+        .inspect(|dir| {
+            if let Err(error) = sealed_file::make_directory(dir) {
+                tracing::error!(%error, "the last good state will not be kept");
+            }
+        })
         .map(|dir| StateFile::new(dir, &config.workload, config.trust_domain.as_str()));
     let mut client = Client::new(&config.workload, config.trust_domain.clone());
     let loaded = state_file.as_ref().and_then(StateFile::load);

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
@@ -56,6 +56,18 @@ fn io_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Seal
         action,
         source,
     }
+}
+
+/// Makes `directory`, mode 0700, if it is not there.
+///
+/// # Errors
+/// Names the directory.
+pub fn make_directory(directory: &Path) -> Result<(), SealedError> {
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory);
+    made.map_err(io_error(directory, "cannot make the directory"))
 }
 
 /// Writes `payload` to `path`, atomically and durably.

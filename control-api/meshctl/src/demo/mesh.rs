@@ -205,14 +205,26 @@ fn networks() -> Result<(Vec<Plan>, Place), Failure> {
     Ok((plans, netns::lay("outsider", 99)?.place))
 }
 
+/// Where the search for free ports begins: each process has a stretch of its own, below the ports that Linux hands out for
+/// port 0 (32768 and up), so that nobody takes a port between its choice and its use.
+fn first_port(pid: u32) -> u16 {
+    const STRETCH: u32 = 10;
+    const STRETCHES: u32 = 2200;
+    u16::try_from(10_000 + pid % STRETCHES * STRETCH).unwrap_or(10_000)
+}
+
 /// Free ports on loopback. They are chosen before anything runs because peers must be told of them first.
 fn ports() -> Result<Vec<Plan>, Failure> {
-    let pick = || {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|l| l.local_addr().map(|a| (l, a)))
-            .map_err(|error| {
+    let mut candidates = (first_port(std::process::id())..u16::MAX).chain([0]);
+    let mut pick = || {
+        candidates
+            .find_map(|port| {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+                let address = listener.local_addr().ok()?;
+                Some((listener, address))
+            })
+            .ok_or_else(|| {
                 Failure::problem("there is no free port on 127.0.0.1")
-                    .why(error)
                     .next("see what holds them: `ss -ltn`")
             })
     };
