@@ -13,6 +13,10 @@ pub mod svid;
 pub mod tls;
 
 pub mod headers;
+
+pub mod claims;
+pub mod token;
+
 pub mod policy;
 
 #[cfg(test)]
