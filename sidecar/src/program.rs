@@ -20,7 +20,7 @@ use crate::control::{self, ControlConfig, ControlStatus, SystemClock};
 use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::telemetry::{self, Metrics};
 use crate::worker::probe::Probe;
-use crate::worker::{self, Listeners, Mode, Settings, dial};
+use crate::worker::{self, Epochs, Listeners, Mode, Settings, dial};
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -118,16 +118,24 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let clock: Arc<dyn control::Clock> = Arc::new(SystemClock);
     let drain = CancellationToken::new();
 
+    let (epochs, published) = watch::channel(0);
     let mut threads = Vec::with_capacity(workers);
+    let mut enforced = Vec::with_capacity(workers);
     for (index, listeners) in listeners.drain(..).enumerate() {
         let (settings, shared, drain) = (Arc::clone(&settings), Arc::clone(&shared), drain.clone());
+        let (tell, told) = watch::channel(0);
+        enforced.push(told);
+        let epochs = Epochs {
+            published: published.clone(),
+            enforced: tell,
+        };
         let seed = seed
             .wrapping_add(index as u64)
             .wrapping_mul(0x9E37_79B9_7F4A_7C15);
         threads.push(
             std::thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || worker::run(settings, shared, listeners, &drain, seed))?,
+                .spawn(move || worker::run(settings, shared, epochs, listeners, &drain, seed))?,
         );
     }
     readiness.set("listeners", Ok(()));
@@ -181,7 +189,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
                 stop.clone(),
             ));
         }
-        let (epochs, _) = watch::channel(0);
         tasks.spawn(control::run(
             control,
             Arc::clone(&shared),

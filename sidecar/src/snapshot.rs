@@ -72,6 +72,8 @@ pub struct Snapshot {
     pub tls: Option<Arc<TlsContexts>>,
     /// Roots by trust domain.
     pub bundles: Arc<TrustBundles>,
+    /// Changes whenever a bundle does: whom to believe.
+    pub trust_epoch: u64,
     /// Policy on connections to this workload; `None` until mesh defaults are held: deny.
     pub policy: Option<Arc<PolicySet>>,
     /// Changes whenever `policy` does.
@@ -117,6 +119,7 @@ impl Snapshot {
             own: None,
             tls: None,
             bundles: Arc::default(),
+            trust_epoch: 0,
             policy: None,
             policy_epoch: 0,
             port_modes: Arc::new(PortModes::resolve(&[], "", "")),
@@ -196,6 +199,11 @@ impl Snapshot {
             own: directory.workload(&self.own_uid).cloned(),
             tls,
             bundles,
+            trust_epoch: if unchanged_bundles {
+                self.trust_epoch
+            } else {
+                epoch
+            },
             policy,
             policy_epoch,
             port_modes: Arc::new(PortModes::resolve(

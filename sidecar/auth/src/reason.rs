@@ -22,6 +22,12 @@ pub enum Reason {
     ForeignTrustDomain,
     /// The peer's certificate was not accepted.
     PeerUnverified,
+    /// The peer's certificate or identity was revoked.
+    PeerRevoked,
+    /// The trust bundle no longer vouches for the peer's certificate, or is gone.
+    PeerUntrusted,
+    /// This workload's own certificate or identity was revoked.
+    IdentityRevoked,
     /// Plaintext on a port that demands mutual TLS.
     PlaintextRefused,
     /// Policy has not been received yet.
@@ -63,6 +69,9 @@ impl Reason {
         Self::UnauthenticatedPeer,
         Self::ForeignTrustDomain,
         Self::PeerUnverified,
+        Self::PeerRevoked,
+        Self::PeerUntrusted,
+        Self::IdentityRevoked,
         Self::PlaintextRefused,
         Self::NoSnapshot,
         Self::NoIdentity,
@@ -90,6 +99,9 @@ impl Reason {
             Self::UnauthenticatedPeer => "unauthenticated_peer",
             Self::ForeignTrustDomain => "foreign_trust_domain",
             Self::PeerUnverified => "peer_unverified",
+            Self::PeerRevoked => "peer_revoked",
+            Self::PeerUntrusted => "peer_untrusted",
+            Self::IdentityRevoked => "identity_revoked",
             Self::PlaintextRefused => "plaintext_refused",
             Self::NoSnapshot => "no_snapshot",
             Self::NoIdentity => "no_identity",

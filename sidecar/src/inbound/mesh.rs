@@ -5,7 +5,7 @@ use std::future::{Future as _, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -15,6 +15,7 @@ use mesh_auth::svid::VerifiedPeer;
 use mesh_auth::{Reason, headers};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -25,16 +26,16 @@ use crate::http::body::BodySink as _;
 use crate::http::h1::Connection;
 use crate::http::h2 as stream;
 use crate::http::h2_server::Responder;
-use crate::snapshot::Snapshot;
 use crate::tunnel;
 use crate::worker::drain::Live;
+use crate::worker::expiry::Expiry;
 use crate::worker::metrics::Direction;
+use crate::worker::peer_review::PeerReview;
+use crate::worker::review::{CUT_AFTER, Review};
 use crate::worker::{Mode, Worker, dial};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long before a certificate expires its connections are drained.
-const RECYCLE_MARGIN: i64 = 30;
 
 /// Serves one connection on the mesh port.
 pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
@@ -60,7 +61,16 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
     else {
         return;
     };
-    let recycle = recycle_at(&peer, &snapshot);
+    let expiry = Expiry::of(&peer, tls.identity.not_after());
+    let subject = PeerReview::new(
+        tls_stream.get_ref().1,
+        peer.clone(),
+        &snapshot.bundles,
+        Direction::Inbound,
+    );
+    let review = worker
+        .reviews
+        .register(Box::new(subject), &worker.snapshot());
     let source = Source::new(
         Some(peer),
         dial::canonical(address),
@@ -69,7 +79,15 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
         &snapshot,
     );
     drop(snapshot);
-    serve_http2(worker, tls_stream, Rc::new(source), live, recycle).await;
+    serve_http2(
+        worker,
+        tls_stream,
+        Rc::new(source),
+        live,
+        expiry,
+        Some(&review),
+    )
+    .await;
 }
 
 /// Accepts TLS and names the peer; failures are counted and logged.
@@ -110,26 +128,15 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// When a connection is to be drained so that it does not outlive either certificate.
-pub fn recycle_at(peer: &VerifiedPeer, snapshot: &Snapshot) -> Duration {
-    let own = snapshot
-        .tls
-        .as_ref()
-        .map_or(i64::MAX, |t| t.identity.not_after());
-    let until = peer.not_after().min(own).saturating_sub(RECYCLE_MARGIN);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
-    Duration::from_secs(u64::try_from(until - now).unwrap_or(0))
-}
-
-/// Serves HTTP/2 on an authenticated connection until it ends, drains, or a certificate is about to expire.
+/// Serves HTTP/2 on an authenticated connection until it ends, drains, a certificate is about to expire, or a review ends
+/// it: then it says GOAWAY, takes no new stream, and is cut soon after.
 pub async fn serve_http2<S>(
     worker: &Rc<Worker>,
     io: S,
     source: Rc<Source>,
     live: &Live,
-    recycle: Duration,
+    expiry: Expiry,
+    review: Option<&Review>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -143,18 +150,28 @@ pub async fn serve_http2<S>(
         Err(_) => return,
     };
     let mut drain = live.watch();
-    let mut recycle = Box::pin(tokio::time::sleep(recycle));
-    let mut closing = false;
+    let mut leave = Box::pin(tokio::time::sleep(expiry.drain));
+    let mut cut = Box::pin(tokio::time::sleep(expiry.cut));
+    let (mut leaving, mut ended) = (false, false);
     loop {
         let accepted = poll_fn(|cx| {
-            if !closing && (drain.poll(cx).is_ready() || recycle.as_mut().poll(cx).is_ready()) {
-                closing = true;
+            if !ended && review.is_some_and(|review| review.poll(cx).is_ready()) {
+                ended = true;
                 connection.graceful_shutdown();
+                cut.as_mut().reset(Instant::now() + CUT_AFTER);
+            }
+            if !leaving && (drain.poll(cx).is_ready() || leave.as_mut().poll(cx).is_ready()) {
+                leaving = true;
+                connection.graceful_shutdown();
+            }
+            if cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
             }
             connection.poll_accept(cx)
         })
         .await;
         match accepted {
+            Some(Ok((_, mut response))) if ended => response.send_reset(H2Reason::REFUSED_STREAM),
             Some(Ok((request, response))) => {
                 // Ends with its stream, which ends with the connection.
                 tokio::task::spawn_local(serve_stream(

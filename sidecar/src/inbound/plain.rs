@@ -20,9 +20,12 @@ use crate::http::answer::Answer;
 use crate::http::h1::Connection;
 use crate::http::h1_server::Responder;
 use crate::outbound::detect::{self, Protocol};
+use crate::snapshot::Snapshot;
 use crate::tunnel;
 use crate::worker::drain::Live;
+use crate::worker::expiry::Expiry;
 use crate::worker::metrics::Direction;
+use crate::worker::peer_review::PeerReview;
 use crate::worker::prefixed::Prefixed;
 use crate::worker::{Mode, Worker, dial};
 
@@ -62,15 +65,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
         MtlsMode::Strict => {
             let seen = first_bytes(&connection).await;
             if seen == Detected::Tls {
-                return terminate(
-                    worker,
-                    connection,
-                    source,
-                    port,
-                    live,
-                    &snapshot.tls.clone(),
-                )
-                .await;
+                return terminate(worker, connection, source, port, live, &snapshot).await;
             }
             let refused = source.refuse(worker, port, Reason::PlaintextRefused, None);
             if seen == Detected::Http1 {
@@ -105,9 +100,10 @@ async fn terminate(
     plain: Source,
     port: u16,
     live: &Live,
-    tls: &Option<Arc<crate::snapshot::TlsContexts>>,
+    snapshot: &Snapshot,
 ) {
-    let Some(tls) = tls else {
+    let bundles = &snapshot.bundles;
+    let Some(tls) = &snapshot.tls else {
         plain.refuse(worker, port, Reason::NoIdentity, None);
         return;
     };
@@ -124,20 +120,36 @@ async fn terminate(
         return;
     };
     let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
-    let recycle = mesh::recycle_at(&peer, &snapshot);
+    let expiry = Expiry::of(&peer, tls.identity.not_after());
+    let subject = PeerReview::new(
+        stream.get_ref().1,
+        peer.clone(),
+        bundles,
+        Direction::Inbound,
+    );
+    let review = worker.reviews.register(Box::new(subject), &snapshot);
     let source = Source::new(Some(peer), plain.address, plain.own, Some(port), &snapshot);
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        return mesh::serve_http2(worker, stream, Rc::new(source), live, recycle).await;
+        let source = Rc::new(source);
+        return mesh::serve_http2(worker, stream, source, live, expiry, Some(&review)).await;
     }
     if source.authorize(worker, &snapshot, port).is_err() {
         return;
     }
     let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
-    match detect::client(&connection, detect::FIRST_BYTE).await {
-        Protocol::Http1 => {
-            request::serve_http1(worker, &source, connection.into_inner(), port, live).await;
+    let serve = async {
+        match detect::client(&connection, detect::FIRST_BYTE).await {
+            Protocol::Http1 => {
+                request::serve_http1(worker, &source, connection.into_inner(), port, live).await;
+            }
+            _ => raw(worker, &connection, &source, port).await,
         }
-        _ => raw(worker, &connection, &source, port).await,
+    };
+    if tokio::time::timeout(expiry.cut, review.guard(serve))
+        .await
+        .is_err()
+    {
+        tracing::info!(peer = source.peer_name(), "cut: a certificate expired");
     }
 }
 
@@ -162,14 +174,13 @@ async fn plaintext(
         }
         Protocol::Http2 => {
             let (stream, prefix) = connection.into_inner().into_parts();
-            // Plaintext has no certificate to expire; a day is as long as a certificate lives.
-            let recycle = Duration::from_secs(86_400);
             mesh::serve_http2(
                 worker,
                 Prefixed::new(prefix, stream),
                 Rc::new(source),
                 live,
-                recycle,
+                Expiry::of_plaintext(),
+                None,
             )
             .await;
         }

@@ -6,22 +6,32 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::{Future as _, poll_fn};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use mesh_auth::SpiffeId;
+use mesh_auth::bundle::TrustBundles;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::directory::WorkloadEntry;
 use crate::http::h2 as stream;
-use crate::snapshot::{MESH_ALPN, Snapshot};
+use crate::snapshot::{MESH_ALPN, SharedSnapshot, Snapshot};
 use crate::worker::dial::{DialError, Dialer};
+use crate::worker::expiry::Expiry;
+use crate::worker::metrics::Direction;
+use crate::worker::peer_review::PeerReview;
+use crate::worker::review::{CUT_AFTER, Review, Reviews};
 
 /// Streams on a connection at which another one is opened.
 const GROW_AT: u32 = 100;
@@ -113,21 +123,34 @@ struct Peer {
     dialing: Cell<bool>,
     dialed: Notify,
     last_error: RefCell<Option<Arc<str>>>,
-    client: RefCell<Option<(u64, TlsConnector)>>,
+    client: RefCell<Option<Client>>,
+}
+
+/// The TLS client for one peer, and what it stands for.
+#[derive(Clone)]
+struct Client {
+    connector: TlsConnector,
+    bundles: Arc<TrustBundles>,
+    own_not_after: i64,
+    tls_epoch: u64,
 }
 
 /// The connections of one worker.
 pub struct Pool {
     peers: RefCell<HashMap<Key, Rc<Peer>>>,
     dialer: Dialer,
+    reviews: Rc<Reviews>,
+    snapshot: SharedSnapshot,
 }
 
 impl Pool {
-    /// An empty pool that dials with `dialer`.
-    pub fn new(dialer: Dialer) -> Rc<Self> {
+    /// An empty pool that dials with `dialer` and puts its connections under review.
+    pub fn new(dialer: Dialer, reviews: Rc<Reviews>, snapshot: SharedSnapshot) -> Rc<Self> {
         Rc::new(Self {
             peers: RefCell::default(),
             dialer,
+            reviews,
+            snapshot,
         })
     }
 
@@ -203,14 +226,14 @@ impl Pool {
 
     fn grow(self: &Rc<Self>, peer: &Rc<Peer>, key: &Key, snapshot: &Snapshot) {
         let (pool, peer, key) = (Rc::clone(self), Rc::clone(peer), key.clone());
-        let Ok((epoch, connector)) = peer.connector(&key, snapshot) else {
+        let Ok(client) = peer.client(&key, snapshot) else {
             return;
         };
         peer.dialing.set(true);
         // Owned by the peer's `dialing` flag, bounded by the dial and handshake timeouts.
         tokio::task::spawn_local(async move {
             let guard = Dialing(&peer);
-            match connect(pool.dialer, &key, &connector, epoch).await {
+            match pool.connect(&key, &client).await {
                 Ok(shared) => peer.connections.borrow_mut().push(shared),
                 Err(error) => {
                     tracing::debug!(peer = %key.id, %error, "no further connection to peer");
@@ -226,10 +249,10 @@ impl Pool {
         key: &Key,
         snapshot: &Snapshot,
     ) -> Result<Rc<Shared>, ConnectError> {
-        let (epoch, connector) = peer.connector(key, snapshot)?;
+        let client = peer.client(key, snapshot)?;
         peer.dialing.set(true);
         let guard = Dialing(peer);
-        let result = connect(self.dialer, key, &connector, epoch).await;
+        let result = self.connect(key, &client).await;
         match &result {
             Ok(shared) => {
                 peer.connections.borrow_mut().push(Rc::clone(shared));
@@ -239,6 +262,57 @@ impl Pool {
         }
         drop(guard);
         result
+    }
+
+    async fn connect(&self, key: &Key, client: &Client) -> Result<Rc<Shared>, ConnectError> {
+        let tcp = self.dialer.connect(key.address).await?;
+        let fail = |error: String| ConnectError::Tls {
+            address: key.address,
+            expected: key.id.clone(),
+            error,
+        };
+        let handshake = client.connector.connect(mesh_auth::tls::server_name(), tcp);
+        let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => return Err(fail(error.to_string())),
+            Err(_) => return Err(fail(format!("no answer within {HANDSHAKE_TIMEOUT:?}"))),
+        };
+        if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(fail("the peer does not speak h2 (ALPN)".into()));
+        }
+        let peer = mesh_auth::tls::peer_of(tls.get_ref().1).map_err(|e| fail(e.to_string()))?;
+        let expiry = Expiry::of(&peer, client.own_not_after);
+        let subject = PeerReview::new(tls.get_ref().1, peer, &client.bundles, Direction::Outbound);
+        let review = self
+            .reviews
+            .register(Box::new(subject), &self.snapshot.load());
+        if let Some(reason) = review.verdict() {
+            return Err(fail(reason.to_string()));
+        }
+        let (send, connection) =
+            stream::client_builder()
+                .handshake(tls)
+                .await
+                .map_err(|error| ConnectError::Http2 {
+                    address: key.address,
+                    error,
+                })?;
+        let shared = Rc::new(Shared {
+            send,
+            active: Cell::new(0),
+            retired: Cell::new(false),
+            tls_epoch: client.tls_epoch,
+            last_used: Cell::new(Instant::now()),
+        });
+        // Ends when every sender is gone and the last stream has finished, with the connection, or when it has to.
+        tokio::task::spawn_local(drive(
+            connection,
+            Rc::downgrade(&shared),
+            key.id.clone(),
+            review,
+            expiry,
+        ));
+        Ok(shared)
     }
 
     /// Retires what is outdated or idle and forgets what is closed.
@@ -311,15 +385,11 @@ impl Peer {
     }
 
     /// The TLS client for this peer, built once per change of identity or bundles.
-    fn connector(
-        &self,
-        key: &Key,
-        snapshot: &Snapshot,
-    ) -> Result<(u64, TlsConnector), ConnectError> {
+    fn client(&self, key: &Key, snapshot: &Snapshot) -> Result<Client, ConnectError> {
         let tls = snapshot.tls.as_ref().ok_or(ConnectError::NoIdentity)?;
-        let mut client = self.client.borrow_mut();
-        if let Some((epoch, connector)) = client.as_ref().filter(|(epoch, _)| *epoch == tls.epoch) {
-            return Ok((*epoch, connector.clone()));
+        let mut held = self.client.borrow_mut();
+        if let Some(client) = held.as_ref().filter(|held| held.tls_epoch == tls.epoch) {
+            return Ok(client.clone());
         }
         let config = mesh_auth::tls::client_config(
             Some(&tls.identity),
@@ -332,9 +402,14 @@ impl Peer {
             expected: key.id.clone(),
             error: error.to_string(),
         })?;
-        let connector = TlsConnector::from(config);
-        *client = Some((tls.epoch, connector.clone()));
-        Ok((tls.epoch, connector))
+        let client = Client {
+            connector: TlsConnector::from(config),
+            bundles: Arc::clone(&snapshot.bundles),
+            own_not_after: tls.identity.not_after(),
+            tls_epoch: tls.epoch,
+        };
+        *held = Some(client.clone());
+        Ok(client)
     }
 }
 
@@ -345,51 +420,42 @@ impl Shared {
     }
 }
 
-async fn connect(
-    dialer: Dialer,
-    key: &Key,
-    connector: &TlsConnector,
-    tls_epoch: u64,
-) -> Result<Rc<Shared>, ConnectError> {
-    let tcp = dialer.connect(key.address).await?;
-    let fail = |error: String| ConnectError::Tls {
-        address: key.address,
-        expected: key.id.clone(),
-        error,
-    };
-    let handshake = connector.connect(mesh_auth::tls::server_name(), tcp);
-    let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => return Err(fail(error.to_string())),
-        Err(_) => return Err(fail(format!("no answer within {HANDSHAKE_TIMEOUT:?}"))),
-    };
-    if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
-        return Err(fail("the peer does not speak h2 (ALPN)".into()));
-    }
-    let (send, connection) = stream::client_builder()
-        .handshake(tls)
-        .await
-        .map_err(|error| ConnectError::Http2 {
-            address: key.address,
-            error,
-        })?;
-    let shared = Rc::new(Shared {
-        send,
-        active: Cell::new(0),
-        retired: Cell::new(false),
-        tls_epoch,
-        last_used: Cell::new(Instant::now()),
-    });
-    // Ends when every sender is gone and the last stream has finished, or with the connection.
-    let driven = Rc::downgrade(&shared);
-    let id = key.id.clone();
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(peer = %id, %error, "connection to peer ended");
-        }
-        if let Some(shared) = driven.upgrade() {
+async fn drive(
+    connection: h2::client::Connection<TlsStream<TcpStream>, Bytes>,
+    shared: Weak<Shared>,
+    peer: SpiffeId,
+    review: Review,
+    expiry: Expiry,
+) {
+    let retire = || {
+        if let Some(shared) = shared.upgrade() {
             shared.retired.set(true);
         }
-    });
-    Ok(shared)
+    };
+    let mut connection = pin!(connection);
+    let mut leave = pin!(tokio::time::sleep(expiry.drain));
+    let mut cut = pin!(tokio::time::sleep(expiry.cut));
+    let (mut leaving, mut ended) = (false, false);
+    let result = poll_fn(|cx| {
+        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(result));
+        }
+        if !leaving && leave.as_mut().poll(cx).is_ready() {
+            leaving = true;
+            retire();
+        }
+        if !ended && review.poll(cx).is_ready() {
+            ended = true;
+            retire();
+            cut.as_mut().reset(Instant::now() + CUT_AFTER);
+        }
+        cut.as_mut().poll(cx).map(|()| None)
+    })
+    .await;
+    match result {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%peer, %error, "connection to peer ended"),
+        None => tracing::info!(%peer, "connection to peer cut"),
+    }
+    retire();
 }

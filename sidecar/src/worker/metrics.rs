@@ -149,6 +149,10 @@ fn describe() {
         "Failures to accept a connection."
     );
     describe!(
+        "postern_connections_ended_total",
+        "Open connections and streams ended by a review, by direction and reason."
+    );
+    describe!(
         "postern_denials_total",
         "Requests and connections refused, by direction and reason."
     );

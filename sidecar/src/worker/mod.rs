@@ -5,9 +5,12 @@
 
 pub mod dial;
 pub mod drain;
+pub mod expiry;
 pub mod metrics;
+pub mod peer_review;
 pub mod prefixed;
 pub mod probe;
+pub mod review;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -22,6 +25,7 @@ use arc_swap::Guard;
 use mesh_http1::Limits;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +36,7 @@ use crate::{inbound, outbound};
 use dial::Dialer;
 use drain::{Drain, Live};
 use metrics::Counters;
+use review::Reviews;
 
 /// Period of housekeeping: idle connections, forgotten endpoints.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -118,6 +123,8 @@ pub struct Worker {
     pub learned: outbound::detect::Learned,
     /// Drain state.
     pub drain: Rc<Drain>,
+    /// What is open and reviewed when the snapshot changes.
+    pub reviews: Rc<Reviews>,
     /// Counters.
     pub counters: Counters,
     decisions: Cell<u64>,
@@ -153,6 +160,15 @@ impl Worker {
     }
 }
 
+/// How a worker hears of snapshots and tells what it has enforced.
+#[derive(Debug)]
+pub struct Epochs {
+    /// Epochs of the snapshots put in force.
+    pub published: watch::Receiver<u64>,
+    /// Told the newest epoch under which nothing forbidden is open any more.
+    pub enforced: watch::Sender<u64>,
+}
+
 /// Runs one worker on the calling thread until `shutdown` is cancelled and its connections have drained.
 ///
 /// # Errors
@@ -160,6 +176,7 @@ impl Worker {
 pub fn run(
     settings: Arc<Settings>,
     snapshot: SharedSnapshot,
+    epochs: Epochs,
     listeners: Listeners,
     shutdown: &CancellationToken,
     seed: u64,
@@ -169,25 +186,28 @@ pub fn run(
         .event_interval(31)
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
+        let reviews = Reviews::new(epochs.enforced);
         let worker = Rc::new(Worker {
-            mesh: mesh::Pool::new(settings.dialer),
+            mesh: mesh::Pool::new(settings.dialer, Rc::clone(&reviews), snapshot.clone()),
             apps: app::Pool::new(settings.dialer),
             clear: clear::Pool::new(settings.dialer),
             balancer: Balancer::new(seed),
             learned: outbound::detect::Learned::default(),
             drain: Drain::new(),
+            reviews,
             counters: Counters::new(),
             decisions: Cell::new(seed.rotate_left(17)),
             settings,
             snapshot,
         });
-        serve(&worker, listeners, shutdown).await
+        serve(&worker, listeners, epochs.published, shutdown).await
     })
 }
 
 async fn serve(
     worker: &Rc<Worker>,
     listeners: Listeners,
+    epochs: watch::Receiver<u64>,
     shutdown: &CancellationToken,
 ) -> io::Result<()> {
     let mut loops = tokio::task::JoinSet::new();
@@ -228,6 +248,10 @@ async fn serve(
         ));
     }
     loops.spawn_local(sweep(Rc::clone(worker)));
+    // Goes on while connections drain: what is revoked then is not left to the drain deadline.
+    let mut review = tokio::task::JoinSet::new();
+    let reviewed = Rc::clone(worker);
+    review.spawn_local(async move { reviewed.reviews.follow(&reviewed.snapshot, epochs).await });
 
     shutdown.cancelled().await;
     // New connections are refused by closing the listeners; the others end at their next message boundary.

@@ -1,0 +1,90 @@
+//! The review of a mutual TLS connection: whether its peer would still be let in.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mesh_auth::Reason;
+use mesh_auth::bundle::TrustBundles;
+use mesh_auth::svid::{self, Usage, VerifiedPeer};
+use rustls::CommonState;
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::metrics::Direction;
+use super::review::{Subject, Topic};
+use crate::snapshot::Snapshot;
+
+/// An open connection's peer, as the handshake verified it.
+pub struct PeerReview {
+    peer: VerifiedPeer,
+    chain: Vec<CertificateDer<'static>>,
+    direction: Direction,
+    /// The bundles that vouched for the chain last: it is verified again only under others.
+    verified: RefCell<Arc<TrustBundles>>,
+}
+
+impl PeerReview {
+    /// The review of `connection`, whose handshake verified `peer` against `bundles`.
+    pub fn new(
+        connection: &CommonState,
+        peer: VerifiedPeer,
+        bundles: &Arc<TrustBundles>,
+        direction: Direction,
+    ) -> Self {
+        Self {
+            peer,
+            chain: connection
+                .peer_certificates()
+                .map(<[_]>::to_vec)
+                .unwrap_or_default(),
+            direction,
+            verified: RefCell::new(Arc::clone(bundles)),
+        }
+    }
+
+    /// Verifies the chain again, unless the roots of its trust domain are the ones that vouched for it.
+    fn is_trusted(&self, bundles: &Arc<TrustBundles>) -> bool {
+        let mut verified = self.verified.borrow_mut();
+        if Arc::ptr_eq(&verified, bundles) {
+            return true;
+        }
+        let domain = self.peer.id().trust_domain();
+        let roots = |bundles: &TrustBundles| bundles.get(domain).map(|b| b.authorities().to_vec());
+        let usage = match self.direction {
+            Direction::Inbound => Usage::Client,
+            Direction::Outbound => Usage::Server,
+        };
+        let unchanged = roots(bundles).is_some_and(|roots_now| Some(roots_now) == roots(&verified));
+        let trusted = unchanged || svid::verify(&self.chain, usage, bundles, now()).is_ok();
+        if trusted {
+            *verified = Arc::clone(bundles);
+        }
+        trusted
+    }
+}
+
+impl Subject for PeerReview {
+    fn topics(&self) -> &[Topic] {
+        &[Topic::Trust]
+    }
+
+    fn review(&self, snapshot: &Snapshot) -> Option<Reason> {
+        (!self.is_trusted(&snapshot.bundles)).then_some(Reason::PeerUntrusted)
+    }
+
+    fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    fn peer(&self) -> &str {
+        self.peer.id().as_str()
+    }
+}
+
+fn now() -> UnixTime {
+    UnixTime::since_unix_epoch(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default(),
+    )
+}

@@ -1,0 +1,405 @@
+//! Review of what is open: a change of trust, policy or revocation ends the connections and streams it forbids.
+//!
+//! Whoever keeps something open for longer than a request registers a [`Subject`]. A snapshot that changes one of its
+//! [`Topic`]s makes the worker ask it again; one that no longer passes is told by its [`Review`], says GOAWAY where the
+//! protocol can, and is gone within [`CUT_AFTER`]. Snapshots that change nothing it depends on cost it nothing. What was
+//! ended is counted and logged here, with its reason; when all of it is gone, the worker has enforced the snapshot.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use mesh_auth::Reason;
+use metrics::counter;
+use tokio::sync::watch;
+
+use super::metrics::Direction;
+use crate::snapshot::{SharedSnapshot, Snapshot};
+
+/// How long what was ended may still take to finish: time for GOAWAY to be heard and for short answers.
+pub const CUT_AFTER: Duration = Duration::from_millis(200);
+/// Subjects asked before other tasks get a turn.
+const SLICE: usize = 256;
+
+/// What a subject depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// Trust bundles and revocations of certificates and identities.
+    Trust,
+    /// Authorization policies.
+    Policy,
+    /// Revocations of tokens.
+    Token,
+}
+
+impl Topic {
+    const COUNT: usize = 3;
+
+    /// The epochs of a snapshot that move its topics.
+    fn epochs(snapshot: &Snapshot) -> [u64; Self::COUNT] {
+        [
+            snapshot.trust_epoch,
+            snapshot.policy_epoch,
+            snapshot.trust_epoch,
+        ]
+    }
+}
+
+/// Something that stays open, and may have to end.
+pub trait Subject {
+    /// Changes of which it is asked again.
+    fn topics(&self) -> &[Topic];
+    /// Why it must end under `snapshot`; `None`: it may go on.
+    fn review(&self, snapshot: &Snapshot) -> Option<Reason>;
+    /// Which way it goes.
+    fn direction(&self) -> Direction;
+    /// The peer, for the log.
+    fn peer(&self) -> &str;
+}
+
+struct Entry {
+    subject: Box<dyn Subject>,
+    /// Why it must end, and the epoch that says so.
+    verdict: Cell<Option<(Reason, u64)>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What is open on one worker.
+pub struct Reviews {
+    entries: RefCell<Vec<Option<Rc<Entry>>>>,
+    free: RefCell<Vec<usize>>,
+    /// Epochs of the topics at the last pass.
+    seen: Cell<[u64; Topic::COUNT]>,
+    /// Epoch of the snapshot of the last complete pass.
+    reviewed: Cell<u64>,
+    /// What was ended and is still open, by the epoch that ended it.
+    closing: RefCell<BTreeMap<u64, usize>>,
+    enforced: watch::Sender<u64>,
+}
+
+impl Reviews {
+    /// Nothing is open. `enforced` is told the newest epoch under which nothing forbidden is open any more.
+    pub fn new(enforced: watch::Sender<u64>) -> Rc<Self> {
+        Rc::new(Self {
+            entries: RefCell::default(),
+            free: RefCell::default(),
+            seen: Cell::default(),
+            reviewed: Cell::default(),
+            closing: RefCell::default(),
+            enforced,
+        })
+    }
+
+    /// Puts `subject` under review until the guard is dropped. It is asked at once: what was verified under an earlier
+    /// snapshot may be forbidden under `snapshot`, the one in force.
+    pub fn register(self: &Rc<Self>, subject: Box<dyn Subject>, snapshot: &Snapshot) -> Review {
+        let entry = Rc::new(Entry {
+            subject,
+            verdict: Cell::new(None),
+            waker: RefCell::new(None),
+        });
+        let slot = match self.free.borrow_mut().pop() {
+            Some(slot) => {
+                self.entries.borrow_mut()[slot] = Some(Rc::clone(&entry));
+                slot
+            }
+            None => {
+                let mut entries = self.entries.borrow_mut();
+                entries.push(Some(Rc::clone(&entry)));
+                entries.len() - 1
+            }
+        };
+        self.ask(&entry, snapshot);
+        Review {
+            reviews: Rc::clone(self),
+            entry,
+            slot,
+        }
+    }
+
+    /// Reviews everything open whenever `epochs` tells of a new snapshot, for as long as somebody publishes them.
+    pub async fn follow(&self, shared: &SharedSnapshot, mut epochs: watch::Receiver<u64>) {
+        while epochs.changed().await.is_ok() {
+            let snapshot = shared.load_full();
+            self.pass(&snapshot).await;
+        }
+    }
+
+    async fn pass(&self, snapshot: &Snapshot) {
+        let now = Topic::epochs(snapshot);
+        let before = self.seen.replace(now);
+        if now != before {
+            let mut index = 0;
+            loop {
+                for _ in 0..SLICE {
+                    // Not held while the subject is asked: a guard may be dropped meanwhile.
+                    let Some(slot) = self.entries.borrow().get(index).cloned() else {
+                        return self.finished(snapshot.epoch);
+                    };
+                    index += 1;
+                    if let Some(entry) = slot
+                        && entry
+                            .subject
+                            .topics()
+                            .iter()
+                            .any(|topic| now[*topic as usize] != before[*topic as usize])
+                    {
+                        self.ask(&entry, snapshot);
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        self.finished(snapshot.epoch);
+    }
+
+    fn ask(&self, entry: &Entry, snapshot: &Snapshot) {
+        if entry.verdict.get().is_some() {
+            return;
+        }
+        let Some(reason) = entry.subject.review(snapshot) else {
+            return;
+        };
+        entry.verdict.set(Some((reason, snapshot.epoch)));
+        *self.closing.borrow_mut().entry(snapshot.epoch).or_default() += 1;
+        let direction = entry.subject.direction().as_str();
+        counter!("postern_connections_ended_total", "direction" => direction, "reason" => reason.code())
+            .increment(1);
+        tracing::info!(
+            reason = reason.code(),
+            peer = entry.subject.peer(),
+            direction,
+            epoch = snapshot.epoch,
+            "ended by review"
+        );
+        if let Some(waker) = entry.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn finished(&self, epoch: u64) {
+        self.reviewed.set(epoch);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let oldest = self.closing.borrow().keys().next().copied();
+        let reviewed = self.reviewed.get();
+        let enforced = oldest.map_or(reviewed, |epoch| reviewed.min(epoch.saturating_sub(1)));
+        self.enforced.send_if_modified(|told| {
+            let newer = enforced > *told;
+            if newer {
+                *told = enforced;
+            }
+            newer
+        });
+    }
+
+    /// Subjects under review.
+    pub fn len(&self) -> usize {
+        self.entries.borrow().iter().flatten().count()
+    }
+
+    /// True when nothing is under review.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Keeps a subject under review; dropped when what it stands for is closed.
+pub struct Review {
+    reviews: Rc<Reviews>,
+    entry: Rc<Entry>,
+    slot: usize,
+}
+
+impl Review {
+    /// Why it must end; `None`: it may go on.
+    pub fn verdict(&self) -> Option<Reason> {
+        self.entry.verdict.get().map(|(reason, _)| reason)
+    }
+
+    /// Ready once it must end. Wakes the task that asked last.
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<Reason> {
+        if let Some(reason) = self.verdict() {
+            return Poll::Ready(reason);
+        }
+        let mut waker = self.entry.waker.borrow_mut();
+        if waker.as_ref().is_none_or(|w| !w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Runs `work` to its end, or until [`CUT_AFTER`] after it had to end: then it is dropped where it stands.
+    ///
+    /// # Errors
+    /// Why it was cut.
+    pub async fn guard<T>(&self, work: impl Future<Output = T>) -> Result<T, Reason> {
+        let mut work = pin!(work);
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            self.poll(cx).map(Err)
+        });
+        match ended.await {
+            Ok(done) => Ok(done),
+            Err(reason) => tokio::time::timeout(CUT_AFTER, work)
+                .await
+                .map_err(|_| reason),
+        }
+    }
+}
+
+impl Drop for Review {
+    fn drop(&mut self) {
+        self.reviews.entries.borrow_mut()[self.slot] = None;
+        self.reviews.free.borrow_mut().push(self.slot);
+        if let Some((_, epoch)) = self.entry.verdict.get() {
+            let mut closing = self.reviews.closing.borrow_mut();
+            if let Some(open) = closing.get_mut(&epoch) {
+                *open -= 1;
+                if *open == 0 {
+                    closing.remove(&epoch);
+                }
+            }
+            drop(closing);
+            self.reviews.tell();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_auth::TrustDomain;
+
+    struct Switch {
+        topics: &'static [Topic],
+        asked: Rc<Cell<u32>>,
+        passes: Rc<Cell<bool>>,
+    }
+
+    impl Subject for Switch {
+        fn topics(&self) -> &[Topic] {
+            self.topics
+        }
+        fn review(&self, _: &Snapshot) -> Option<Reason> {
+            self.asked.set(self.asked.get() + 1);
+            (!self.passes.get()).then_some(Reason::PeerUntrusted)
+        }
+        fn direction(&self) -> Direction {
+            Direction::Inbound
+        }
+        fn peer(&self) -> &'static str {
+            "spiffe://demo.test/ns/demo/sa/web"
+        }
+    }
+
+    fn snapshot(epoch: u64, trust_epoch: u64, policy_epoch: u64) -> Snapshot {
+        let domain = TrustDomain::new("demo.test").expect("domain");
+        Snapshot {
+            epoch,
+            trust_epoch,
+            policy_epoch,
+            ..Snapshot::empty("demo/web-1", domain)
+        }
+    }
+
+    struct Case {
+        asked: Rc<Cell<u32>>,
+        passes: Rc<Cell<bool>>,
+        review: Review,
+    }
+
+    fn open(reviews: &Rc<Reviews>, topics: &'static [Topic], snapshot: &Snapshot) -> Case {
+        let (asked, passes) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(true)));
+        let subject = Switch {
+            topics,
+            asked: Rc::clone(&asked),
+            passes: Rc::clone(&passes),
+        };
+        let review = reviews.register(Box::new(subject), snapshot);
+        Case {
+            asked,
+            passes,
+            review,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_depends_on_a_change_is_asked_again() {
+        let (enforced, told) = watch::channel(0);
+        let reviews = Reviews::new(enforced);
+        let first = snapshot(1, 1, 1);
+        reviews.pass(&first).await;
+        let trust = open(&reviews, &[Topic::Trust], &first);
+        let policy = open(&reviews, &[Topic::Policy], &first);
+        assert_eq!((trust.asked.get(), policy.asked.get()), (1, 1));
+        reviews.pass(&snapshot(2, 1, 1)).await;
+        assert_eq!((trust.asked.get(), policy.asked.get()), (1, 1));
+        reviews.pass(&snapshot(3, 1, 3)).await;
+        assert_eq!((trust.asked.get(), policy.asked.get()), (1, 2));
+        reviews.pass(&snapshot(4, 4, 3)).await;
+        assert_eq!((trust.asked.get(), policy.asked.get()), (2, 2));
+        assert_eq!(*told.borrow(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_epoch_is_enforced_only_when_what_it_ended_is_closed() {
+        let (enforced, told) = watch::channel(0);
+        let reviews = Reviews::new(enforced);
+        let first = snapshot(1, 1, 1);
+        reviews.pass(&first).await;
+        let kept = open(&reviews, &[Topic::Trust], &first);
+        let ended = open(&reviews, &[Topic::Trust], &first);
+        ended.passes.set(false);
+        reviews.pass(&snapshot(2, 2, 1)).await;
+        assert_eq!(ended.review.verdict(), Some(Reason::PeerUntrusted));
+        assert_eq!(kept.review.verdict(), None);
+        assert_eq!(*told.borrow(), 1);
+        reviews.pass(&snapshot(3, 2, 1)).await;
+        assert_eq!(*told.borrow(), 1);
+        drop(ended.review);
+        assert_eq!(*told.borrow(), 3);
+        assert_eq!(reviews.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_cut_when_its_time_is_over_and_not_before() {
+        let reviews = Reviews::new(watch::channel(0).0);
+        let first = snapshot(1, 1, 1);
+        let case = open(&reviews, &[Topic::Trust], &first);
+        assert_eq!(case.review.guard(async { 7 }).await, Ok(7));
+        case.passes.set(false);
+        let started = tokio::time::Instant::now();
+        let work = case.review.guard(std::future::pending::<()>());
+        let change = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            reviews.pass(&snapshot(2, 2, 1)).await;
+        };
+        let (cut, ()) = tokio::join!(work, change);
+        assert_eq!(cut, Err(Reason::PeerUntrusted));
+        assert_eq!(started.elapsed(), Duration::from_secs(60) + CUT_AFTER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_verified_before_a_change_and_registered_after_it_is_ended() {
+        let reviews = Reviews::new(watch::channel(0).0);
+        let asked = Rc::new(Cell::new(0));
+        let subject = Switch {
+            topics: &[Topic::Trust],
+            asked,
+            passes: Rc::new(Cell::new(false)),
+        };
+        let second = snapshot(2, 2, 1);
+        reviews.pass(&second).await;
+        let review = reviews.register(Box::new(subject), &second);
+        assert_eq!(review.verdict(), Some(Reason::PeerUntrusted));
+    }
+}
