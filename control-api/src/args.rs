@@ -21,7 +21,7 @@ pub enum Command {
     /// Make the certificate authority and an operator certificate.
     Init(InitArgs),
     /// Serve until told to stop; makes the certificate authority if there is none.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
 }
 
 /// Where the data is and whose it is.
@@ -85,6 +85,12 @@ pub struct RunArgs {
     /// Lifetime of the certificates it signs where no shorter one is asked for, for example 24h.
     #[arg(long, env = "POSTERN_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = parse_duration)]
     pub certificate_lifetime: Duration,
+    /// Fetch key sets and discovery documents from loopback and private addresses too, also in the clear (http).
+    #[arg(long, env = "POSTERN_ALLOW_LOCAL_FETCH")]
+    pub allow_local_fetch: bool,
+    /// Certificates, PEM, that servers are verified by when something is fetched [default: the public authorities].
+    #[arg(long, env = "POSTERN_FETCH_CA_FILE", value_name = "FILE")]
+    pub fetch_ca_file: Option<PathBuf>,
     /// Written once listening: a JSON object with the addresses in use.
     #[arg(long, env = "POSTERN_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -162,7 +168,7 @@ mod tests {
         ];
         let cli = Cli::try_parse_from(all.iter().chain(arguments)).unwrap();
         match cli.command {
-            Command::Run(args) => args,
+            Command::Run(args) => *args,
             Command::Init(_) => unreachable!(),
         }
     }

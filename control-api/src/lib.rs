@@ -18,6 +18,7 @@ pub mod registry;
 pub mod status;
 
 pub mod ca;
+pub mod fetch;
 pub mod store;
 
 pub mod clock;

@@ -24,6 +24,7 @@ use crate::args::{InitArgs, RunArgs};
 use crate::ca::{self, Authority};
 use crate::certificates::Certificates;
 use crate::clock::Clock;
+use crate::fetch::{self, Fetcher, Guard};
 use crate::files;
 use crate::issuance::Issuance;
 use crate::listener::{self, ServerIdentity};
@@ -195,6 +196,8 @@ async fn serve(
     let bundle_path = args.init.data_dir.join("trust-bundle.pem");
     files::write(&bundle_path, shared.authority.bundle_pem().as_bytes())?;
     let sockets = Sockets::bind(args).await?;
+    // Made before anything is served, so that roots that cannot be used are seen at the start.
+    let _fetcher = fetcher(args, &sockets)?;
     let ready = Ready::new(args, &sockets, &bundle_path)?;
     let admin_path = sockets.admin_path.clone();
 
@@ -225,6 +228,23 @@ async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+}
+
+/// What fetches from others, told which ports are its own.
+fn fetcher(args: &RunArgs, sockets: &Sockets) -> anyhow::Result<Arc<Fetcher>> {
+    let roots = match &args.fetch_ca_file {
+        Some(path) => Some(files::read(path).context("--fetch-ca-file")?),
+        None => None,
+    };
+    let guard = Guard {
+        allow_local: args.allow_local_fetch,
+        own_ports: vec![
+            sockets.grpc.local_addr()?.port(),
+            sockets.metrics.local_addr()?.port(),
+        ],
+    };
+    let fetcher = Fetcher::new(fetch::Settings { guard, roots }).context("--fetch-ca-file")?;
+    Ok(Arc::new(fetcher))
 }
 
 /// Starts everything. None of the tasks ends before `stop`.
