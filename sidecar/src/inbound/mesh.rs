@@ -11,15 +11,15 @@ use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason as H2Reason, RecvStream};
 use http::{HeaderMap, Method, Request, StatusCode};
+use mesh_auth::Reason;
 use mesh_auth::svid::VerifiedPeer;
-use mesh_auth::{Reason, headers};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::request::{self, AppProtocol};
+use super::request;
 use super::source::Source;
 use crate::http::answer::Answer;
 use crate::http::body::BodySink as _;
@@ -292,24 +292,6 @@ fn is_own_address(worker: &Worker, source: &Source, ip: std::net::IpAddr) -> boo
             .own
             .as_ref()
             .is_some_and(|own| own.addresses.contains(&ip))
-}
-
-/// What the private headers of a request from a sidecar say, and that they are gone.
-pub fn take_target(headers: &mut HeaderMap) -> (Option<u16>, AppProtocol) {
-    let port = headers
-        .get(headers::PORT)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.parse().ok())
-        .filter(|port| *port != 0);
-    let protocol = match headers
-        .get(headers::PROTOCOL)
-        .map(http::HeaderValue::as_bytes)
-    {
-        Some(b"h2") => AppProtocol::Http2,
-        _ => AppProtocol::Http1,
-    };
-    headers::strip_reserved(headers);
-    (port, protocol)
 }
 
 /// Resolves once the stream's sink was written out; used by answers whose body may have to wait for capacity.

@@ -1,8 +1,9 @@
 //! Traffic to the application: from peers over mTLS, and captured plaintext where the port's mode permits it.
 //!
-//! `mesh` accepts on the mesh port, `plain` on the inbound capture port; both end in `request` (HTTP) or a tunnel
-//! (opaque bytes), after the decision.
+//! `mesh` accepts on the mesh port, `plain` on the inbound capture port; both end in `request` (HTTP, through the one
+//! `gate`) or a tunnel (opaque bytes), after the decision.
 
+pub mod gate;
 pub mod mesh;
 pub mod plain;
 pub mod request;

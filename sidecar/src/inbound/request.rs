@@ -1,4 +1,4 @@
-//! One inbound HTTP request: reserved headers off, decision, identity on, to the application and back.
+//! One inbound HTTP request: through the gate, to the application and back.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -7,12 +7,13 @@ use std::rc::Rc;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, request};
 use mesh_auth::Reason;
 use mesh_http1::{BodyLength, RequestHead};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::mesh::{flush, take_target};
+use super::gate::{self, AppProtocol, Passed};
+use super::mesh::flush;
 use super::source::{Refused, Source};
 use crate::http::answer::Answer;
 use crate::http::body::{BodySink as _, BodySource, Pump};
@@ -29,15 +30,6 @@ use crate::worker::Worker;
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
 
-/// What the application is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AppProtocol {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2 with prior knowledge.
-    Http2,
-}
-
 /// Serves one HTTP/2 request (plain or extended CONNECT) from an authenticated connection.
 pub async fn serve_http2(
     worker: &Rc<Worker>,
@@ -47,28 +39,11 @@ pub async fn serve_http2(
 ) {
     let (mut head, body) = request.into_parts();
     let mut responder = Responder::new(response, &head.method);
-    let (named, mut protocol) = take_target(&mut head.headers);
-    if source.port.is_some() && is_grpc(&head.headers) {
-        protocol = AppProtocol::Http2;
-    }
     let upgrade = head.extensions.remove::<h2::ext::Protocol>();
-    let result = match source.port.or(named) {
-        Some(port) => match admit::http2(&mut head) {
-            Ok(()) => source
-                .authorize(worker, &worker.snapshot(), port)
-                .map(|()| port),
-            Err(error) => {
-                tracing::debug!(peer = source.peer_name(), %error, "request not admitted");
-                Err(source.refuse(worker, port, Reason::BadRequest, None))
-            }
-        },
-        None => Err(source.refuse(worker, 0, Reason::BadRequest, None)),
-    };
-    let port = match result {
-        Ok(port) => port,
+    let Passed { port, protocol, .. } = match gate::http2(worker, source, &mut head).await {
+        Ok(passed) => passed,
         Err(refused) => return answer(worker, &mut responder, &head.headers, refused).await,
     };
-    source.stamp(&mut head.headers);
     if let Some(protocol) = upgrade {
         return serve_upgrade(worker, source, head, &protocol, body, responder, port).await;
     }
@@ -118,14 +93,12 @@ pub async fn serve_http1<S>(
         let length = parsed.body;
         let upgrade = parsed.upgrade.clone();
         let mut head = into_parts(parsed);
-        take_target(&mut head.headers);
-        if let Err(refused) = source.authorize(worker, &worker.snapshot(), port) {
+        if let Err(refused) = gate::http1(worker, source, &mut head, port).await {
             responder.close_after();
             let _ = Answer::new(refused.reason, refused.id).send(&mut responder, &head.headers);
             let _ = responder.flush().await;
             break;
         }
-        source.stamp(&mut head.headers);
         if let Some(token) = upgrade {
             upgrade_http1(worker, source, &connection, responder, &head, &token, port).await;
             break;
@@ -443,10 +416,4 @@ async fn answer(worker: &Worker, responder: &mut Responder, request: &HeaderMap,
     if let Ok(mut sink) = problem.send(responder, request) {
         flush(&mut sink).await;
     }
-}
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }

@@ -1,0 +1,119 @@
+//! The gate: the one way of an inbound HTTP request to the application, whichever version it speaks and on whichever
+//! listener it came.
+//!
+//! In this order, and nothing else in between: reserved headers off, admission, token, decision, identity on. A request
+//! sees one snapshot from start to end. [`Passed`] can only be made here.
+
+use http::{HeaderMap, request};
+use mesh_auth::token::VerifiedToken;
+use mesh_auth::{Reason, headers};
+use std::rc::Rc;
+
+use super::source::{Refused, Source};
+use crate::http::admit;
+use crate::snapshot::Snapshot;
+use crate::worker::Worker;
+
+/// What the application is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// A request that may go to the application.
+#[derive(Debug)]
+pub struct Passed {
+    /// Application port.
+    pub port: u16,
+    /// What the application is spoken to.
+    pub protocol: AppProtocol,
+    /// The token that came with it; `None`: none, and none was needed. Whoever keeps a stream open keeps this.
+    pub token: Option<Rc<VerifiedToken>>,
+}
+
+/// Passes an HTTP/2 request, plain or extended CONNECT.
+///
+/// # Errors
+/// The refusal, already counted and logged.
+pub async fn http2(
+    worker: &Worker,
+    source: &Source,
+    head: &mut request::Parts,
+) -> Result<Passed, Refused> {
+    let (named, mut protocol) = take_target(&mut head.headers);
+    let Some(port) = source.port.or(named) else {
+        return Err(source.refuse(worker, 0, Reason::BadRequest, None));
+    };
+    if source.port.is_some() && is_grpc(&head.headers) {
+        protocol = AppProtocol::Http2;
+    }
+    if let Err(error) = admit::http2(head) {
+        tracing::debug!(peer = source.peer_name(), %error, "request not admitted");
+        return Err(source.refuse(worker, port, Reason::BadRequest, None));
+    }
+    pass(worker, source, head, port, protocol).await
+}
+
+/// Passes an HTTP/1.1 request, which its parser admitted, for application port `port`.
+///
+/// # Errors
+/// The refusal, already counted and logged.
+pub async fn http1(
+    worker: &Worker,
+    source: &Source,
+    head: &mut request::Parts,
+    port: u16,
+) -> Result<Passed, Refused> {
+    take_target(&mut head.headers);
+    pass(worker, source, head, port, AppProtocol::Http1).await
+}
+
+async fn pass(
+    worker: &Worker,
+    source: &Source,
+    head: &mut request::Parts,
+    port: u16,
+    protocol: AppProtocol,
+) -> Result<Passed, Refused> {
+    let snapshot = worker.snapshot();
+    let token = token(&snapshot).await?;
+    source.authorize(worker, &snapshot, port)?;
+    source.stamp(&mut head.headers);
+    Ok(Passed {
+        port,
+        protocol,
+        token,
+    })
+}
+
+/// The token stage. A token that can be verified here and now is, without a wait; an opaque one is asked about.
+async fn token(_: &Snapshot) -> Result<Option<Rc<VerifiedToken>>, Refused> {
+    Ok(None)
+}
+
+/// What the private headers of a request from a sidecar say, and that they are gone.
+fn take_target(headers: &mut HeaderMap) -> (Option<u16>, AppProtocol) {
+    let port = headers
+        .get(headers::PORT)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse().ok())
+        .filter(|port| *port != 0);
+    let protocol = match headers
+        .get(headers::PROTOCOL)
+        .map(http::HeaderValue::as_bytes)
+    {
+        Some(b"h2") => AppProtocol::Http2,
+        _ => AppProtocol::Http1,
+    };
+    headers::strip_reserved(headers);
+    (port, protocol)
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
