@@ -7,9 +7,10 @@ use anyhow::Context;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::{Arm, folder, free_ports};
-use crate::args::ArmName;
+use super::Arm;
 use crate::kid::Kid;
+use crate::pair::ArmName;
+use crate::ports;
 use crate::probe;
 use crate::wrk::Target;
 
@@ -26,8 +27,8 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) async fn start(nginx: &Path) -> anyhow::Result<Self> {
-        let folder = folder()?;
-        let [port] = free_ports()?;
+        let folder = ports::folder()?;
+        let [port] = ports::free()?;
         let body = body();
         let file = folder.path().join("nginx.conf");
         std::fs::write(&file, configuration(folder.path(), port, &body))

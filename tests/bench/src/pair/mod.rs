@@ -1,15 +1,19 @@
-//! The whole comparison: programs, application, arms, rounds. Ends in a report whatever happens.
+//! `mesh-bench pair`: programs, application, arms, rounds. Ends in a report whatever happens.
+
+mod arguments;
+mod measure;
+mod report;
 
 use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use crate::args::{ArmName, PairArgs};
+pub(crate) use self::arguments::{Arguments, ArmName};
+use self::measure::{Figures, Load, measure};
 use crate::arms::haproxy::{self, Between};
 use crate::arms::nginx::App;
 use crate::arms::{Arm, postern};
 use crate::machine::Machine;
-use crate::measure::{Figures, Load, measure};
 use crate::placement::Processors;
 use crate::programs::{self, Ours, Programs};
 use crate::report::Report;
@@ -17,37 +21,36 @@ use crate::say;
 
 type Rounds = BTreeMap<ArmName, Vec<Figures>>;
 
-pub(crate) async fn run(arguments: &PairArgs) -> Report {
+pub(crate) async fn run(arguments: &Arguments) -> Report {
     let names = arguments.arms();
     let mut programs = Programs::find();
-    let mut problems = Vec::new();
+    let mut problem = None;
     let missing = programs.missing(&names);
-    if arguments.install && !missing.is_empty() {
-        if let Err(error) = programs::install(&missing).await {
-            problems.push(format!("{error:#}"));
-        }
+    if arguments.common.install && !missing.is_empty() {
+        problem = programs::install(&missing).await.err();
         programs = Programs::find();
     }
     let missing = programs.missing(&names);
-    let machine = Machine::look(&programs).await;
+    let mut report = Report::new("pair", Machine::look(&programs).await);
     let mut rounds = Rounds::new();
     let mut placement = None;
     if missing.is_empty() {
-        let outcome = compare(arguments, &names, &programs, &mut placement, &mut rounds).await;
-        if let Err(error) = outcome {
-            problems.push(format!("{error:#}"));
-        }
+        problem = compare(arguments, &names, &programs, &mut placement, &mut rounds)
+            .await
+            .err();
     }
-    let report = Report::new(machine, placement, &rounds, missing, problems);
-    for problem in &report.problems {
-        say(problem);
+    report.placed(placement);
+    report.missing(&missing, true);
+    if let Some(error) = problem {
+        report.problem(format!("{error:#}"));
     }
+    report::fill(&mut report, &rounds);
     report
 }
 
 /// Fills in the rounds as they are measured, so that an error leaves the earlier ones.
 async fn compare(
-    arguments: &PairArgs,
+    arguments: &Arguments,
     names: &[ArmName],
     programs: &Programs,
     placement: &mut Option<String>,
@@ -76,12 +79,13 @@ async fn compare(
         arms.push(arm);
     }
 
+    let (rounds_wanted, seconds) = arguments.length();
     let load = Load {
         wrk,
         connections: arguments.connections,
-        seconds: arguments.seconds,
+        seconds,
     };
-    for round in 1..=arguments.rounds {
+    for round in 1..=rounds_wanted {
         for arm in &mut arms {
             let name = arm.name.as_str();
             app.kid.check()?;
@@ -89,8 +93,7 @@ async fn compare(
                 .await
                 .with_context(|| format!("round {round} of {name} failed"))?;
             say(&format!(
-                "round {round} of {}: {name}: {}, {:.0} requests/s, p50 {:.0} us",
-                arguments.rounds,
+                "round {round} of {rounds_wanted}: {name}: {}, {:.0} requests/s, p50 {:.0} us",
                 figures
                     .cpu_us_per_request
                     .map_or("no proxy".to_owned(), |us| format!(
