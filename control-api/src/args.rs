@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::jwt::discovery;
+use crate::jwt::keys::MAX_TOKEN_LIFETIME;
+
 /// Postern's control API: certificates, registry, policy, discovery.
 #[derive(Debug, Parser)]
 #[command(name = "control-api", version, about)]
@@ -91,6 +94,15 @@ pub struct RunArgs {
     /// Certificates, PEM, that servers are verified by when something is fetched [default: the public authorities].
     #[arg(long, env = "POSTERN_FETCH_CA_FILE", value_name = "FILE")]
     pub fetch_ca_file: Option<PathBuf>,
+    /// Lifetime of the JWT-SVIDs it signs where no shorter one is asked for, at most 1h.
+    #[arg(long, env = "POSTERN_JWT_LIFETIME", default_value = "5m", value_parser = parse_token_lifetime)]
+    pub jwt_lifetime: Duration,
+    /// How long a key signs JWT-SVIDs before the next one does.
+    #[arg(long, env = "POSTERN_JWT_KEY_LIFETIME", default_value = "7d", value_parser = parse_duration)]
+    pub jwt_key_lifetime: Duration,
+    /// Issuer URL: JWT-SVIDs say it as `iss`, and the metrics listener answers OpenID Connect discovery for it.
+    #[arg(long, env = "POSTERN_JWT_ISSUER", value_name = "URL", value_parser = discovery::parse_issuer)]
+    pub jwt_issuer: Option<String>,
     /// Written once listening: a JSON object with the addresses in use.
     #[arg(long, env = "POSTERN_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -132,6 +144,13 @@ impl RunArgs {
             ip => ip,
         };
         SocketAddr::new(ip, bound.port()).to_string()
+    }
+}
+
+fn parse_token_lifetime(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        lifetime if lifetime <= MAX_TOKEN_LIFETIME => Ok(lifetime),
+        _ => Err("must be at most 1h".into()),
     }
 }
 

@@ -1,15 +1,19 @@
-//! The certificate service: what callers prove, and what they are told.
+//! The certificate service: what callers prove, and what they are told: X.509-SVIDs, and JWT-SVIDs for those who have one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_auth::Secret;
 use mesh_proto::mesh::certificate_service_server::CertificateService;
-use mesh_proto::mesh::{IssueCertificateRequest, IssueCertificateResponse, TrustBundleSnapshot};
+use mesh_proto::mesh::{
+    IssueCertificateRequest, IssueCertificateResponse, IssueJwtSvidRequest, IssueJwtSvidResponse,
+    TrustBundleSnapshot,
+};
 use tonic::{Request, Response, Status};
 
 use crate::clock::Clock;
 use crate::issuance::{Granted, Issuance, IssueError};
+use crate::jwt::{JwtKeys, token};
 use crate::listener::Caller;
 use crate::metrics::Metrics;
 use crate::store::tokens::TokenError;
@@ -21,17 +25,35 @@ const MAX_TOKEN: usize = 256;
 /// The service.
 pub struct Certificates {
     issuance: Arc<Issuance>,
+    jwt: JwtSettings,
     metrics: Arc<Metrics>,
     clock: Clock,
     failures: Failures,
     lines: Lines,
 }
 
+/// How JWT-SVIDs are made.
+#[derive(Clone)]
+pub struct JwtSettings {
+    /// What they are signed with.
+    pub keys: Arc<JwtKeys>,
+    /// Their `iss`; `None`: they have none.
+    pub issuer: Option<String>,
+    /// Default and longest lifetime.
+    pub lifetime: Duration,
+}
+
 impl Certificates {
-    /// A service that issues by `issuance`.
-    pub fn new(issuance: Arc<Issuance>, metrics: Arc<Metrics>, clock: Clock) -> Self {
+    /// A service that issues by `issuance`, and tokens by `jwt`.
+    pub fn new(
+        issuance: Arc<Issuance>,
+        jwt: JwtSettings,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
         Self {
             issuance,
+            jwt,
             metrics,
             clock,
             failures: Failures::default(),
@@ -73,6 +95,54 @@ impl Certificates {
         granted
             .map_err(|e| Status::internal(format!("the request was not finished: {e}")))?
             .map_err(|error| self.refused(caller, &error))
+    }
+
+    /// A token for the identity that the caller's certificate proves, and no other.
+    async fn issue_token(
+        &self,
+        caller: &Caller,
+        message: IssueJwtSvidRequest,
+    ) -> Result<IssueJwtSvidResponse, Status> {
+        let peer = caller.current_peer(&self.clock)?.cloned().ok_or_else(|| {
+            Status::unauthenticated(
+                "a JWT-SVID needs the workload's certificate (X.509-SVID) as TLS client certificate",
+            )
+        })?;
+        token::check_audiences(&message.audiences).map_err(Status::invalid_argument)?;
+        let (issuance, end) = (Arc::clone(&self.issuance), peer.not_after());
+        let workload = tokio::task::spawn_blocking(move || issuance.workload_of(&peer))
+            .await
+            .map_err(|e| Status::internal(format!("the request was not finished: {e}")))?
+            .map_err(|error| self.refused(caller, &error))?;
+        let lifetime = match message.lifetime_seconds {
+            0 => self.jwt.lifetime,
+            asked => Duration::from_secs(asked.into()).min(self.jwt.lifetime),
+        };
+        let now = self.clock.seconds();
+        let lifetime = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
+        // It says what the certificate proved, so it does not outlive it.
+        let expires_at = now.saturating_add(lifetime).min(end);
+        let key = self
+            .jwt
+            .keys
+            .signer(now)
+            .ok_or_else(|| Status::unavailable("there is no key for JWT-SVIDs"))?;
+        let token = token::sign(
+            &key,
+            &token::Claims {
+                issuer: self.jwt.issuer.as_deref(),
+                subject: &workload.id,
+                audiences: &message.audiences,
+                issued_at: now,
+                expires_at,
+            },
+        )?;
+        Ok(IssueJwtSvidResponse {
+            token,
+            spiffe_id: workload.id.to_string(),
+            issued_at: now,
+            expires_at,
+        })
     }
 
     fn refused(&self, caller: &Caller, error: &IssueError) -> Status {
@@ -145,6 +215,31 @@ impl CertificateService for Certificates {
                 x509_authorities: vec![authority.root().to_vec()],
             }),
         }))
+    }
+
+    async fn issue_jwt_svid(
+        &self,
+        request: Request<IssueJwtSvidRequest>,
+    ) -> Result<Response<IssueJwtSvidResponse>, Status> {
+        let caller = Caller::of(&request);
+        match self.issue_token(&caller, request.into_inner()).await {
+            Ok(response) => {
+                self.metrics.tokens_issued.add(1);
+                tracing::debug!(
+                    spiffe_id = response.spiffe_id,
+                    expires_at = response.expires_at,
+                    "JWT-SVID issued"
+                );
+                Ok(Response::new(response))
+            }
+            Err(status) => {
+                self.metrics.tokens_refused.add(1);
+                if self.lines.allow(self.clock.seconds()) {
+                    tracing::warn!(address = caller.address, code = ?status.code(), reason = status.message(), "JWT-SVID refused");
+                }
+                Err(status)
+            }
+        }
     }
 }
 

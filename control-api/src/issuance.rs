@@ -122,8 +122,12 @@ impl Issuance {
         Ok(self.granted(granted))
     }
 
-    /// Several workloads can share an identity: the one that the peer's certificate was issued to, else the first.
-    fn workload_of(&self, peer: &VerifiedPeer) -> Result<Arc<Registered>, IssueError> {
+    /// The workload that a verified peer is. Several can share an identity: the one that the peer's certificate was issued
+    /// to, else the first.
+    ///
+    /// # Errors
+    /// There is none, or the store failed.
+    pub fn workload_of(&self, peer: &VerifiedPeer) -> Result<Arc<Registered>, IssueError> {
         let world = self.registry.world();
         let record = self
             .store

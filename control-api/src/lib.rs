@@ -14,8 +14,10 @@ pub mod certificates;
 pub mod xds;
 
 pub mod issuance;
+pub mod jwt;
 pub mod registry;
 pub mod status;
+pub mod trust;
 
 pub mod ca;
 pub mod fetch;

@@ -29,6 +29,10 @@ pub struct Metrics {
     pub certificates_issued: Counter,
     /// Certificate requests refused.
     pub certificates_refused: Counter,
+    /// JWT-SVIDs issued.
+    pub tokens_issued: Counter,
+    /// JWT-SVID requests refused.
+    pub tokens_refused: Counter,
     /// Resources rejected by sidecars.
     pub nacks: Counter,
     /// Connections whose handshake failed.
@@ -82,6 +86,18 @@ pub fn text(metrics: &Metrics, tracker: &Tracker, world: &World, ca_not_after: i
         "counter",
         "Certificate requests refused.",
         &metrics.certificates_refused.get(),
+    );
+    family(
+        "postern_control_jwt_svids_issued_total",
+        "counter",
+        "JWT-SVIDs issued.",
+        &metrics.tokens_issued.get(),
+    );
+    family(
+        "postern_control_jwt_svids_refused_total",
+        "counter",
+        "JWT-SVID requests refused.",
+        &metrics.tokens_refused.get(),
     );
     family(
         "postern_control_nacks_total",

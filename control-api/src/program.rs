@@ -22,16 +22,18 @@ use tonic::transport::Server;
 use crate::admin::Administration;
 use crate::args::{InitArgs, RunArgs};
 use crate::ca::{self, Authority};
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, JwtSettings};
 use crate::clock::Clock;
 use crate::fetch::{self, Fetcher, Guard};
 use crate::files;
 use crate::issuance::Issuance;
-use crate::listener::{self, ServerIdentity};
+use crate::jwt::{JwtKeys, discovery as oidc};
+use crate::listener::{self, Page, ServerIdentity};
 use crate::metrics::{self, Metrics};
 use crate::registry::Registry;
 use crate::status::Tracker;
 use crate::store::{Store, issued};
+use crate::trust::Trust;
 use crate::xds::server::{Discovery, Parts};
 
 /// Lifetime of an operator's certificate.
@@ -40,6 +42,8 @@ const OPERATOR_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 const SHUTDOWN: Duration = Duration::from_secs(3);
 /// Time between two looks for what the store can forget.
 const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+/// Time between two looks at what has to be rotated or published.
+const TENDING: Duration = Duration::from_secs(5);
 /// Accepted connections that wait for the server to take them.
 const BACKLOG: usize = 64;
 /// Largest message of an operator: a manifest and its envelope.
@@ -138,6 +142,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
 struct Shared {
     authority: Arc<Authority>,
     store: Arc<Store>,
+    trust: Trust,
     registry: Arc<Registry>,
     tracker: Arc<Tracker>,
     metrics: Arc<Metrics>,
@@ -179,11 +184,20 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let (authority, store) = (Arc::new(authority), Arc::new(store));
+    let now = clock.seconds();
+    let trust = Trust {
+        authority: Arc::clone(&authority),
+        jwt: Arc::new(JwtKeys::open(
+            Arc::clone(&store),
+            args.jwt_key_lifetime,
+            now,
+        )?),
+    };
     let registry = Registry::open(
         Arc::clone(&store),
         authority.trust_domain().clone(),
-        authority.root().to_vec(),
-        clock.seconds(),
+        trust.bundles(),
+        now,
     )?;
     let shared = Shared {
         tracker: Arc::new(Tracker::new(store.read(issued::last_ends)?)),
@@ -191,6 +205,7 @@ async fn serve(
         metrics: Arc::new(Metrics::default()),
         authority,
         store,
+        trust,
         clock,
     };
     let bundle_path = args.init.data_dir.join("trust-bundle.pem");
@@ -272,6 +287,12 @@ fn spawn(
     });
     let housekeeping = housekeeping(Arc::clone(&issuance), shared.clock.clone());
     tasks.spawn(until(stop.clone(), housekeeping));
+    let tending = tend_keys(
+        shared.trust.clone(),
+        Arc::clone(&shared.registry),
+        shared.clock.clone(),
+    );
+    tasks.spawn(until(stop.clone(), tending));
 
     let administration = Administration {
         registry: Arc::clone(&shared.registry),
@@ -285,8 +306,17 @@ fn spawn(
     let administration = AdminServiceServer::new(administration)
         .max_decoding_message_size(MAX_ADMIN_REQUEST)
         .max_encoding_message_size(MAX_ADMIN_RESPONSE);
-    let certificates =
-        Certificates::new(issuance, Arc::clone(&shared.metrics), shared.clock.clone());
+    let jwt = JwtSettings {
+        keys: Arc::clone(&shared.trust.jwt),
+        issuer: args.jwt_issuer.clone(),
+        lifetime: args.jwt_lifetime,
+    };
+    let certificates = Certificates::new(
+        issuance,
+        jwt,
+        Arc::clone(&shared.metrics),
+        shared.clock.clone(),
+    );
     let certificates = CertificateServiceServer::new(certificates)
         .max_decoding_message_size(MAX_CERTIFICATE_REQUEST);
     let streams = TaskTracker::new();
@@ -344,16 +374,39 @@ fn spawn(
         registry,
         tracker,
         metrics,
+        trust,
         ..
     } = shared;
-    let (registry, tracker, metrics) = (registry, tracker, metrics);
-    let text = move || metrics::text(&metrics, &tracker, &registry.world(), authority.not_after());
-    tasks.spawn(done(listener::serve_metrics(
+    let issuer = args.jwt_issuer.clone();
+    let page = move |path: &str| {
+        if path == "/metrics" {
+            let world = registry.world();
+            return Some(Page {
+                media_type: "text/plain; version=0.0.4; charset=utf-8",
+                body: metrics::text(&metrics, &tracker, &world, authority.not_after()),
+            });
+        }
+        public_page(path, issuer.as_deref(), &trust)
+    };
+    tasks.spawn(done(listener::serve_pages(
         sockets.metrics,
-        text,
+        page,
         stop.clone(),
     )));
     Ok(tasks)
+}
+
+/// What anybody may know.
+fn public_page(path: &str, issuer: Option<&str>, trust: &Trust) -> Option<Page> {
+    let body = match (path, issuer) {
+        (oidc::CONFIGURATION_PATH, Some(issuer)) => oidc::configuration(issuer),
+        (oidc::KEYS_PATH, _) => trust.jwt.public_set(),
+        _ => return None,
+    };
+    Some(Page {
+        media_type: "application/json",
+        body,
+    })
 }
 
 fn server() -> Server {
@@ -389,6 +442,21 @@ async fn housekeeping(issuance: Arc<Issuance>, clock: Clock) {
             tracing::warn!(%error, "cannot forget what ended long ago");
         }
         tokio::time::sleep(HOUSEKEEPING).await;
+    }
+}
+
+/// Rotates the keys of JWT-SVIDs, and publishes what is not published yet.
+async fn tend_keys(trust: Trust, registry: Arc<Registry>, clock: Clock) {
+    loop {
+        tokio::time::sleep(TENDING).await;
+        let (trust, registry, now) = (trust.clone(), Arc::clone(&registry), clock.seconds());
+        let result = tokio::task::spawn_blocking(move || {
+            trust.jwt.tend(now)?;
+            trust.publish(&registry, now)
+        });
+        if let Ok(Err(error)) = result.await {
+            tracing::warn!(%error, "cannot rotate or publish the keys of JWT-SVIDs; the ones before stay in use");
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The metrics port: one question, one answer, over as much HTTP as that takes.
+//! The metrics port: a few questions, one answer each, over as much HTTP as that takes.
 
 use std::io;
 use std::time::Duration;
@@ -16,10 +16,18 @@ const MAX_SCRAPES: usize = 32;
 /// Largest request head.
 const MAX_HEAD: usize = 8 << 10;
 
-/// Answers `GET /metrics` with what `text` says, until `stop`.
-pub async fn serve<F>(listener: TcpListener, text: F, stop: CancellationToken)
+/// What a path answers.
+pub struct Page {
+    /// Media type.
+    pub media_type: &'static str,
+    /// Content.
+    pub body: String,
+}
+
+/// Answers `GET <path>` with what `page` says of it, until `stop`.
+pub async fn serve<F>(listener: TcpListener, page: F, stop: CancellationToken)
 where
-    F: Fn() -> String + Clone + Send + 'static,
+    F: Fn(&str) -> Option<Page> + Clone + Send + 'static,
 {
     let mut scrapes = JoinSet::new();
     loop {
@@ -28,10 +36,10 @@ where
             Some(_) = scrapes.join_next() => {}
             accepted = listener.accept(), if scrapes.len() < MAX_SCRAPES => match accepted {
                 Ok((stream, _)) => {
-                    let text = text.clone();
+                    let page = page.clone();
                     scrapes.spawn(async move {
                         // Whoever is slow or gone gets nothing, and nobody needs to know.
-                        let _ = timeout(SCRAPE, answer(stream, text)).await;
+                        let _ = timeout(SCRAPE, answer(stream, page)).await;
                     });
                 }
                 Err(_) => sleep(Duration::from_millis(50)).await,
@@ -40,7 +48,7 @@ where
     }
 }
 
-async fn answer(mut stream: TcpStream, text: impl Fn() -> String) -> io::Result<()> {
+async fn answer(mut stream: TcpStream, page: impl Fn(&str) -> Option<Page>) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|w| w == b"\r\n\r\n") {
         if head.len() > MAX_HEAD || stream.read_buf(&mut head).await? == 0 {
@@ -56,16 +64,19 @@ async fn answer(mut stream: TcpStream, text: impl Fn() -> String) -> io::Result<
         .split(|b| *b == b'?')
         .next()
         .unwrap_or_default();
-    let (status, body) = match (method, path) {
-        (b"GET", b"/metrics") => ("200 OK", text()),
-        (b"GET" | b"HEAD", _) => ("404 Not Found", "there is only /metrics\n".to_owned()),
-        _ => (
-            "405 Method Not Allowed",
-            "there is only GET /metrics\n".to_owned(),
-        ),
+    let plain = |body: &str| Page {
+        media_type: "text/plain; charset=utf-8",
+        body: body.to_owned(),
     };
+    let found = std::str::from_utf8(path).ok().and_then(page);
+    let (status, page) = match (method, found) {
+        (b"GET", Some(page)) => ("200 OK", page),
+        (b"GET" | b"HEAD", _) => ("404 Not Found", plain("there is nothing here\n")),
+        _ => ("405 Method Not Allowed", plain("there is only GET\n")),
+    };
+    let Page { media_type, body } = page;
     let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\ncontent-type: {media_type}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).await?;

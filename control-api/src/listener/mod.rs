@@ -4,7 +4,7 @@ mod metrics;
 mod tls;
 mod unix;
 
-pub use metrics::serve as serve_metrics;
+pub use metrics::{Page, serve as serve_pages};
 pub use tls::{ServerIdentity, accept as accept_tls};
 pub use unix::{accept as accept_unix, bind as bind_unix};
 

@@ -25,8 +25,8 @@ pub struct Inputs<'a> {
     pub documents: BTreeMap<Key, Arc<Stored>>,
     /// The mesh's trust domain.
     pub trust_domain: &'a TrustDomain,
-    /// Its root certificate, DER.
-    pub root: &'a [u8],
+    /// The trust bundles, by trust domain. Their sequence is not looked at: it is the revision that last changed them.
+    pub bundles: &'a [mesh::TrustBundle],
 }
 
 /// What was there before.
@@ -90,7 +90,9 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
         ROOT_NAMESPACE.clone_into(&mut defaults.root_namespace);
     }
     builder.add(&defaults, vec![], None);
-    builder.add_bundle(inputs.trust_domain, inputs.root);
+    for bundle in inputs.bundles {
+        builder.add_bundle(bundle);
+    }
     let services = Services::index(resources());
     for resource in resources() {
         match resource {
@@ -144,12 +146,11 @@ impl Builder<'_> {
         self.put(M::TYPE, name, any, content, revision, aliases, selects);
     }
 
-    /// A bundle's sequence is the revision that last changed its roots, and no part of what makes it change.
-    fn add_bundle(&mut self, domain: &TrustDomain, root: &[u8]) {
+    /// A bundle's sequence is the revision that last changed its content, and no part of what makes it change.
+    fn add_bundle(&mut self, bundle: &mesh::TrustBundle) {
         let mut bundle = mesh::TrustBundle {
-            trust_domain: domain.as_str().to_owned(),
-            x509_authorities: vec![root.to_vec()],
             sequence: 0,
+            ..bundle.clone()
         };
         let content = sha256(&bundle.to_any().value);
         let name = bundle.resource_name();

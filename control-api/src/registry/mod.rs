@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use mesh_auth::TrustDomain;
 use mesh_manifest::{Document, Kind};
+use mesh_proto::mesh;
 use tokio::sync::watch;
 
 use crate::ca::hex;
@@ -77,21 +78,22 @@ impl Outcome {
 pub struct Registry {
     store: Arc<Store>,
     trust_domain: TrustDomain,
-    root: Vec<u8>,
+    /// What is published beside what documents say.
+    bundles: Mutex<Vec<mesh::TrustBundle>>,
     worlds: watch::Sender<Arc<World>>,
     /// Writers take turns from reading the world to publishing the next.
     writer: Mutex<()>,
 }
 
 impl Registry {
-    /// Opens the registry of a store. `root` is the trust domain's root certificate, DER.
+    /// Opens the registry of a store. `bundles` are the trust bundles, the own one among them.
     ///
     /// # Errors
     /// The store failed, or a record is damaged.
     pub fn open(
         store: Arc<Store>,
         trust_domain: TrustDomain,
-        root: Vec<u8>,
+        bundles: Vec<mesh::TrustBundle>,
         now: i64,
     ) -> Result<Self, StoreError> {
         let loaded = store.read(documents::load)?;
@@ -113,13 +115,13 @@ impl Registry {
         let registry = Self {
             store,
             trust_domain,
-            root,
+            bundles: Mutex::new(bundles),
             worlds: watch::Sender::new(Arc::default()),
             writer: Mutex::new(()),
         };
         // What is computed may differ from what was published: another root, or a program that computes more.
         let next = loaded.revision + 1;
-        let world = registry.build(stored, &Prior::Records(&loaded.published), next);
+        let world = registry.build(stored, &Prior::Records(&loaded.published), next)?;
         let published = published(&world, &loaded.published.keys().cloned().collect(), next);
         if published.is_empty() {
             registry.worlds.send_replace(Arc::new(World {
@@ -239,6 +241,33 @@ impl Registry {
         Ok(world.revision + 1)
     }
 
+    /// Publishes other trust bundles. Returns the revision in which they are in force.
+    ///
+    /// # Errors
+    /// The store failed; the bundles before are still published.
+    pub fn set_bundles(
+        &self,
+        bundles: Vec<mesh::TrustBundle>,
+        author: &str,
+        now: i64,
+    ) -> Result<u64, StoreError> {
+        let _turn = self.writer.lock().map_err(failed)?;
+        let before = std::mem::replace(&mut *self.bundles.lock().map_err(failed)?, bundles);
+        let world = self.world();
+        if *self.bundles.lock().map_err(failed)? == before {
+            return Ok(world.revision);
+        }
+        let documents = world.documents.clone();
+        let named = BTreeMap::from([("TrustBundle".to_owned(), "changed".to_owned())]);
+        match self.advance(&world, documents, BTreeMap::new(), named, author, now) {
+            Ok(()) => Ok(world.revision + 1),
+            Err(error) => {
+                *self.bundles.lock().map_err(failed)? = before;
+                Err(error)
+            }
+        }
+    }
+
     fn advance(
         &self,
         world: &Arc<World>,
@@ -249,7 +278,7 @@ impl Registry {
         now: i64,
     ) -> Result<(), StoreError> {
         let number = world.revision + 1;
-        let next = self.build(documents, &Prior::World(world), number);
+        let next = self.build(documents, &Prior::World(world), number)?;
         let before = world.entries().map(Entry::record_key).collect();
         let revision = Revision {
             number,
@@ -276,13 +305,14 @@ impl Registry {
         documents: BTreeMap<Key, Arc<Stored>>,
         prior: &Prior<'_>,
         revision: u64,
-    ) -> World {
+    ) -> Result<World, StoreError> {
+        let bundles = self.bundles.lock().map_err(failed)?;
         let inputs = Inputs {
             documents,
             trust_domain: &self.trust_domain,
-            root: &self.root,
+            bundles: &bundles,
         };
-        build(inputs, prior, revision)
+        Ok(build(inputs, prior, revision))
     }
 }
 

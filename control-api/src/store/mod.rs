@@ -5,6 +5,7 @@
 
 pub mod documents;
 pub mod issued;
+pub mod jwt_keys;
 pub mod tokens;
 
 use std::fmt::Display;
@@ -173,6 +174,7 @@ impl Store {
             documents::make_tables(write)?;
             tokens::make_table(write)?;
             issued::make_tables(write)?;
+            jwt_keys::make_table(write)?;
             let mut meta = write.open_table(META).map_err(failed)?;
             let mut facts = write.open_table(FACTS).map_err(failed)?;
             let format = redb::ReadableTable::get(&meta, FORMAT)

@@ -156,6 +156,7 @@ impl Script {
                 trust_domain: DOMAIN.into(),
                 x509_authorities: vec![authority.root().to_vec()],
                 sequence: 1,
+                ..Default::default()
             }),
             ResourceType::TrustBundle,
         );
@@ -329,6 +330,13 @@ impl CertificateService for Api {
             workload: script.workload,
             bundle: None,
         }))
+    }
+
+    async fn issue_jwt_svid(
+        &self,
+        _: Request<mesh::IssueJwtSvidRequest>,
+    ) -> Result<Response<mesh::IssueJwtSvidResponse>, Status> {
+        Err(Status::unimplemented("no test asks for tokens"))
     }
 }
 

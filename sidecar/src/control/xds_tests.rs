@@ -36,6 +36,7 @@ fn bundle(sequence: u64) -> mesh::TrustBundle {
         trust_domain: "demo.test".into(),
         x509_authorities: vec![root.der().to_vec()],
         sequence,
+        ..Default::default()
     }
 }
 

@@ -1,0 +1,45 @@
+//! What the mesh is to trust: puts the trust bundle together and has the registry publish it.
+//!
+//! Publishing is idempotent: whoever changes a part of the bundle calls [`Trust::publish`], and a change whose publishing
+//! failed, or was cut off by a crash, is published by the next call or the next start.
+
+use std::sync::Arc;
+
+use mesh_proto::mesh;
+
+use crate::ca::Authority;
+use crate::jwt::JwtKeys;
+use crate::registry::Registry;
+use crate::store::StoreError;
+
+/// Author of what is published without an operator's command.
+const SELF: &str = "control-api";
+
+/// The parts of the bundles.
+#[derive(Clone)]
+pub struct Trust {
+    /// Roots of certificates.
+    pub authority: Arc<Authority>,
+    /// Keys of JWT-SVIDs.
+    pub jwt: Arc<JwtKeys>,
+}
+
+impl Trust {
+    /// Every bundle as it should be published now.
+    pub fn bundles(&self) -> Vec<mesh::TrustBundle> {
+        vec![mesh::TrustBundle {
+            trust_domain: self.authority.trust_domain().to_string(),
+            x509_authorities: vec![self.authority.root().to_vec()],
+            jwt_authorities: self.jwt.authorities(),
+            ..mesh::TrustBundle::default()
+        }]
+    }
+
+    /// Has them published, if they are not. Returns the revision.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn publish(&self, registry: &Registry, now: i64) -> Result<u64, StoreError> {
+        registry.set_bundles(self.bundles(), SELF, now)
+    }
+}

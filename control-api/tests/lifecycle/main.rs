@@ -1,0 +1,5 @@
+//! The real `control-api` and the life of what it signs: proven, issued, rotated, published.
+
+mod support;
+
+mod jwt_svid;
