@@ -3,15 +3,19 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "envoy/config/core/v3/base.proto",
+        "envoy/extensions/transport_sockets/tls/v3/secret.proto",
         "envoy/service/discovery/v3/discovery.proto",
+        "envoy/service/secret/v3/sds.proto",
         "google/rpc/status.proto",
         "postern/mesh/v1/resources.proto",
         "postern/mesh/v1/certificate.proto",
         "postern/admin/v1/admin.proto",
+        "spiffe/workload.proto",
     ];
     println!("cargo:rerun-if-changed=envoy");
     println!("cargo:rerun-if-changed=google");
     println!("cargo:rerun-if-changed=postern");
+    println!("cargo:rerun-if-changed=spiffe");
     let descriptors = protox::compile(files, ["."])?;
     let mut config = tonic_prost_build::Config::new();
     config.btree_map(["."]);

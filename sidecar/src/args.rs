@@ -73,6 +73,19 @@ pub struct RunArgs {
     /// Memory-backed directory for the private key; without it a restart needs a new certificate.
     #[arg(long, env = "POSTERN_KEY_DIR", value_name = "DIR")]
     pub key_dir: Option<PathBuf>,
+    /// Unix socket on which the application is served the SPIFFE Workload API and Envoy's SDS; its directory has to exist.
+    #[arg(long, env = "POSTERN_WORKLOAD_API_SOCKET", value_name = "PATH")]
+    pub workload_api_socket: Option<PathBuf>,
+    /// A user whose processes may use that socket; repeatable [default: the sidecar's own]. With others than its own,
+    /// everybody may open the socket (mode 0666, else 0600), and the kernel says who it is.
+    #[arg(
+        long,
+        env = "POSTERN_WORKLOAD_API_UID",
+        value_name = "UID",
+        value_delimiter = ',',
+        requires = "workload_api_socket"
+    )]
+    pub workload_api_uid: Vec<u32>,
     /// How traffic reaches the sidecar.
     #[arg(long, env = "POSTERN_MODE", value_enum, default_value = "capture")]
     pub mode: ModeArg,

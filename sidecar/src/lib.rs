@@ -3,8 +3,8 @@
 //! In the order in which a connection meets them: capture redirects the application's traffic to the listeners of a
 //! worker; [`outbound`] finds the destination in the [`snapshot`] and carries requests over the pooled mTLS connections
 //! of [`pool`]; [`inbound`] authenticates the peer, decides, and forwards to the application; [`http`] and [`tunnel`]
-//! move the bytes. [`control`] keeps the snapshot and the certificate fresh on a thread of its own; [`admin`] and
-//! [`telemetry`] tell people about it.
+//! move the bytes. [`control`] keeps the snapshot and the certificate fresh on a thread of its own, where [`doors`]
+//! hand the same identity to the application; [`admin`] and [`telemetry`] tell people about it.
 
 pub mod args;
 pub mod capture_cli;
@@ -24,4 +24,5 @@ pub mod snapshot;
 
 pub mod admin;
 pub mod control;
+pub mod doors;
 pub mod telemetry;

@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState, Readiness, Surface};
 use crate::args::RunArgs;
+use crate::control::connect::Target;
 use crate::control::{self, ControlConfig, ControlStatus, SystemClock};
+use crate::doors::{self, Doors, admission::Allowed};
 use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::telemetry::{self, Metrics};
 use crate::worker::probe::Probe;
@@ -42,6 +44,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     telemetry::init_logging(args.log, args.log_format).context("cannot set up logging")?;
     let metrics = Metrics::install().context("cannot set up metrics")?;
     control::describe_metrics();
+    doors::describe_metrics();
     if let Err(error) =
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
     {
@@ -80,6 +83,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let admin = admin::bind(Surface::Admin, args.admin)?;
     let metrics_listener = admin::bind(Surface::Metrics, args.metrics)?;
     let readiness_listener = admin::bind(Surface::Readiness, args.readiness)?;
+    let allowed = Allowed::new(&args.workload_api_uid);
+    let workload_api = match &args.workload_api_socket {
+        Some(path) => Some((path, doors::socket::bind(path, allowed.socket_mode())?)),
+        None => None,
+    };
+    if let Some((path, _)) = &workload_api {
+        tracing::info!(socket = %path.display(), mode = format_args!("{:04o}", allowed.socket_mode()), uids = ?allowed.uids(), "workload API");
+    }
     let addresses = [
         admin.local_addr()?,
         metrics_listener.local_addr()?,
@@ -141,6 +152,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     readiness.set("listeners", Ok(()));
     tracing::info!(workload = args.workload, workers, outbound = %bound.outbound, inbound = %bound.inbound, mesh = %bound.mesh, "sidecar started");
 
+    let target = Target {
+        address: args.control_api.clone(),
+        id: control_api_id.clone(),
+        mark,
+    };
     let control = ControlConfig {
         workload: args.workload.clone(),
         control_api: args.control_api.clone(),
@@ -163,6 +179,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             "metrics": addresses[1].to_string(),
             "readiness": addresses[2].to_string(),
             "tcp_services": bound.tcp_services,
+            "workload_api": args.workload_api_socket,
         })
     };
     drop(entered);
@@ -188,6 +205,18 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
                 Arc::clone(&state),
                 stop.clone(),
             ));
+        }
+        if let Some((path, listener)) = workload_api {
+            let doors = Doors {
+                listener,
+                path: path.clone(),
+                allowed,
+                target,
+                shared: Arc::clone(&shared),
+                epochs: epochs.subscribe(),
+                clock: Arc::clone(&clock),
+            };
+            tasks.spawn(doors::run(doors, stop.clone()));
         }
         tasks.spawn(control::run(
             control,

@@ -463,7 +463,7 @@ fn due_in(now: i64, held: Option<&Held>) -> Duration {
 
 /// When to renew: between half and seven tenths of the time from issue to expiry, `random` (0..1) of the way. The start
 /// of validity does not count: it is set back to forgive clocks that are slow.
-fn renewal_time(issued_at: i64, not_after: i64, random: f64) -> i64 {
+pub(crate) fn renewal_time(issued_at: i64, not_after: i64, random: f64) -> i64 {
     let life = not_after.saturating_sub(issued_at).max(0);
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
     let part = (life as f64 * (RENEWAL_FROM + RENEWAL_SPREAD * random)) as i64;
@@ -471,7 +471,7 @@ fn renewal_time(issued_at: i64, not_after: i64, random: f64) -> i64 {
 }
 
 /// A certificate request that asks for nothing but a signature on the key: who we are is for the CA to say.
-fn signing_request(key: &KeyPair) -> Result<Vec<u8>, CertificateError> {
+pub(crate) fn signing_request(key: &KeyPair) -> Result<Vec<u8>, CertificateError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params

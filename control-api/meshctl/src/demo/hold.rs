@@ -60,6 +60,7 @@ fn workload(w: &Workload) -> Value {
             "inbound": w.sidecar.inbound,
             "mesh": w.sidecar.mesh,
             "admin": w.sidecar.admin,
+            "workload_api": w.sidecar.workload_api,
         },
     });
     if let Some(path) = w.place.path() {

@@ -68,6 +68,8 @@ pub(super) struct Sidecar {
     pub(super) admin: SocketAddr,
     /// Local listeners of opaque services by `HOST:PORT` (explicit mode).
     pub(super) tcp_services: BTreeMap<String, SocketAddr>,
+    /// Socket of the Workload API.
+    pub(super) workload_api: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,6 +80,7 @@ struct SidecarReady {
     admin: SocketAddr,
     #[serde(default)]
     tcp_services: BTreeMap<String, SocketAddr>,
+    workload_api: PathBuf,
 }
 
 /// What an application says when it is ready.
@@ -408,6 +411,10 @@ fn start_sidecar(
         .with("--trust-bundle", &control_api.ready.trust_bundle)
         .with("--join-token-file", token_file)
         .with("--state-dir", stage.scratch.make(&name)?)
+        .with(
+            "--workload-api-socket",
+            stage.scratch.dir().join(format!("{}.sock", plan.name)),
+        )
         .with("--workers", options.workers.to_string())
         .with("--drain-timeout", "1s")
         .with("--ready-file", stage.ready_file(&name));
@@ -465,6 +472,7 @@ async fn wait_for_sidecar(stage: &mut Stage, plan: &Plan, app: App) -> Result<Wo
             mesh: plan.reached(ready.mesh),
             admin: ready.admin,
             tcp_services: ready.tcp_services,
+            workload_api: ready.workload_api,
         },
     })
 }
