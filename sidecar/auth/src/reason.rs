@@ -14,6 +14,8 @@ pub enum Reason {
     DeniedByPolicy,
     /// ALLOW policies select the workload and none matched.
     NoAllowPolicyMatched,
+    /// An ALLOW policy would let the token in, had it the scope that the route wants.
+    InsufficientScope,
     /// The mesh denies by default and no ALLOW policy selects the workload.
     DeniedByDefault,
     /// The peer has no identity.
@@ -65,6 +67,7 @@ impl Reason {
         Self::AllowedByDefault,
         Self::DeniedByPolicy,
         Self::NoAllowPolicyMatched,
+        Self::InsufficientScope,
         Self::DeniedByDefault,
         Self::UnauthenticatedPeer,
         Self::ForeignTrustDomain,
@@ -95,6 +98,7 @@ impl Reason {
             Self::AllowedByDefault => "allowed_by_default",
             Self::DeniedByPolicy => "denied_by_policy",
             Self::NoAllowPolicyMatched => "no_allow_policy_matched",
+            Self::InsufficientScope => "insufficient_scope",
             Self::DeniedByDefault => "denied_by_default",
             Self::UnauthenticatedPeer => "unauthenticated_peer",
             Self::ForeignTrustDomain => "foreign_trust_domain",

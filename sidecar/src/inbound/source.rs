@@ -2,10 +2,9 @@
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
-use mesh_auth::policy::{Connection, Decision, Verdict};
+use mesh_auth::policy::{Connection, Decision};
 use mesh_auth::svid::VerifiedPeer;
 use mesh_auth::{Reason, headers};
 
@@ -25,7 +24,15 @@ pub struct Source {
     /// The port that every request on this connection is for; `None` when requests name it.
     pub port: Option<u16>,
     xfcc: Option<HeaderValue>,
-    decided: RefCell<Vec<(u64, u16, Decision)>>,
+    decided: RefCell<Vec<Decided>>,
+}
+
+/// What was decided for a port under a policy.
+struct Decided {
+    epoch: u64,
+    port: u16,
+    /// The reason and the policy, `namespace/name`, of a refusal.
+    refused: Option<(Reason, Option<Box<str>>)>,
 }
 
 /// A refusal, for the caller and the log.
@@ -82,28 +89,37 @@ impl Source {
             return Err(self.refuse(worker, port, Reason::NoSnapshot, None));
         };
         let mut decided = self.decided.borrow_mut();
-        if let Some((epoch, _, decision)) = decided.iter().find(|(_, p, _)| *p == port)
-            && *epoch == snapshot.policy_epoch
-        {
-            return self.act(worker, port, decision);
+        decided.retain(|held| held.epoch == snapshot.policy_epoch);
+        if let Some(held) = decided.iter().find(|held| held.port == port) {
+            return match &held.refused {
+                None => Ok(()),
+                Some((reason, policy)) => {
+                    Err(self.refuse(worker, port, *reason, policy.as_deref()))
+                }
+            };
         }
-        let decision = policy.decide(&Connection {
-            peer: self.peer.as_ref().map(VerifiedPeer::id),
-            source_ip: self.address.ip().to_canonical(),
-            destination_port: port,
+        let decision = policy.decide(&self.connection(port));
+        let refused = |d: &Decision<'_>| (d.reason, d.policy.map(Box::from));
+        decided.push(Decided {
+            epoch: snapshot.policy_epoch,
+            port,
+            refused: (!decision.is_allowed()).then(|| refused(&decision)),
         });
-        decided.retain(|(epoch, p, _)| *p != port && *epoch == snapshot.policy_epoch);
-        let result = self.act(worker, port, &decision);
-        decided.push((snapshot.policy_epoch, port, decision));
-        result
+        if decision.is_allowed() {
+            Ok(())
+        } else {
+            Err(self.refuse(worker, port, decision.reason, decision.policy))
+        }
     }
 
-    fn act(&self, worker: &Worker, port: u16, decision: &Decision) -> Result<(), Refused> {
-        match decision.verdict {
-            Verdict::Allow => Ok(()),
-            Verdict::Deny => {
-                Err(self.refuse(worker, port, decision.reason, decision.policy.as_ref()))
-            }
+    /// What policy knows of this connection when it is for application port `port`.
+    pub fn connection(&self, port: u16) -> Connection<'_> {
+        Connection {
+            peer: self.peer.as_ref().map(VerifiedPeer::id),
+            source_ip: self.address.ip().to_canonical(),
+            destination_ip: self.own,
+            destination_port: port,
+            sni: None,
         }
     }
 
@@ -113,7 +129,7 @@ impl Source {
         worker: &Worker,
         port: u16,
         reason: Reason,
-        policy: Option<&Arc<str>>,
+        policy: Option<&str>,
     ) -> Refused {
         let id = worker.decision_id();
         worker.counters.denial(Direction::Inbound, reason);
@@ -123,7 +139,7 @@ impl Source {
             peer = self.peer_name(),
             source = %self.address,
             port,
-            policy = policy.map(|p| &**p),
+            policy,
             "refused"
         );
         Refused { reason, id }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::programs::{self, Programs};
 
 /// The machine and the versions of the programs beside ours.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Machine {
     cpu_model: String,
     cores: usize,

@@ -1,32 +1,19 @@
-//! `mesh-bench`: measures the mesh beside its peers, on this machine, and judges the outcome.
+//! `mesh-bench`: measures a pair of sidecars beside its peers, on this machine, and judges the outcome.
 //!
-//! A subcommand is a module with `Arguments` and `async fn run(&Arguments) -> Report`; the rooms below it are shared.
 //! Standard output carries the report and nothing else; progress goes to standard error. Whatever ends the program, what
 //! it started is ended first, except after SIGKILL.
 
 mod args;
-mod report;
-
-mod pair;
-mod scale;
-
 mod arms;
 mod cpu;
 mod kid;
 mod machine;
-mod memory;
-// Its sidecars are used by other measurements than that of scale.
-#[allow(dead_code)]
-mod mesh;
+mod measure;
+mod pair;
 mod placement;
-mod ports;
 mod probe;
 mod programs;
-mod sim;
-mod statistics;
-// Used by the measurements of tokens.
-#[allow(dead_code)]
-mod token;
+mod report;
 mod wrk;
 
 use std::io::Write;
@@ -37,15 +24,14 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Cli, Command};
-use crate::report::Report;
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let Command::Pair(arguments) = Cli::parse().command;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(run(&command)),
+        Ok(runtime) => runtime.block_on(run(&arguments)),
         Err(error) => Err(error.into()),
     };
     outcome.unwrap_or_else(|error| {
@@ -54,21 +40,18 @@ fn main() -> ExitCode {
     })
 }
 
-async fn run(command: &Command) -> anyhow::Result<ExitCode> {
+async fn run(arguments: &args::PairArgs) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     // Dropping the unfinished run ends everything that it started.
-    let (report, json) = tokio::select! {
-        outcome = perform(command) => outcome,
+    let report = tokio::select! {
+        report = pair::run(arguments) => report,
         _ = interrupt.recv() => return Ok(ExitCode::from(130)),
         _ = terminate.recv() => return Ok(ExitCode::from(143)),
         _ = hangup.recv() => return Ok(ExitCode::from(129)),
     };
-    for problem in &report.problems {
-        say(problem);
-    }
-    let text = if json {
+    let text = if arguments.json {
         serde_json::to_string(&report)?
     } else {
         report.table()
@@ -82,14 +65,6 @@ async fn run(command: &Command) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Runs one subcommand; also whether its report is wanted as JSON.
-async fn perform(command: &Command) -> (Report, bool) {
-    match command {
-        Command::Pair(a) => (pair::run(a).await, a.common.json),
-        Command::Scale(a) => (scale::run(a).await, a.common.json),
-    }
 }
 
 /// A line of progress. Nobody may be listening, which is no reason to stop.

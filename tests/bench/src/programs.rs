@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, bail};
 use tokio::process::Command;
 
-use crate::pair::ArmName;
+use crate::args::ArmName;
 use crate::say;
 
 /// Where Debian keeps servers, which is not on everybody's path.

@@ -1,18 +1,26 @@
 //! `kind: AuthorizationPolicy`, in the shape that Istio gave it.
 
+mod rule;
+
 use mesh_proto::mesh;
 use serde::{Deserialize, Serialize};
 
 use super::Spec;
 use super::metadata::Metadata;
-use super::shapes::{Port, Selector, Unsupported};
+use super::shapes::{Selector, Unsupported};
 use crate::document::Resource;
 use crate::error::FieldError;
 use crate::kind::{API_VERSION, Kind};
 use crate::names;
+use rule::Rule;
 
 /// Istio's way to say [`AuthorizationPolicy::dry_run`].
 const DRY_RUN: &str = "istio.io/dry-run";
+/// [`AuthorizationPolicy::owner`] and [`AuthorizationPolicy::review_by`] of documents in Istio's API.
+const OWNER: &str = "postern.dev/owner";
+const REVIEW_BY: &str = "postern.dev/review-by";
+/// Longest owner.
+const MAX_REMARK: usize = 256;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -34,6 +42,10 @@ pub(crate) struct AuthorizationPolicy {
     action: Option<Action>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    review_by: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rules: Vec<Rule>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,158 +54,6 @@ pub(crate) struct AuthorizationPolicy {
     target_refs: Option<Unsupported>,
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<Unsupported>,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Rule {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<Vec<From>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    to: Option<Vec<To>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    when: Option<Unsupported>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct From {
-    source: Source,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Source {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    principals: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_principals: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    namespaces: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_namespaces: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ip_blocks: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_ip_blocks: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service_accounts: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_service_accounts: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_principals: Option<Unsupported>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_request_principals: Option<Unsupported>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remote_ip_blocks: Option<Unsupported>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_remote_ip_blocks: Option<Unsupported>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct To {
-    operation: Operation,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Operation {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ports: Option<Vec<Port>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_ports: Option<Vec<Port>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hosts: Option<Unsupported>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_hosts: Option<Unsupported>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    methods: Option<Unsupported>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_methods: Option<Unsupported>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    paths: Option<Unsupported>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_paths: Option<Unsupported>,
-}
-
-/// A list that is written must say something: empty, it would silently match everything.
-fn list<'a, T>(path: &str, name: &str, entries: Option<&'a Vec<T>>) -> Result<&'a [T], FieldError> {
-    let Some(entries) = entries else {
-        return Ok(&[]);
-    };
-    let path = format!("{path}.{name}");
-    if entries.is_empty() {
-        return Err(FieldError::new(
-            path,
-            "is empty, which would match everything: list entries or remove the field",
-        ));
-    }
-    names::at_most(&path, entries.len())?;
-    Ok(entries)
-}
-
-impl Source {
-    fn resource(&self, path: &str) -> Result<mesh::PolicySource, FieldError> {
-        let texts = |name: &str, entries: &Option<Vec<String>>| {
-            list(path, name, entries.as_ref()).map(<[String]>::to_vec)
-        };
-        let source = mesh::PolicySource {
-            principals: texts("principals", &self.principals)?,
-            not_principals: texts("notPrincipals", &self.not_principals)?,
-            namespaces: texts("namespaces", &self.namespaces)?,
-            not_namespaces: texts("notNamespaces", &self.not_namespaces)?,
-            ip_blocks: texts("ipBlocks", &self.ip_blocks)?,
-            not_ip_blocks: texts("notIpBlocks", &self.not_ip_blocks)?,
-            service_accounts: texts("serviceAccounts", &self.service_accounts)?,
-            not_service_accounts: texts("notServiceAccounts", &self.not_service_accounts)?,
-        };
-        if source == mesh::PolicySource::default() {
-            return Err(FieldError::new(
-                path,
-                "is empty, which would match every source: say which, or remove `from`",
-            ));
-        }
-        Ok(source)
-    }
-}
-
-impl Operation {
-    fn resource(&self, path: &str) -> Result<mesh::PolicyOperation, FieldError> {
-        let ports = |name: &str, entries: &Option<Vec<Port>>| {
-            list(path, name, entries.as_ref()).map(|ports| ports.iter().map(|p| p.0).collect())
-        };
-        let operation = mesh::PolicyOperation {
-            ports: ports("ports", &self.ports)?,
-            not_ports: ports("notPorts", &self.not_ports)?,
-        };
-        if operation == mesh::PolicyOperation::default() {
-            return Err(FieldError::new(
-                path,
-                "is empty, which would match every operation: say which, or remove `to`",
-            ));
-        }
-        Ok(operation)
-    }
-}
-
-impl Rule {
-    fn resource(&self, path: &str) -> Result<mesh::PolicyRule, FieldError> {
-        let from = list(path, "from", self.from.as_ref())?;
-        let to = list(path, "to", self.to.as_ref())?;
-        Ok(mesh::PolicyRule {
-            from: from
-                .iter()
-                .enumerate()
-                .map(|(i, f)| f.source.resource(&format!("{path}.from[{i}].source")))
-                .collect::<Result<_, _>>()?,
-            to: to
-                .iter()
-                .enumerate()
-                .map(|(i, t)| t.operation.resource(&format!("{path}.to[{i}].operation")))
-                .collect::<Result<_, _>>()?,
-        })
-    }
 }
 
 impl AuthorizationPolicy {
@@ -221,6 +81,35 @@ impl AuthorizationPolicy {
         };
         Ok(annotated || self.dry_run.unwrap_or(false))
     }
+
+    /// A remark of ours: a field in our API, an annotation in Istio's, either in ours.
+    fn remark(
+        written: Option<&String>,
+        (field, annotation): (&str, &str),
+        metadata: &Metadata,
+        api_version: &str,
+    ) -> Result<String, FieldError> {
+        if written.is_some() && api_version != API_VERSION {
+            return Err(FieldError::new(
+                format!("spec.{field}"),
+                format!(
+                    "is a field of {API_VERSION}; in Istio's API use the annotation {annotation}"
+                ),
+            ));
+        }
+        let (path, text) = match (written, metadata.annotations.get(annotation)) {
+            (Some(text), _) => (format!("spec.{field}"), text),
+            (None, Some(text)) => (format!("metadata.annotations.{annotation}"), text),
+            (None, None) => return Ok(String::new()),
+        };
+        if text.trim().is_empty() || text.len() > MAX_REMARK || text.chars().any(char::is_control) {
+            return Err(FieldError::new(
+                path,
+                format!("must be one line of 1 to {MAX_REMARK} characters"),
+            ));
+        }
+        Ok(text.clone())
+    }
 }
 
 impl Spec for AuthorizationPolicy {
@@ -234,7 +123,7 @@ impl Spec for AuthorizationPolicy {
             Action::Custom => {
                 return Err(FieldError::new(
                     "spec.action",
-                    "not supported yet: CUSTOM hands the decision to another program; use ALLOW, DENY or AUDIT",
+                    "not supported: CUSTOM hands the decision to another program; use ALLOW, DENY or AUDIT",
                 ));
             }
         };
@@ -249,7 +138,7 @@ impl Spec for AuthorizationPolicy {
             .rules
             .iter()
             .enumerate()
-            .map(|(i, rule)| rule.resource(&format!("spec.rules[{i}]")))
+            .map(|(i, rule)| rule.resource(&format!("spec.rules[{i}]"), api_version))
             .collect::<Result<_, _>>()?;
         let policy = mesh::AuthorizationPolicy {
             name: metadata.name.clone(),
@@ -258,6 +147,13 @@ impl Spec for AuthorizationPolicy {
             action: action.into(),
             rules,
             dry_run: self.is_dry_run(metadata, api_version)?,
+            owner: Self::remark(self.owner.as_ref(), ("owner", OWNER), metadata, api_version)?,
+            review_by: Self::remark(
+                self.review_by.as_ref(),
+                ("reviewBy", REVIEW_BY),
+                metadata,
+                api_version,
+            )?,
         };
         mesh_auth::policy::validate(&policy).map_err(|e| FieldError::new(e.field, e.problem))?;
         Ok(Resource::AuthorizationPolicy(policy))

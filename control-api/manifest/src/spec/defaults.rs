@@ -10,6 +10,9 @@ use crate::error::FieldError;
 use crate::kind::Kind;
 use crate::names;
 
+/// Most entries of `x-forwarded-for` that anybody believes.
+const MAX_PROXIES: u32 = 16;
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum DefaultDecision {
     #[default]
@@ -25,6 +28,12 @@ pub(crate) struct MeshDefaults {
     root_namespace: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     default_decision: Option<DefaultDecision>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict_policies: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    num_trusted_proxies: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    trust_domain_aliases: Vec<String>,
 }
 
 impl Spec for MeshDefaults {
@@ -34,6 +43,20 @@ impl Spec for MeshDefaults {
         if let Some(namespace) = &self.root_namespace {
             names::label("spec.rootNamespace", namespace)?;
         }
+        if let Some(proxies) = self.num_trusted_proxies
+            && proxies > MAX_PROXIES
+        {
+            return Err(FieldError::new(
+                "spec.numTrustedProxies",
+                format!("{proxies} is more than {MAX_PROXIES}"),
+            ));
+        }
+        names::at_most("spec.trustDomainAliases", self.trust_domain_aliases.len())?;
+        for (i, alias) in self.trust_domain_aliases.iter().enumerate() {
+            mesh_auth::TrustDomain::new(alias).map_err(|e| {
+                FieldError::new(format!("spec.trustDomainAliases[{i}]"), e.to_string())
+            })?;
+        }
         Ok(Resource::MeshDefaults(mesh::MeshDefaults {
             trust_domain: String::new(),
             root_namespace: self.root_namespace.clone().unwrap_or_default(),
@@ -42,6 +65,9 @@ impl Spec for MeshDefaults {
                 DefaultDecision::Deny => mesh::DefaultDecision::Deny,
             }
             .into(),
+            strict_policies: self.strict_policies.unwrap_or(false),
+            trusted_proxies: self.num_trusted_proxies.unwrap_or(0),
+            trust_domain_aliases: self.trust_domain_aliases.clone(),
         }))
     }
 

@@ -14,8 +14,7 @@ impl<'de> Deserialize<'de> for Unsupported {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         IgnoredAny::deserialize(deserializer)?;
         Err(de::Error::custom(
-            "not supported yet, and ignoring it would change what the policy means: remove the field or express the \
-             rule by identity, namespace, address and port",
+            "not supported, and ignoring it would change what the policy means: remove the field",
         ))
     }
 }

@@ -1,6 +1,11 @@
 //! The compiled policies against tables of cases.
 
+use std::net::IpAddr;
+
+use mesh_proto::mesh;
+
 use super::*;
+use crate::{Reason, SpiffeId};
 
 fn defaults() -> mesh::MeshDefaults {
     mesh::MeshDefaults {
@@ -22,7 +27,7 @@ fn policy(action: mesh::PolicyAction, rules: Vec<mesh::PolicyRule>) -> mesh::Aut
 fn from(source: mesh::PolicySource) -> mesh::PolicyRule {
     mesh::PolicyRule {
         from: vec![source],
-        to: vec![],
+        ..Default::default()
     }
 }
 
@@ -33,6 +38,16 @@ fn principals(list: &[&str]) -> mesh::PolicySource {
     }
 }
 
+fn connection(peer: Option<&SpiffeId>, source_ip: IpAddr, destination_port: u16) -> Connection<'_> {
+    Connection {
+        peer,
+        source_ip,
+        destination_ip: [10, 0, 0, 9].into(),
+        destination_port,
+        sni: None,
+    }
+}
+
 fn decide(
     policies: &[mesh::AuthorizationPolicy],
     peer: Option<&str>,
@@ -40,13 +55,8 @@ fn decide(
     port: u16,
 ) -> (Verdict, Reason) {
     let peer = peer.map(|p| SpiffeId::parse(p).unwrap());
-    let decision = PolicySet::compile(policies, &defaults())
-        .unwrap()
-        .decide(&Connection {
-            peer: peer.as_ref(),
-            source_ip: ip.parse().unwrap(),
-            destination_port: port,
-        });
+    let set = PolicySet::compile(policies, &defaults()).unwrap();
+    let decision = set.decide(&connection(peer.as_ref(), ip.parse().unwrap(), port));
     (decision.verdict, decision.reason)
 }
 
@@ -72,11 +82,8 @@ fn without_a_policy_only_authenticated_peers_of_the_own_domain_get_in() {
         ..defaults()
     };
     let id = SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap();
-    let decision = PolicySet::compile(&[], &deny).unwrap().decide(&Connection {
-        peer: Some(&id),
-        source_ip: [10, 0, 0, 1].into(),
-        destination_port: 80,
-    });
+    let set = PolicySet::compile(&[], &deny).unwrap();
+    let decision = set.decide(&connection(Some(&id), [10, 0, 0, 1].into(), 80));
     assert_eq!(decision.reason, Reason::DeniedByDefault);
 }
 
@@ -84,11 +91,12 @@ fn without_a_policy_only_authenticated_peers_of_the_own_domain_get_in() {
 fn rules_match_as_documented() {
     use mesh::PolicyAction::{Allow, Audit, Deny};
     let port = |ports: &[u32], not_ports: &[u32]| mesh::PolicyRule {
-        from: vec![],
         to: vec![mesh::PolicyOperation {
             ports: ports.to_vec(),
             not_ports: not_ports.to_vec(),
+            ..Default::default()
         }],
+        ..Default::default()
     };
     let source = |change: fn(&mut mesh::PolicySource)| {
         let mut source = mesh::PolicySource::default();
@@ -300,8 +308,9 @@ fn rules_match_as_documented() {
                     from: vec![principals(&["*"])],
                     to: vec![mesh::PolicyOperation {
                         ports: vec![443],
-                        not_ports: vec![],
+                        ..Default::default()
                     }],
+                    ..Default::default()
                 }],
             )],
             WEB,
@@ -428,21 +437,14 @@ fn the_decision_names_policy_and_rule_and_dry_run_decides_nothing() {
         from(principals(&["td/ns/shop/sa/web"])),
     ];
     let id = SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap();
-    let connection = Connection {
-        peer: Some(&id),
-        source_ip: [10, 0, 0, 1].into(),
-        destination_port: 80,
-    };
+    let connection = connection(Some(&id), [10, 0, 0, 1].into(), 80);
     let set = PolicySet::compile(
         &[policy(mesh::PolicyAction::Deny, rules.clone())],
         &defaults(),
     )
     .unwrap();
     let decision = set.decide(&connection);
-    assert_eq!(
-        (decision.policy.as_deref(), decision.rule),
-        (Some("shop/p"), Some(1))
-    );
+    assert_eq!((decision.policy, decision.rule), (Some("shop/p"), Some(1)));
     assert_eq!(set.would_decide(&connection), None);
     let mut dry = policy(mesh::PolicyAction::Deny, rules);
     dry.dry_run = true;
@@ -503,11 +505,7 @@ fn a_dry_run_is_told_and_not_enforced() {
         (vec![dry(Audit, web())], AllowedByDefault, None),
     ];
     let id = SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap();
-    let connection = Connection {
-        peer: Some(&id),
-        source_ip: [10, 0, 0, 1].into(),
-        destination_port: 80,
-    };
+    let connection = connection(Some(&id), [10, 0, 0, 1].into(), 80);
     for (i, (policies, now, then)) in cases.into_iter().enumerate() {
         let set = PolicySet::compile(&policies, &defaults()).unwrap();
         assert_eq!(set.decide(&connection).reason, now, "case {i}");
@@ -531,14 +529,10 @@ fn audit_policies_are_named_when_they_match() {
     let set = PolicySet::compile(&policies, &defaults()).unwrap();
     let id = SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap();
     let audited = |peer| {
-        let connection = Connection {
-            peer,
-            source_ip: [10, 0, 0, 1].into(),
-            destination_port: 80,
-        };
-        set.audited(&connection)
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
+        let connection = connection(peer, [10, 0, 0, 1].into(), 80);
+        let mut names = Vec::new();
+        set.audited(&connection, None, |policy, _| names.push(policy.to_owned()));
+        names
     };
     assert_eq!(audited(Some(&id)), ["shop/all", "shop/web"]);
     assert_eq!(audited(None), ["shop/all"]);
@@ -563,13 +557,8 @@ fn unknown_values_are_refused_or_taken_strictly() {
     );
     let nobody = mesh::MeshDefaults::default();
     let id = SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap();
-    let decision = PolicySet::compile(&[], &nobody)
-        .unwrap()
-        .decide(&Connection {
-            peer: Some(&id),
-            source_ip: [10, 0, 0, 1].into(),
-            destination_port: 80,
-        });
+    let set = PolicySet::compile(&[], &nobody).unwrap();
+    let decision = set.decide(&connection(Some(&id), [10, 0, 0, 1].into(), 80));
     assert_eq!(decision.reason, Reason::ForeignTrustDomain);
     let mode = |mode| mesh::PeerAuthentication {
         name: "w".into(),
@@ -636,11 +625,12 @@ fn a_field_that_cannot_be_compiled_is_named() {
         ),
         (
             mesh::PolicyRule {
-                from: vec![],
                 to: vec![mesh::PolicyOperation {
                     ports: vec![],
                     not_ports: vec![80, 0],
+                    ..Default::default()
                 }],
+                ..Default::default()
             },
             "spec.rules[0].to[0].operation.notPorts[1]",
         ),
@@ -665,18 +655,19 @@ fn a_field_that_cannot_be_compiled_is_named() {
         ),
         (
             mesh::PolicyRule {
-                from: vec![],
                 to: vec![mesh::PolicyOperation {
                     ports: vec![70000],
                     not_ports: vec![],
+                    ..Default::default()
                 }],
+                ..Default::default()
             },
             "spec.rules[0].to[0].operation.ports[0]",
         ),
         (
             mesh::PolicyRule {
-                from: vec![],
                 to: vec![mesh::PolicyOperation::default()],
+                ..Default::default()
             },
             "spec.rules[0].to[0].operation",
         ),

@@ -6,12 +6,11 @@ use std::process::Stdio;
 use anyhow::Context;
 use tokio::process::Command;
 
-use super::Arm;
 use super::certificates::{self, AUTHORITY_FILE, CLIENT_FILE, SERVER_FILE, SERVER_NAME};
 use super::nginx::App;
+use super::{Arm, folder, free_ports};
+use crate::args::ArmName;
 use crate::kid::Kid;
-use crate::pair::ArmName;
-use crate::ports;
 use crate::probe;
 use crate::wrk::Target;
 
@@ -39,9 +38,9 @@ impl Between {
 }
 
 pub(crate) async fn start(haproxy: &Path, between: Between, app: &App) -> anyhow::Result<Arm> {
-    let folder = ports::folder()?;
+    let folder = folder()?;
     certificates::write(folder.path())?;
-    let [front, middle] = ports::free()?;
+    let [front, middle] = free_ports()?;
     let run = |name: &str, text: String| {
         let file = folder.path().join(format!("{name}.cfg"));
         std::fs::write(&file, text).context("HAProxy's configuration cannot be written")?;

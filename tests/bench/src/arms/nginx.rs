@@ -7,10 +7,9 @@ use anyhow::Context;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::Arm;
+use super::{Arm, folder, free_ports};
+use crate::args::ArmName;
 use crate::kid::Kid;
-use crate::pair::ArmName;
-use crate::ports;
 use crate::probe;
 use crate::wrk::Target;
 
@@ -27,8 +26,8 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) async fn start(nginx: &Path) -> anyhow::Result<Self> {
-        let folder = ports::folder()?;
-        let [port] = ports::free()?;
+        let folder = folder()?;
+        let [port] = free_ports()?;
         let body = body();
         let file = folder.path().join("nginx.conf");
         std::fs::write(&file, configuration(folder.path(), port, &body))

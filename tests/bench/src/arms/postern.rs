@@ -9,11 +9,10 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use super::Arm;
 use super::nginx::App;
+use super::{Arm, folder};
+use crate::args::ArmName;
 use crate::kid::Kid;
-use crate::pair::ArmName;
-use crate::ports;
 use crate::probe;
 use crate::programs::Ours;
 use crate::wrk::Target;
@@ -45,7 +44,7 @@ struct Sidecar {
 }
 
 pub(crate) async fn start(ours: &Ours, app: &App) -> anyhow::Result<Arm> {
-    let folder = ports::folder()?;
+    let folder = folder()?;
     let mut command = Command::new(&ours.meshctl);
     command
         .args(["demo", "--hold", "--json", "--workers", "1", "--app"])

@@ -1,19 +1,15 @@
-//! `mesh-bench pair`: programs, application, arms, rounds. Ends in a report whatever happens.
-
-mod arguments;
-mod measure;
-mod report;
+//! The whole comparison: programs, application, arms, rounds. Ends in a report whatever happens.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-pub(crate) use self::arguments::{Arguments, ArmName};
-use self::measure::{Figures, Load, measure};
+use crate::args::{ArmName, PairArgs};
 use crate::arms::haproxy::{self, Between};
 use crate::arms::nginx::App;
 use crate::arms::{Arm, postern};
 use crate::machine::Machine;
+use crate::measure::{Figures, Load, measure};
 use crate::placement::Processors;
 use crate::programs::{self, Ours, Programs};
 use crate::report::Report;
@@ -21,36 +17,37 @@ use crate::say;
 
 type Rounds = BTreeMap<ArmName, Vec<Figures>>;
 
-pub(crate) async fn run(arguments: &Arguments) -> Report {
+pub(crate) async fn run(arguments: &PairArgs) -> Report {
     let names = arguments.arms();
     let mut programs = Programs::find();
-    let mut problem = None;
+    let mut problems = Vec::new();
     let missing = programs.missing(&names);
-    if arguments.common.install && !missing.is_empty() {
-        problem = programs::install(&missing).await.err();
+    if arguments.install && !missing.is_empty() {
+        if let Err(error) = programs::install(&missing).await {
+            problems.push(format!("{error:#}"));
+        }
         programs = Programs::find();
     }
     let missing = programs.missing(&names);
-    let mut report = Report::new("pair", Machine::look(&programs).await);
+    let machine = Machine::look(&programs).await;
     let mut rounds = Rounds::new();
     let mut placement = None;
     if missing.is_empty() {
-        problem = compare(arguments, &names, &programs, &mut placement, &mut rounds)
-            .await
-            .err();
+        let outcome = compare(arguments, &names, &programs, &mut placement, &mut rounds).await;
+        if let Err(error) = outcome {
+            problems.push(format!("{error:#}"));
+        }
     }
-    report.placed(placement);
-    report.missing(&missing, true);
-    if let Some(error) = problem {
-        report.problem(format!("{error:#}"));
+    let report = Report::new(machine, placement, &rounds, missing, problems);
+    for problem in &report.problems {
+        say(problem);
     }
-    report::fill(&mut report, &rounds);
     report
 }
 
 /// Fills in the rounds as they are measured, so that an error leaves the earlier ones.
 async fn compare(
-    arguments: &Arguments,
+    arguments: &PairArgs,
     names: &[ArmName],
     programs: &Programs,
     placement: &mut Option<String>,
@@ -79,13 +76,12 @@ async fn compare(
         arms.push(arm);
     }
 
-    let (rounds_wanted, seconds) = arguments.length();
     let load = Load {
         wrk,
         connections: arguments.connections,
-        seconds,
+        seconds: arguments.seconds,
     };
-    for round in 1..=rounds_wanted {
+    for round in 1..=arguments.rounds {
         for arm in &mut arms {
             let name = arm.name.as_str();
             app.kid.check()?;
@@ -93,7 +89,8 @@ async fn compare(
                 .await
                 .with_context(|| format!("round {round} of {name} failed"))?;
             say(&format!(
-                "round {round} of {rounds_wanted}: {name}: {}, {:.0} requests/s, p50 {:.0} us",
+                "round {round} of {}: {name}: {}, {:.0} requests/s, p50 {:.0} us",
+                arguments.rounds,
                 figures
                     .cpu_us_per_request
                     .map_or("no proxy".to_owned(), |us| format!(

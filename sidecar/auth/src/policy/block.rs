@@ -1,54 +1,17 @@
-//! Compiled matches: of texts by exact value, prefix, suffix or presence; of addresses by block; of ports.
+//! Blocks of addresses, and lists of them.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
-
-/// A list of text patterns.
-#[derive(Debug, Default)]
-pub(crate) struct Texts {
-    exact: HashSet<Box<str>>,
-    prefixes: Vec<Box<str>>,
-    suffixes: Vec<Box<str>>,
-    present: bool,
-}
-
-impl Texts {
-    /// Compiles patterns: `*` (present), `*suffix`, `prefix*`, or an exact value.
-    pub(crate) fn compile(patterns: &[String]) -> Self {
-        let mut texts = Self::default();
-        for pattern in patterns {
-            if pattern == "*" {
-                texts.present = true;
-            } else if let Some(suffix) = pattern.strip_prefix('*') {
-                texts.suffixes.push(suffix.into());
-            } else if let Some(prefix) = pattern.strip_suffix('*') {
-                texts.prefixes.push(prefix.into());
-            } else {
-                texts.exact.insert(pattern.as_str().into());
-            }
-        }
-        texts
-    }
-
-    /// True if `text` matches any pattern.
-    pub(crate) fn matches(&self, text: &str) -> bool {
-        (self.present && !text.is_empty())
-            || self.exact.contains(text)
-            || self.prefixes.iter().any(|p| text.starts_with(&**p))
-            || self.suffixes.iter().any(|s| text.ends_with(&**s))
-    }
-}
 
 /// A block of addresses. IPv4-mapped IPv6 is IPv4, in blocks and in addresses: one host has one spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Block {
+pub(super) struct Block {
     base: IpAddr,
     bits: u8,
 }
 
 impl Block {
     /// Parses a CIDR or a single address.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
             None => (text, None),
@@ -80,7 +43,7 @@ impl Block {
     }
 
     /// True if `address` lies in the block.
-    pub(crate) fn contains(self, address: IpAddr) -> bool {
+    pub(super) fn contains(self, address: IpAddr) -> bool {
         match (self.base, address.to_canonical()) {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
                 let differing = u32::from(base) ^ u32::from(address);
@@ -92,6 +55,25 @@ impl Block {
             }
             _ => false,
         }
+    }
+}
+
+/// Blocks that an address must be in, and blocks that it must not be in.
+#[derive(Debug, Default)]
+pub(super) struct Blocks {
+    wanted: Vec<Block>,
+    unwanted: Vec<Block>,
+}
+
+impl Blocks {
+    pub(super) fn new(wanted: Vec<Block>, unwanted: Vec<Block>) -> Option<Self> {
+        (!wanted.is_empty() || !unwanted.is_empty()).then_some(Self { wanted, unwanted })
+    }
+
+    /// True if the address is wanted and not unwanted.
+    pub(super) fn hold(&self, address: IpAddr) -> bool {
+        let within = |blocks: &[Block]| blocks.iter().any(|b| b.contains(address));
+        (self.wanted.is_empty() || within(&self.wanted)) && !within(&self.unwanted)
     }
 }
 

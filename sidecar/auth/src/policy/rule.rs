@@ -1,0 +1,315 @@
+//! Compiled rules, in two parts: what the connection alone decides, and what is left for each request.
+
+use std::collections::{HashMap, HashSet};
+
+use super::attribute::Attribute;
+use super::block::Blocks;
+use super::facts::{Effect, Facts, claim, claim_holds, header_holds, host_holds};
+use super::template::Paths;
+use super::text::{List, Methods};
+use crate::SpiffeId;
+
+/// One rule.
+#[derive(Debug)]
+pub(super) struct Rule {
+    /// Index of the policy it belongs to.
+    pub(super) policy: u32,
+    /// Position in the policy.
+    pub(super) position: u32,
+    pub(super) from: Vec<Source>,
+    pub(super) to: Vec<Operation>,
+    /// Conditions on the connection.
+    pub(super) when: Vec<Condition>,
+    /// What is left for the request.
+    pub(super) rest: Rest,
+}
+
+/// The part of a rule, operations apart, that needs the request.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    pub(super) when: Vec<Condition>,
+    pub(super) capabilities: Vec<Capability>,
+    pub(super) bound: bool,
+}
+
+/// One entry of `from`.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) principals: Option<List>,
+    pub(super) namespaces: Option<List>,
+    pub(super) accounts: Option<AccountList>,
+    pub(super) blocks: Option<Blocks>,
+    pub(super) request: Option<Box<RequestSource>>,
+}
+
+/// The part of a source that needs the request.
+#[derive(Debug)]
+pub(super) struct RequestSource {
+    pub(super) principals: Option<List>,
+    pub(super) remote: Option<Blocks>,
+}
+
+/// One entry of `to`.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub(super) ports: Vec<u16>,
+    pub(super) not_ports: Vec<u16>,
+    pub(super) request: Option<Box<RequestOperation>>,
+}
+
+/// The part of an operation that needs the request.
+#[derive(Debug)]
+pub(super) struct RequestOperation {
+    pub(super) methods: Option<Methods>,
+    pub(super) hosts: Option<List>,
+    pub(super) paths: Option<Paths>,
+    pub(super) not_paths: Option<Paths>,
+}
+
+/// One condition.
+#[derive(Debug)]
+pub(super) struct Condition {
+    pub(super) attribute: Attribute,
+    pub(super) test: Test,
+}
+
+/// How a condition looks at its attribute.
+#[derive(Debug)]
+pub(super) enum Test {
+    Texts(List),
+    Blocks(Blocks),
+    Accounts(AccountList),
+    Ports {
+        wanted: Vec<u16>,
+        unwanted: Vec<u16>,
+    },
+}
+
+/// What one scope opens.
+#[derive(Debug)]
+pub(super) struct Capability {
+    pub(super) scope: Box<str>,
+    pub(super) routes: Vec<RequestOperation>,
+}
+
+/// Service accounts by namespace.
+#[derive(Debug, Default)]
+pub(super) struct Accounts(HashMap<Box<str>, HashSet<Box<str>>>);
+
+/// Service accounts that a peer must have one of, and those it must not have.
+#[derive(Debug)]
+pub(super) struct AccountList {
+    pub(super) wanted: Option<Accounts>,
+    pub(super) unwanted: Option<Accounts>,
+}
+
+/// How far the connection satisfies `from`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// Whatever the request says.
+    Settled,
+    /// If the request says the right things.
+    Open,
+}
+
+impl Rule {
+    /// What the connection makes of conditions and sources; `None`: the rule cannot match on this connection.
+    pub(super) fn on_connection(&self, facts: &Facts<'_>) -> Option<From> {
+        if !self.when.iter().all(|c| c.holds(facts, Effect::Permit)) {
+            return None;
+        }
+        if self.from.is_empty() {
+            return Some(From::Settled);
+        }
+        let mut open = None;
+        for source in &self.from {
+            if source.on_connection(facts) {
+                match source.request {
+                    None => return Some(From::Settled),
+                    Some(_) => open = Some(From::Open),
+                }
+            }
+        }
+        open
+    }
+
+    /// What is left when [`Self::on_connection`] said `from` and an operation matches.
+    pub(super) fn on_request(&self, facts: &Facts<'_>, from: From, effect: Effect) -> bool {
+        self.but_for_scopes(facts, from, effect)
+            && (self.rest.capabilities.is_empty() || self.is_opened(facts, effect))
+    }
+
+    /// The same with scopes left out.
+    pub(super) fn but_for_scopes(&self, facts: &Facts<'_>, from: From, effect: Effect) -> bool {
+        self.rest.when.iter().all(|c| c.holds(facts, effect))
+            && (!self.rest.bound || is_bound(facts))
+            && (from == From::Settled
+                || self
+                    .from
+                    .iter()
+                    .any(|s| s.on_connection(facts) && s.on_request(facts, effect)))
+    }
+
+    fn is_opened(&self, facts: &Facts<'_>, effect: Effect) -> bool {
+        let Some(token) = facts.token() else {
+            return false;
+        };
+        self.rest.capabilities.iter().any(|capability| {
+            token.scopes().contains(&capability.scope) && capability.has_route(facts, effect)
+        })
+    }
+}
+
+impl Capability {
+    pub(super) fn has_route(&self, facts: &Facts<'_>, effect: Effect) -> bool {
+        self.routes.iter().any(|route| route.matches(facts, effect))
+    }
+}
+
+/// True if the token is bound to a certificate. That it is the peer's was checked when it was verified.
+fn is_bound(facts: &Facts<'_>) -> bool {
+    facts.connection.peer.is_some()
+        && facts.token().is_some_and(|token| {
+            claim(token, &["cnf".into(), "x5t#S256".into()])
+                .is_some_and(|value| value.as_str().is_some())
+        })
+}
+
+impl Source {
+    pub(super) fn on_connection(&self, facts: &Facts<'_>) -> bool {
+        let peer = facts.connection.peer;
+        let texts = |list: &Option<List>, value: Option<&str>| {
+            list.as_ref().is_none_or(|list| list.hold(value))
+        };
+        texts(&self.principals, peer.map(SpiffeId::without_scheme))
+            && texts(&self.namespaces, peer.and_then(SpiffeId::namespace))
+            && self.accounts.as_ref().is_none_or(|a| a.hold(peer))
+            && self
+                .blocks
+                .as_ref()
+                .is_none_or(|b| b.hold(facts.connection.source_ip))
+    }
+
+    pub(super) fn on_request(&self, facts: &Facts<'_>, effect: Effect) -> bool {
+        self.request.as_ref().is_none_or(|source| {
+            source
+                .principals
+                .as_ref()
+                .is_none_or(|list| match facts.request {
+                    None => effect.of_unknown(),
+                    Some(request) => list.hold(request.token.and_then(|t| t.principal())),
+                })
+                && source.remote.as_ref().is_none_or(|blocks| {
+                    facts
+                        .remote_ip()
+                        .map_or(effect.of_unknown(), |ip| blocks.hold(ip))
+                })
+        })
+    }
+}
+
+impl Operation {
+    pub(super) fn on_connection(&self, facts: &Facts<'_>) -> bool {
+        let port = facts.connection.destination_port;
+        (self.ports.is_empty() || self.ports.binary_search(&port).is_ok())
+            && self.not_ports.binary_search(&port).is_err()
+    }
+
+    pub(super) fn on_request(&self, facts: &Facts<'_>, effect: Effect) -> bool {
+        self.request
+            .as_ref()
+            .is_none_or(|operation| operation.matches(facts, effect))
+    }
+}
+
+impl RequestOperation {
+    pub(super) fn matches(&self, facts: &Facts<'_>, effect: Effect) -> bool {
+        let Some(request) = facts.request else {
+            return effect.of_unknown();
+        };
+        // What costs least first.
+        self.methods.as_ref().is_none_or(|m| m.hold(request.method))
+            && self.paths.as_ref().is_none_or(|p| p.matches(request.path))
+            && !self
+                .not_paths
+                .as_ref()
+                .is_some_and(|p| p.matches(request.path))
+            && self
+                .hosts
+                .as_ref()
+                .is_none_or(|list| host_holds(list, request.host, effect))
+    }
+}
+
+impl Condition {
+    pub(super) fn holds(&self, facts: &Facts<'_>, effect: Effect) -> bool {
+        let peer = facts.connection.peer;
+        match (&self.attribute, &self.test) {
+            (Attribute::SourceIp, Test::Blocks(blocks)) => blocks.hold(facts.connection.source_ip),
+            (Attribute::DestinationIp, Test::Blocks(blocks)) => {
+                blocks.hold(facts.connection.destination_ip)
+            }
+            (Attribute::RemoteIp, Test::Blocks(blocks)) => facts
+                .remote_ip()
+                .map_or(effect.of_unknown(), |ip| blocks.hold(ip)),
+            (_, Test::Accounts(accounts)) => accounts.hold(peer),
+            (_, Test::Ports { wanted, unwanted }) => {
+                let port = facts.connection.destination_port;
+                (wanted.is_empty() || wanted.contains(&port)) && !unwanted.contains(&port)
+            }
+            (Attribute::SourceNamespace, Test::Texts(list)) => {
+                list.hold(peer.and_then(SpiffeId::namespace))
+            }
+            (Attribute::SourcePrincipal, Test::Texts(list)) => {
+                list.hold(peer.map(SpiffeId::without_scheme))
+            }
+            (Attribute::Sni, Test::Texts(list)) => list.hold(facts.connection.sni),
+            (attribute, Test::Texts(list)) => match facts.request {
+                None => effect.of_unknown(),
+                Some(request) => match (attribute, request.token.as_ref()) {
+                    (Attribute::Header(name), _) => header_holds(list, request, name, effect),
+                    (_, None) => list.hold(None),
+                    (Attribute::TokenPrincipal, Some(token)) => list.hold(token.principal()),
+                    (Attribute::TokenPresenter, Some(token)) => list.hold(token.presenter()),
+                    (Attribute::TokenAudiences, Some(token)) => {
+                        list.hold_any(token.audiences().iter().map(AsRef::as_ref))
+                    }
+                    (Attribute::TokenClaim(names), Some(token)) => {
+                        claim_holds(list, token, names, effect)
+                    }
+                    // The compiler pairs no other attribute with texts.
+                    _ => effect.of_unknown(),
+                },
+            },
+            // Nor any other with blocks.
+            (_, Test::Blocks(_)) => effect.of_unknown(),
+        }
+    }
+}
+
+impl Accounts {
+    pub(super) fn insert(&mut self, namespace: &str, account: &str) {
+        self.0
+            .entry(namespace.into())
+            .or_default()
+            .insert(account.into());
+    }
+
+    fn contains(&self, peer: Option<&SpiffeId>) -> bool {
+        let Some((namespace, account)) =
+            peer.and_then(|p| Some((p.namespace()?, p.service_account()?)))
+        else {
+            return false;
+        };
+        self.0
+            .get(namespace)
+            .is_some_and(|accounts| accounts.contains(account))
+    }
+}
+
+impl AccountList {
+    fn hold(&self, peer: Option<&SpiffeId>) -> bool {
+        self.wanted.as_ref().is_none_or(|a| a.contains(peer))
+            && !self.unwanted.as_ref().is_some_and(|a| a.contains(peer))
+    }
+}

@@ -1,0 +1,209 @@
+//! The policies that select one workload, compiled; and the order in which they decide.
+
+use mesh_proto::mesh;
+
+use super::compile::{self, PolicyError};
+use super::decision::{Decision, Verdict};
+use super::facts::{Effect, Facts};
+use super::request::{Connection, Request};
+use super::table::{Matched, Table};
+use super::trust::Trust;
+use crate::Reason;
+
+/// The policies that select one workload, compiled.
+#[derive(Debug)]
+pub struct PolicySet {
+    deny: Table,
+    allow: Table,
+    audit: Table,
+    dry_deny: Table,
+    dry_allow: Table,
+    trust_domain: Box<str>,
+    default_deny: bool,
+    trusted_proxies: usize,
+    revision: u64,
+}
+
+impl PolicySet {
+    /// Compiles the policies that select a workload.
+    ///
+    /// `defaults` without a trust domain lets nobody in by default.
+    ///
+    /// # Errors
+    /// Names the policy and the field that cannot be compiled.
+    pub fn compile(
+        policies: &[mesh::AuthorizationPolicy],
+        defaults: &mesh::MeshDefaults,
+    ) -> Result<Self, PolicyError> {
+        let mut set = Self {
+            deny: Table::new(Effect::Restrict),
+            allow: Table::new(Effect::Permit),
+            audit: Table::new(Effect::Permit),
+            dry_deny: Table::new(Effect::Restrict),
+            dry_allow: Table::new(Effect::Permit),
+            trust_domain: defaults.trust_domain.as_str().into(),
+            default_deny: denies_by_default(defaults)?,
+            trusted_proxies: usize::try_from(defaults.trusted_proxies).unwrap_or(usize::MAX),
+            revision: 0,
+        };
+        let trust = Trust::of(defaults);
+        for policy in policies {
+            let table = match (policy.action(), policy.dry_run) {
+                (mesh::PolicyAction::Allow, false) => &mut set.allow,
+                (mesh::PolicyAction::Allow, true) => &mut set.dry_allow,
+                (mesh::PolicyAction::Deny, false) => &mut set.deny,
+                (mesh::PolicyAction::Deny, true) => &mut set.dry_deny,
+                (mesh::PolicyAction::Audit, _) => &mut set.audit,
+            };
+            let rules = compile::compile(policy, table.next_policy(), &trust)?;
+            table.push(
+                format!("{}/{}", policy.namespace, policy.name).into(),
+                rules,
+            );
+        }
+        Ok(set)
+    }
+
+    /// The same set, whose decisions say that they come from `revision`.
+    #[must_use]
+    pub fn at_revision(self, revision: u64) -> Self {
+        Self { revision, ..self }
+    }
+
+    /// Decides a connection that carries opaque bytes. Allocates nothing.
+    pub fn decide(&self, connection: &Connection<'_>) -> Decision<'_> {
+        self.judge(&self.facts(connection, None), Policies::InForce)
+    }
+
+    /// Decides an HTTP request.
+    pub fn decide_request(&self, request: &Request<'_>) -> Decision<'_> {
+        let facts = self.facts(&request.connection, Some(request));
+        self.judge(&facts, Policies::InForce)
+    }
+
+    /// What would be decided of a connection if the policies marked `dryRun` were in force; `None` when there are none.
+    pub fn would_decide(&self, connection: &Connection<'_>) -> Option<Decision<'_>> {
+        self.has_dry_run()
+            .then(|| self.judge(&self.facts(connection, None), Policies::WithDryRun))
+    }
+
+    /// What would be decided of a request; `None` when no policy is marked `dryRun`.
+    pub fn would_decide_request(&self, request: &Request<'_>) -> Option<Decision<'_>> {
+        self.has_dry_run().then(|| {
+            let facts = self.facts(&request.connection, Some(request));
+            self.judge(&facts, Policies::WithDryRun)
+        })
+    }
+
+    /// True if a policy that decides something is marked `dryRun`.
+    pub fn has_dry_run(&self) -> bool {
+        !self.dry_deny.is_empty() || !self.dry_allow.is_empty()
+    }
+
+    /// True if there are AUDIT policies.
+    pub fn has_audit(&self) -> bool {
+        !self.audit.is_empty()
+    }
+
+    /// Calls `told` with name and rule of each AUDIT policy that matches; `request` is `None` for opaque bytes.
+    pub fn audited(
+        &self,
+        connection: &Connection<'_>,
+        request: Option<&Request<'_>>,
+        mut told: impl FnMut(&str, u32),
+    ) {
+        let facts = self.facts(connection, request);
+        for matched in self.audit.every(&facts) {
+            told(matched.policy, matched.rule);
+        }
+    }
+
+    fn facts<'a>(
+        &self,
+        connection: &'a Connection<'a>,
+        request: Option<&'a Request<'a>>,
+    ) -> Facts<'a> {
+        Facts::new(connection, request, self.trusted_proxies)
+    }
+
+    fn judge(&self, facts: &Facts<'_>, policies: Policies) -> Decision<'_> {
+        let dry = policies == Policies::WithDryRun;
+        let denied = self
+            .deny
+            .scan(facts)
+            .or_else(|| dry.then(|| self.dry_deny.scan(facts)).flatten());
+        if let Some(by) = denied {
+            return self.decision(Verdict::Deny, Reason::DeniedByPolicy, Some(by));
+        }
+        if self.allow.is_empty() && (!dry || self.dry_allow.is_empty()) {
+            return self.by_default(facts.connection);
+        }
+        let allowed = self
+            .allow
+            .scan(facts)
+            .or_else(|| dry.then(|| self.dry_allow.scan(facts)).flatten());
+        match allowed {
+            Some(by) => self.decision(Verdict::Allow, Reason::AllowedByPolicy, Some(by)),
+            None => self.nothing_matched(facts),
+        }
+    }
+
+    /// ALLOW policies select the workload and none matches.
+    fn nothing_matched(&self, facts: &Facts<'_>) -> Decision<'_> {
+        let scope = self.allow.lacking_scope(facts);
+        let reason = match (scope, facts.token()) {
+            (Some(_), Some(_)) => Reason::InsufficientScope,
+            (Some(_), None) | (None, _) => Reason::NoAllowPolicyMatched,
+        };
+        Decision {
+            scope,
+            ..self.decision(Verdict::Deny, reason, None)
+        }
+    }
+
+    fn by_default(&self, connection: &Connection<'_>) -> Decision<'_> {
+        match connection.peer {
+            _ if self.default_deny => self.decision(Verdict::Deny, Reason::DeniedByDefault, None),
+            None => self.decision(Verdict::Deny, Reason::UnauthenticatedPeer, None),
+            Some(peer) if peer.trust_domain() == &*self.trust_domain => {
+                self.decision(Verdict::Allow, Reason::AllowedByDefault, None)
+            }
+            Some(_) => self.decision(Verdict::Deny, Reason::ForeignTrustDomain, None),
+        }
+    }
+
+    fn decision<'a>(
+        &self,
+        verdict: Verdict,
+        reason: Reason,
+        by: Option<Matched<'a>>,
+    ) -> Decision<'a> {
+        Decision {
+            verdict,
+            reason,
+            policy: by.map(|by| by.policy),
+            rule: by.map(|by| by.rule),
+            revision: self.revision,
+            scope: None,
+        }
+    }
+}
+
+/// Which policies decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Policies {
+    InForce,
+    WithDryRun,
+}
+
+/// An unknown decision is an error: taken for the default it could let in whom it was to keep out.
+fn denies_by_default(defaults: &mesh::MeshDefaults) -> Result<bool, PolicyError> {
+    match mesh::DefaultDecision::try_from(defaults.default_decision) {
+        Ok(decision) => Ok(decision == mesh::DefaultDecision::Deny),
+        Err(_) => Err(PolicyError {
+            policy: "mesh defaults".into(),
+            field: "spec.defaultDecision".into(),
+            problem: format!("unknown decision {}", defaults.default_decision),
+        }),
+    }
+}

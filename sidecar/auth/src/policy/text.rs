@@ -1,0 +1,185 @@
+//! Matches of texts: by exact value, prefix, suffix or presence; methods as bits.
+
+use std::collections::HashSet;
+
+use http::Method;
+
+/// A list of text patterns, any of which may match.
+#[derive(Debug, Default)]
+pub(super) struct Texts {
+    exact: HashSet<Box<str>>,
+    prefixes: Vec<Box<str>>,
+    suffixes: Vec<Box<str>>,
+    present: bool,
+}
+
+impl Texts {
+    /// Compiles patterns: `*` (present), `*suffix`, `prefix*`, or an exact value.
+    pub(super) fn compile<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut texts = Self::default();
+        for pattern in patterns {
+            match Pattern::of(pattern) {
+                Pattern::Present => texts.present = true,
+                Pattern::Suffix(suffix) => texts.suffixes.push(suffix.into()),
+                Pattern::Prefix(prefix) => texts.prefixes.push(prefix.into()),
+                Pattern::Exact(text) => drop(texts.exact.insert(text.into())),
+            }
+        }
+        texts
+    }
+
+    /// True if `text` matches any pattern.
+    pub(super) fn matches(&self, text: &str) -> bool {
+        self.present
+            || (!self.exact.is_empty() && self.exact.contains(text))
+            || self.prefixes.iter().any(|p| text.starts_with(&**p))
+            || self.suffixes.iter().any(|s| text.ends_with(&**s))
+    }
+}
+
+/// One pattern, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pattern<'a> {
+    /// Any value that is there.
+    Present,
+    /// Ends so.
+    Suffix(&'a str),
+    /// Begins so.
+    Prefix(&'a str),
+    /// Is this.
+    Exact(&'a str),
+}
+
+impl<'a> Pattern<'a> {
+    pub(super) fn of(text: &'a str) -> Self {
+        if text == "*" {
+            Self::Present
+        } else if let Some(suffix) = text.strip_prefix('*') {
+            Self::Suffix(suffix)
+        } else if let Some(prefix) = text.strip_suffix('*') {
+            Self::Prefix(prefix)
+        } else {
+            Self::Exact(text)
+        }
+    }
+}
+
+/// Patterns that a value must match, and patterns that it must not.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    pub(super) wanted: Option<Texts>,
+    pub(super) unwanted: Option<Texts>,
+}
+
+impl List {
+    /// `None` when there is no pattern at all.
+    pub(super) fn compile(wanted: &[String], unwanted: &[String]) -> Option<Self> {
+        let texts = |patterns: &[String]| {
+            (!patterns.is_empty()).then(|| Texts::compile(patterns.iter().map(String::as_str)))
+        };
+        (!wanted.is_empty() || !unwanted.is_empty()).then(|| Self {
+            wanted: texts(wanted),
+            unwanted: texts(unwanted),
+        })
+    }
+
+    /// True if a value is wanted and not unwanted. One that is not there matches no pattern.
+    pub(super) fn hold(&self, value: Option<&str>) -> bool {
+        self.wanted
+            .as_ref()
+            .is_none_or(|w| value.is_some_and(|v| w.matches(v)))
+            && !self
+                .unwanted
+                .as_ref()
+                .is_some_and(|u| value.is_some_and(|v| u.matches(v)))
+    }
+
+    /// The same for an attribute with several values: any must be wanted, none may be unwanted.
+    pub(super) fn hold_any<'v>(&self, values: impl Iterator<Item = &'v str> + Clone) -> bool {
+        self.wanted
+            .as_ref()
+            .is_none_or(|w| values.clone().any(|v| w.matches(v)))
+            && !self
+                .unwanted
+                .as_ref()
+                .is_some_and(|u| values.into_iter().any(|v| u.matches(v)))
+    }
+}
+
+/// Methods as bits; those that are not in the table as texts.
+#[derive(Debug)]
+pub(super) struct Methods {
+    bits: u16,
+    others: List,
+}
+
+const KNOWN: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+];
+
+impl Methods {
+    pub(super) fn compile(wanted: &[String], unwanted: &[String]) -> Option<Self> {
+        let others = List::compile(wanted, unwanted)?;
+        let bits = KNOWN
+            .iter()
+            .enumerate()
+            .filter(|(_, method)| others.hold(Some(method)))
+            .fold(0, |bits, (i, _)| bits | 1 << i);
+        Some(Self { bits, others })
+    }
+
+    pub(super) fn hold(&self, method: &Method) -> bool {
+        match Self::position(method) {
+            Some(at) => self.bits & 1 << at != 0,
+            None => self.others.hold(Some(method.as_str())),
+        }
+    }
+
+    fn position(method: &Method) -> Option<usize> {
+        // `Method` compares known methods by their discriminant.
+        Some(match *method {
+            Method::GET => 0,
+            Method::HEAD => 1,
+            Method::POST => 2,
+            Method::PUT => 3,
+            Method::DELETE => 4,
+            Method::CONNECT => 5,
+            Method::OPTIONS => 6,
+            Method::TRACE => 7,
+            Method::PATCH => 8,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_match_by_bit_as_they_do_by_text() {
+        let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        for (wanted, unwanted) in [
+            (&["GET"][..], &[][..]),
+            (&["P*"], &["PATCH"]),
+            (&["*"], &["*T"]),
+            (&[], &["DELETE", "PURGE"]),
+            (&["PURGE", "*ACH"], &[]),
+        ] {
+            let methods = Methods::compile(&strings(wanted), &strings(unwanted)).unwrap();
+            let list = List::compile(&strings(wanted), &strings(unwanted)).unwrap();
+            for method in KNOWN.iter().chain(&["PURGE", "get", "Get", "X"]) {
+                let parsed = Method::from_bytes(method.as_bytes()).unwrap();
+                assert_eq!(
+                    methods.hold(&parsed),
+                    list.hold(Some(method)),
+                    "{method} {wanted:?} {unwanted:?}"
+                );
+            }
+        }
+        for (i, method) in KNOWN.iter().enumerate() {
+            let parsed = Method::from_bytes(method.as_bytes()).unwrap();
+            assert_eq!(Methods::position(&parsed), Some(i), "{method}");
+        }
+    }
+}
