@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "google/rpc/status.proto",
         "postern/mesh/v1/resources.proto",
         "postern/mesh/v1/certificate.proto",
+        "postern/mesh/v1/key_set.proto",
         "postern/admin/v1/admin.proto",
         "spiffe/workload.proto",
     ];

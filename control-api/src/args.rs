@@ -103,6 +103,15 @@ pub struct RunArgs {
     /// Issuer URL: JWT-SVIDs say it as `iss`, and the metrics listener answers OpenID Connect discovery for it.
     #[arg(long, env = "POSTERN_JWT_ISSUER", value_name = "URL", value_parser = discovery::parse_issuer)]
     pub jwt_issuer: Option<String>,
+    /// Shortest time between two fetches of an issuer's keys, whatever its cache headers say.
+    #[arg(long, env = "POSTERN_KEY_REFRESH_MIN", default_value = "60s", value_parser = parse_duration)]
+    pub key_refresh_min: Duration,
+    /// Longest time between two fetches of an issuer's keys, whatever its cache headers say.
+    #[arg(long, env = "POSTERN_KEY_REFRESH_MAX", default_value = "15m", value_parser = parse_duration)]
+    pub key_refresh_max: Duration,
+    /// Shortest time between two fetches of an issuer's keys that tokens with unknown keys ask for.
+    #[arg(long, env = "POSTERN_KEY_REFETCH", default_value = "10s", value_parser = parse_duration)]
+    pub key_refetch: Duration,
     /// Written once listening: a JSON object with the addresses in use.
     #[arg(long, env = "POSTERN_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,

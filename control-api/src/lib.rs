@@ -15,6 +15,7 @@ pub mod xds;
 
 pub mod issuance;
 pub mod jwt;
+pub mod keysets;
 pub mod registry;
 pub mod status;
 pub mod trust;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::keysets;
 use crate::registry::World;
 use crate::status::Tracker;
 
@@ -124,4 +125,63 @@ pub fn text(metrics: &Metrics, tracker: &Tracker, world: &World, ca_not_after: i
         &ca_not_after,
     );
     out
+}
+
+/// Appends what is known of each issuer's keys.
+pub fn key_sets(out: &mut String, states: &[keysets::State]) {
+    type Value = fn(&keysets::State) -> u64;
+    let families: [(&str, &str, &str, Value); 5] = [
+        (
+            "postern_control_key_set_confirmed_timestamp_seconds",
+            "gauge",
+            "When the issuer confirmed its keys last; 0: never.",
+            |s| u64::try_from(s.fetched_at).unwrap_or(0),
+        ),
+        (
+            "postern_control_key_set_keys",
+            "gauge",
+            "Keys of the issuer in force.",
+            |s| s.keys as u64,
+        ),
+        (
+            "postern_control_key_set_ignored_keys",
+            "gauge",
+            "Keys of the issuer's last answer that cannot be used.",
+            |s| s.ignored as u64,
+        ),
+        (
+            "postern_control_key_set_fetches_total",
+            "counter",
+            "Fetches that brought or confirmed the issuer's keys.",
+            |s| s.successes,
+        ),
+        (
+            "postern_control_key_set_fetch_failures_total",
+            "counter",
+            "Fetches of the issuer's keys that failed.",
+            |s| s.failures,
+        ),
+    ];
+    if states.is_empty() {
+        return;
+    }
+    for (name, kind, help, value) in families {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for state in states {
+            let (issuer, jwks_uri) = (label(&state.issuer), label(&state.jwks_uri));
+            let _ = writeln!(
+                out,
+                "{name}{{issuer=\"{issuer}\",jwks_uri=\"{jwks_uri}\"}} {}",
+                value(state)
+            );
+        }
+    }
+}
+
+/// A label's value as the text format wants it.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }

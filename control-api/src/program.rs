@@ -9,6 +9,7 @@ use mesh_auth::{Secret, SpiffeId, TrustDomain};
 use mesh_proto::admin::admin_service_server::AdminServiceServer;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use mesh_proto::mesh::certificate_service_server::CertificateServiceServer;
+use mesh_proto::mesh::key_set_service_server::KeySetServiceServer;
 use rustix::process::DumpableBehavior;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,6 +29,7 @@ use crate::fetch::{self, Fetcher, Guard};
 use crate::files;
 use crate::issuance::Issuance;
 use crate::jwt::{JwtKeys, discovery as oidc};
+use crate::keysets::{Intervals, Keeper, KeySetApi};
 use crate::listener::{self, Page, ServerIdentity};
 use crate::metrics::{self, Metrics};
 use crate::registry::Registry;
@@ -52,6 +54,8 @@ const MAX_ADMIN_REQUEST: usize = mesh_manifest::MAX_BYTES + (64 << 10);
 const MAX_ADMIN_RESPONSE: usize = 256 << 20;
 /// Largest certificate request and its envelope.
 const MAX_CERTIFICATE_REQUEST: usize = 64 << 10;
+/// Largest question about a key set: two names and their envelope.
+const MAX_KEY_SET_REQUEST: usize = 16 << 10;
 /// Largest discovery request: the versions that a client holds, on reconnecting.
 const MAX_DISCOVERY_REQUEST: usize = 16 << 20;
 /// A response is closed at 3 MiB, and no document makes more than 4 MiB.
@@ -212,12 +216,12 @@ async fn serve(
     files::write(&bundle_path, shared.authority.bundle_pem().as_bytes())?;
     let sockets = Sockets::bind(args).await?;
     // Made before anything is served, so that roots that cannot be used are seen at the start.
-    let _fetcher = fetcher(args, &sockets)?;
+    let fetcher = fetcher(args, &sockets)?;
     let ready = Ready::new(args, &sockets, &bundle_path)?;
     let admin_path = sockets.admin_path.clone();
 
     let stop = CancellationToken::new();
-    let mut tasks = spawn(args, shared, sockets, &stop)?;
+    let mut tasks = spawn(args, shared, sockets, fetcher, &stop)?;
     ready.announce()?;
     let ended = tokio::select! {
         () = told(&mut terminate, &mut interrupt) => Ok(()),
@@ -267,6 +271,7 @@ fn spawn(
     args: &RunArgs,
     shared: Shared,
     sockets: Sockets,
+    fetcher: Arc<Fetcher>,
     stop: &CancellationToken,
 ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
     let mut tasks = JoinSet::new();
@@ -294,7 +299,27 @@ fn spawn(
     );
     tasks.spawn(until(stop.clone(), tending));
 
+    let keeper = Arc::new(Keeper::new(
+        fetcher,
+        Arc::clone(&shared.registry),
+        Arc::clone(&shared.store),
+        shared.clock.clone(),
+        Intervals {
+            shortest: args.key_refresh_min,
+            longest: args.key_refresh_max.max(args.key_refresh_min),
+            refetch: args.key_refetch,
+        },
+    ));
+    tasks.spawn(until(stop.clone(), Arc::clone(&keeper).keep()));
+    let key_sets = KeySetServiceServer::new(KeySetApi {
+        keeper: Arc::clone(&keeper),
+        registry: Arc::clone(&shared.registry),
+        clock: shared.clock.clone(),
+    })
+    .max_decoding_message_size(MAX_KEY_SET_REQUEST);
+
     let administration = Administration {
+        keeper: Arc::clone(&keeper),
         registry: Arc::clone(&shared.registry),
         store: Arc::clone(&shared.store),
         authority: Arc::clone(&shared.authority),
@@ -343,6 +368,7 @@ fn spawn(
     let over_tls = server()
         .add_service(certificates)
         .add_service(discovery)
+        .add_service(key_sets)
         .add_service(administration.clone())
         .serve_with_incoming_shutdown(
             ReceiverStream::new(incoming),
@@ -381,9 +407,11 @@ fn spawn(
     let page = move |path: &str| {
         if path == "/metrics" {
             let world = registry.world();
+            let mut body = metrics::text(&metrics, &tracker, &world, authority.not_after());
+            metrics::key_sets(&mut body, &keeper.states());
             return Some(Page {
                 media_type: "text/plain; version=0.0.4; charset=utf-8",
-                body: metrics::text(&metrics, &tracker, &world, authority.not_after()),
+                body,
             });
         }
         public_page(path, issuer.as_deref(), &trust)

@@ -24,6 +24,8 @@ pub enum ResourceType {
     MeshDefaults,
     /// [`mesh::TrustBundle`].
     TrustBundle,
+    /// [`mesh::KeySet`].
+    KeySet,
     /// [`mesh::PeerAuthentication`].
     PeerAuthentication,
     /// [`mesh::AuthorizationPolicy`].
@@ -36,9 +38,10 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// Every type, in order of application.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::MeshDefaults,
         Self::TrustBundle,
+        Self::KeySet,
         Self::PeerAuthentication,
         Self::AuthorizationPolicy,
         Self::Service,
@@ -50,6 +53,7 @@ impl ResourceType {
         match self {
             Self::MeshDefaults => "type.googleapis.com/postern.mesh.v1.MeshDefaults",
             Self::TrustBundle => "type.googleapis.com/postern.mesh.v1.TrustBundle",
+            Self::KeySet => "type.googleapis.com/postern.mesh.v1.KeySet",
             Self::PeerAuthentication => "type.googleapis.com/postern.mesh.v1.PeerAuthentication",
             Self::AuthorizationPolicy => "type.googleapis.com/postern.mesh.v1.AuthorizationPolicy",
             Self::Service => "type.googleapis.com/postern.mesh.v1.Service",
@@ -99,6 +103,7 @@ macro_rules! typed {
 
 typed!(mesh::MeshDefaults, MeshDefaults, |_m| "default".to_owned());
 typed!(mesh::TrustBundle, TrustBundle, |m| m.trust_domain.clone());
+typed!(mesh::KeySet, KeySet, |m| m.name.clone());
 typed!(mesh::PeerAuthentication, PeerAuthentication, |m| format!(
     "{}/{}",
     m.namespace, m.name

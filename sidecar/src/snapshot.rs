@@ -32,6 +32,8 @@ pub struct Resources {
     pub defaults: Option<mesh::MeshDefaults>,
     /// Trust bundles by trust domain.
     pub bundles: BTreeMap<String, Arc<mesh::TrustBundle>>,
+    /// Keys of token issuers, by name.
+    pub key_sets: BTreeMap<String, Arc<mesh::KeySet>>,
     /// Peer authentication policies that can select this workload.
     pub peer_authentications: BTreeMap<String, Arc<mesh::PeerAuthentication>>,
     /// Authorization policies that select this workload.

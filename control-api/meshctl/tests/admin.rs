@@ -164,6 +164,7 @@ fn healthy() -> Script {
         status: StatusResponse {
             revision: 7,
             sidecars: vec![sidecar("demo/web")],
+            ..StatusResponse::default()
         },
         stored: vec![workload("web")],
         ..Script::default()
@@ -411,6 +412,7 @@ fn check_names_every_problem_with_a_command() {
                     ..sidecar("demo/orders")
                 },
             ],
+            ..StatusResponse::default()
         },
         stored: vec![workload("web"), workload("orders"), workload("payments")],
         clock_ahead_ms: 300_000,

@@ -12,13 +12,14 @@ use mesh_proto::admin::admin_service_server::AdminService;
 use mesh_proto::admin::{
     AppliedResource, ApplyRequest, ApplyResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
     DeleteRequest, DeleteResponse, GetRequest, GetResponse, InfoRequest, InfoResponse, JoinToken,
-    ListJoinTokensRequest, ListJoinTokensResponse, RevokeJoinTokenRequest, RevokeJoinTokenResponse,
-    StatusRequest, StatusResponse, StoredResource,
+    KeySetStatus, ListJoinTokensRequest, ListJoinTokensResponse, RevokeJoinTokenRequest,
+    RevokeJoinTokenResponse, StatusRequest, StatusResponse, StoredResource,
 };
 use tonic::{Request, Response, Status};
 
 use crate::ca::Authority;
 use crate::clock::Clock;
+use crate::keysets::{self, Keeper};
 use crate::listener::Caller;
 use crate::metrics::Metrics;
 use crate::registry::{Registry, RegistryError};
@@ -37,6 +38,8 @@ pub struct Administration {
     pub authority: Arc<Authority>,
     /// Connected sidecars.
     pub tracker: Arc<Tracker>,
+    /// Keys of token issuers.
+    pub keeper: Arc<Keeper>,
     /// Told what happens.
     pub metrics: Arc<Metrics>,
     /// The time.
@@ -99,6 +102,17 @@ impl From<TokenError> for Status {
             TokenError::TooMany => Self::resource_exhausted(error.to_string()),
             TokenError::Unknown | TokenError::State { .. } => Self::not_found(error.to_string()),
         }
+    }
+}
+
+fn key_set(state: keysets::State) -> KeySetStatus {
+    KeySetStatus {
+        issuer: state.issuer,
+        jwks_uri: state.jwks_uri,
+        keys: u32::try_from(state.keys).unwrap_or(u32::MAX),
+        ignored: u32::try_from(state.ignored).unwrap_or(u32::MAX),
+        fetched_at: state.fetched_at,
+        last_error: state.last_error,
     }
 }
 
@@ -334,6 +348,7 @@ impl AdminService for Administration {
             sidecars: self
                 .tracker
                 .all(|workload| world.workload(workload).is_some()),
+            key_sets: self.keeper.states().into_iter().map(key_set).collect(),
         }))
     }
 }

@@ -12,6 +12,7 @@ use mesh_auth::{SpiffeId, TrustDomain};
 use mesh_manifest::Resource;
 use mesh_proto::{Any, ResourceType, TypedResource, mesh};
 
+use super::keys::{self, KeySets, KeySource};
 use super::world::{Changes, Entry, Key, Registered, Selects, Stored, Table, World};
 use crate::ca::hex;
 use crate::store::documents::PublishedRecord;
@@ -27,6 +28,8 @@ pub struct Inputs<'a> {
     pub trust_domain: &'a TrustDomain,
     /// The trust bundles, by trust domain. Their sequence is not looked at: it is the revision that last changed them.
     pub bundles: &'a [mesh::TrustBundle],
+    /// Keys of token issuers.
+    pub key_sets: &'a KeySets,
 }
 
 /// What was there before.
@@ -74,6 +77,7 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
         revision,
         tables: BTreeMap::new(),
         workloads: BTreeMap::new(),
+        key_sources: Vec::new(),
     };
     let resources = || inputs.documents.values().map(|s| &s.document.resource);
     let mut defaults = resources()
@@ -93,6 +97,10 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
     for bundle in inputs.bundles {
         builder.add_bundle(bundle);
     }
+    builder.add_key_sets(
+        keys::sources(resources(), &defaults.root_namespace),
+        inputs.key_sets,
+    );
     let services = Services::index(resources());
     for resource in resources() {
         match resource {
@@ -130,6 +138,7 @@ struct Builder<'a> {
     revision: u64,
     tables: BTreeMap<ResourceType, Table>,
     workloads: BTreeMap<String, Arc<Registered>>,
+    key_sources: Vec<KeySource>,
 }
 
 impl Builder<'_> {
@@ -138,6 +147,15 @@ impl Builder<'_> {
         message: &M,
         aliases: Vec<String>,
         selects: Option<Selects>,
+    ) {
+        self.add_for(message, aliases, selects.map(|s| vec![s]));
+    }
+
+    fn add_for<M: TypedResource>(
+        &mut self,
+        message: &M,
+        aliases: Vec<String>,
+        selects: Option<Vec<Selects>>,
     ) {
         let any = message.to_any();
         let content = sha256(&any.value);
@@ -168,6 +186,20 @@ impl Builder<'_> {
             vec![],
             None,
         );
+    }
+
+    /// Those that were fetched; what no document names any more is not there.
+    fn add_key_sets(&mut self, sources: BTreeMap<KeySource, Vec<Selects>>, fetched: &KeySets) {
+        let mut by_name: BTreeMap<String, Vec<Selects>> = BTreeMap::new();
+        for (source, selects) in sources {
+            by_name.entry(source.name()).or_default().extend(selects);
+            self.key_sources.push(source);
+        }
+        for (name, selects) in by_name {
+            if let Some(key_set) = fetched.get(&name) {
+                self.add_for(&**key_set, vec![], Some(selects));
+            }
+        }
     }
 
     fn add_service(&mut self, service: &mesh::Service) {
@@ -224,7 +256,7 @@ impl Builder<'_> {
         digest: [u8; 32],
         revision: Option<u64>,
         aliases: Vec<String>,
-        selects: Option<Selects>,
+        selects: Option<Vec<Selects>>,
     ) {
         let entry = match self.prior.entry(kind, &name) {
             Some(held) if revision.is_some() && held.selects == selects => Arc::clone(held),
@@ -267,6 +299,7 @@ impl Builder<'_> {
             documents,
             tables: self.tables,
             workloads: self.workloads,
+            key_sources: self.key_sources,
         }
     }
 }

@@ -4,9 +4,11 @@
 //! [`World`]; whoever reads it never waits for a writer.
 
 mod build;
+mod keys;
 mod world;
 
 pub use build::{Inputs, Prior, build};
+pub use keys::{KeySets, KeySource};
 pub use world::{Entry, Key, Registered, Selects, Stored, Table, World};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::ca::hex;
 use crate::store::documents::{self, Change, DocumentRecord, PublishedRecord, Revision};
+use crate::store::keysets::{self, KeySetRecord};
 use crate::store::{Store, StoreError, failed};
 
 /// Author of what the control API changes by itself.
@@ -81,6 +84,8 @@ pub struct Registry {
     /// What is published beside what documents say.
     bundles: Mutex<Vec<mesh::TrustBundle>>,
     worlds: watch::Sender<Arc<World>>,
+    /// Keys of token issuers, as they were fetched last.
+    key_sets: Mutex<Arc<KeySets>>,
     /// Writers take turns from reading the world to publishing the next.
     writer: Mutex<()>,
 }
@@ -97,6 +102,11 @@ impl Registry {
         now: i64,
     ) -> Result<Self, StoreError> {
         let loaded = store.read(documents::load)?;
+        let fetched = store.read(keysets::load)?;
+        let key_sets = fetched
+            .into_iter()
+            .map(|(name, record)| (name, Arc::new(key_set(&record))))
+            .collect();
         let mut stored = BTreeMap::new();
         for (key, record) in loaded.documents {
             let document =
@@ -117,6 +127,7 @@ impl Registry {
             trust_domain,
             bundles: Mutex::new(bundles),
             worlds: watch::Sender::new(Arc::default()),
+            key_sets: Mutex::new(Arc::new(key_sets)),
             writer: Mutex::new(()),
         };
         // What is computed may differ from what was published: another root, or a program that computes more.
@@ -268,6 +279,53 @@ impl Registry {
         }
     }
 
+    /// Stores an issuer's keys and publishes them where they changed. Returns the revision after it, and true if they did.
+    ///
+    /// # Errors
+    /// The store failed; nothing was kept.
+    pub fn set_keys(&self, record: &KeySetRecord, now: i64) -> Result<(u64, bool), StoreError> {
+        let _turn = self.writer.lock().map_err(failed)?;
+        let world = self.world();
+        let mut record = record.clone();
+        let mut held = self.key_sets.lock().map_err(failed)?;
+        let before = held.get(&record.name).filter(|h| h.jwks == record.jwks);
+        // Confirmed keys are the same resource, not a newer one.
+        record.since = before.map_or(record.fetched_at, |h| h.fetched_at);
+        let changed = before.is_none();
+        self.store.write(|write| keysets::put(write, &record))?;
+        if !changed {
+            return Ok((world.revision, false));
+        }
+        Arc::make_mut(&mut held).insert(record.name.clone(), Arc::new(key_set(&record)));
+        drop(held);
+        let named = BTreeMap::new();
+        self.advance(
+            &world,
+            world.documents.clone(),
+            BTreeMap::new(),
+            named,
+            SELF,
+            now,
+        )?;
+        Ok((world.revision + 1, true))
+    }
+
+    /// Forgets the keys of issuers that no document names any more.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn forget_keys(&self) -> Result<(), StoreError> {
+        let _turn = self.writer.lock().map_err(failed)?;
+        let named: BTreeSet<_> = self.world().key_sources().map(KeySource::name).collect();
+        let mut held = self.key_sets.lock().map_err(failed)?;
+        if held.keys().all(|name| named.contains(name)) {
+            return Ok(());
+        }
+        Arc::make_mut(&mut held).retain(|name, _| named.contains(name));
+        self.store
+            .write(|write| keysets::retain(write, |name| named.contains(name)))
+    }
+
     fn advance(
         &self,
         world: &Arc<World>,
@@ -307,10 +365,12 @@ impl Registry {
         revision: u64,
     ) -> Result<World, StoreError> {
         let bundles = self.bundles.lock().map_err(failed)?;
+        let key_sets = Arc::clone(&*self.key_sets.lock().map_err(failed)?);
         let inputs = Inputs {
             documents,
             trust_domain: &self.trust_domain,
             bundles: &bundles,
+            key_sets: &key_sets,
         };
         Ok(build(inputs, prior, revision))
     }
@@ -324,6 +384,14 @@ impl Stored {
             author: self.author.clone(),
             document: self.document.to_json().to_string(),
         }
+    }
+}
+
+fn key_set(record: &KeySetRecord) -> mesh::KeySet {
+    mesh::KeySet {
+        name: record.name.clone(),
+        jwks: record.jwks.clone(),
+        fetched_at: record.since,
     }
 }
 

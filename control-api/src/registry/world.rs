@@ -7,6 +7,8 @@ use mesh_auth::SpiffeId;
 use mesh_manifest::{Document, Kind};
 use mesh_proto::{Any, ResourceType};
 
+use super::keys::KeySource;
+
 /// Kind, namespace, name.
 pub type Key = (Kind, String, String);
 
@@ -39,8 +41,8 @@ pub struct Entry {
     pub any: Any,
     /// Other names it can be subscribed to by.
     pub aliases: Vec<String>,
-    /// Whom it selects, for policies; `None`: everybody may have it.
-    pub selects: Option<Selects>,
+    /// Whom it selects, for policies: any of these; `None`: everybody may have it.
+    pub selects: Option<Vec<Selects>>,
     /// SHA-256 of the content.
     pub digest: [u8; 32],
 }
@@ -48,7 +50,9 @@ pub struct Entry {
 impl Entry {
     /// True if the sidecar of `workload` may have it.
     pub fn is_visible_to(&self, workload: &Registered) -> bool {
-        self.selects.as_ref().is_none_or(|s| s.selects(workload))
+        self.selects
+            .as_ref()
+            .is_none_or(|any| any.iter().any(|s| s.selects(workload)))
     }
 
     /// Where the store keeps its version.
@@ -160,6 +164,7 @@ pub struct World {
     pub documents: BTreeMap<Key, Arc<Stored>>,
     pub(super) tables: BTreeMap<ResourceType, Table>,
     pub(super) workloads: BTreeMap<String, Arc<Registered>>,
+    pub(super) key_sources: Vec<KeySource>,
 }
 
 static NOTHING: Table = Table {
@@ -187,6 +192,11 @@ impl World {
     /// A registered workload.
     pub fn workload(&self, uid: &str) -> Option<&Arc<Registered>> {
         self.workloads.get(uid)
+    }
+
+    /// Where the documents have keys of token issuers fetched.
+    pub fn key_sources(&self) -> impl Iterator<Item = &KeySource> {
+        self.key_sources.iter()
     }
 
     /// Every registered workload.

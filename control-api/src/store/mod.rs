@@ -6,6 +6,7 @@
 pub mod documents;
 pub mod issued;
 pub mod jwt_keys;
+pub mod keysets;
 pub mod tokens;
 
 use std::fmt::Display;
@@ -175,6 +176,7 @@ impl Store {
             tokens::make_table(write)?;
             issued::make_tables(write)?;
             jwt_keys::make_table(write)?;
+            keysets::make_table(write)?;
             let mut meta = write.open_table(META).map_err(failed)?;
             let mut facts = write.open_table(FACTS).map_err(failed)?;
             let format = redb::ReadableTable::get(&meta, FORMAT)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mesh_auth::TrustDomain;
 use mesh_auth::bundle::TrustBundle;
+use mesh_auth::claims;
 use mesh_auth::policy;
 use mesh_proto::{ResourceType, TypedResource, mesh};
 use rustls_pki_types::CertificateDer;
@@ -16,6 +17,8 @@ use crate::snapshot::Resources;
 
 /// Longest DNS-1123 label.
 const MAX_LABEL: usize = 63;
+/// Largest JWK Set.
+const MAX_JWKS: usize = 256 << 10;
 /// Longest host name.
 const MAX_HOST: usize = 253;
 
@@ -26,6 +29,8 @@ pub enum Item {
     Defaults(mesh::MeshDefaults),
     /// Roots of a trust domain.
     Bundle(Arc<mesh::TrustBundle>),
+    /// Keys of a token issuer.
+    KeySet(Arc<mesh::KeySet>),
     /// Mutual TLS modes.
     PeerAuthentication(Arc<mesh::PeerAuthentication>),
     /// Who may connect.
@@ -57,6 +62,11 @@ impl Item {
                 let message: mesh::TrustBundle = decode(name, value)?;
                 check_bundle(&message)?;
                 Ok(Self::Bundle(Arc::new(message)))
+            }
+            ResourceType::KeySet => {
+                let message: mesh::KeySet = decode(name, value)?;
+                check_key_set(&message)?;
+                Ok(Self::KeySet(Arc::new(message)))
             }
             ResourceType::PeerAuthentication => {
                 let message: mesh::PeerAuthentication = decode(name, value)?;
@@ -94,6 +104,7 @@ impl Item {
         match self {
             Self::Defaults(m) => resources.defaults = Some(m),
             Self::Bundle(m) => drop(resources.bundles.insert(m.resource_name(), m)),
+            Self::KeySet(m) => drop(resources.key_sets.insert(m.resource_name(), m)),
             Self::PeerAuthentication(m) => {
                 drop(resources.peer_authentications.insert(m.resource_name(), m));
             }
@@ -109,6 +120,7 @@ pub fn take(resources: &mut Resources, kind: ResourceType, name: &str) {
     match kind {
         ResourceType::MeshDefaults => resources.defaults = None,
         ResourceType::TrustBundle => drop(resources.bundles.remove(name)),
+        ResourceType::KeySet => drop(resources.key_sets.remove(name)),
         ResourceType::PeerAuthentication => drop(resources.peer_authentications.remove(name)),
         ResourceType::AuthorizationPolicy => drop(resources.policies.remove(name)),
         ResourceType::Service => drop(resources.services.remove(name)),
@@ -155,6 +167,22 @@ fn check_bundle(message: &mesh::TrustBundle) -> Result<(), String> {
     TrustBundle::new(domain, roots, message.sequence)
         .map(drop)
         .map_err(|e| format!("x509_authorities: {e}"))
+}
+
+/// Which keys can be used is judged where they are prepared: one bad key must not cost the others.
+fn check_key_set(message: &mesh::KeySet) -> Result<(), String> {
+    if message.name.is_empty() {
+        return Err("name: empty".into());
+    }
+    if message.jwks.len() > MAX_JWKS {
+        return Err(format!(
+            "jwks: {} bytes, more than {MAX_JWKS}",
+            message.jwks.len()
+        ));
+    }
+    claims::parse_within(message.jwks.as_bytes(), claims::Limits::KEY_SET)
+        .map(drop)
+        .map_err(|e| format!("jwks: {e}"))
 }
 
 fn check_service(message: &mesh::Service) -> Result<(), String> {

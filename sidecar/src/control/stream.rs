@@ -204,7 +204,7 @@ impl Discovery {
         };
         let (requests, outgoing) = mpsc::channel(QUEUE);
         for request in self.client().open() {
-            // Six fit into an empty queue.
+            // One for each type: they fit into an empty queue.
             let _ = requests.try_send(request);
         }
         let mut service =

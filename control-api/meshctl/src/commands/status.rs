@@ -1,5 +1,7 @@
 //! `meshctl status`: which sidecar holds which revision, what it rejected, when its certificate expires.
 
+mod key_sets;
+
 use std::process::ExitCode;
 
 use mesh_proto::ResourceType;
@@ -72,8 +74,11 @@ pub(super) fn resource(nack: &Nack) -> String {
 pub(super) async fn run(admin: &mut Admin, format: Format) -> Result<ExitCode, Failure> {
     let status = ask(admin).await?;
     let now = moment::unix_now();
-    output::print(format, &value(&status), || {
-        table(&status, now, output::colour())
+    let mut json = value(&status);
+    json["key_sets"] = key_sets::value(&status.key_sets, now).into();
+    output::print(format, &json, || {
+        let colour = output::colour();
+        table(&status, now, colour) + &key_sets::table(&status.key_sets, now, colour)
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -211,6 +216,7 @@ mod tests {
                 nacks: vec![nack()],
                 ..sidecar()
             }],
+            ..StatusResponse::default()
         };
         let text = table(&status, 100, false);
         assert!(
@@ -234,6 +240,7 @@ mod tests {
                 certificate_not_after: 0,
                 ..sidecar()
             }],
+            ..StatusResponse::default()
         };
         assert!(value(&status)["sidecars"][0]["certificate_not_after"].is_null());
     }

@@ -404,6 +404,7 @@ mod tests {
         StatusResponse {
             revision: 5,
             sidecars,
+            ..StatusResponse::default()
         }
     }
 
