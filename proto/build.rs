@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "envoy/service/secret/v3/sds.proto",
         "google/rpc/status.proto",
         "postern/mesh/v1/resources.proto",
+        "postern/mesh/v1/request_authentication.proto",
         "postern/mesh/v1/certificate.proto",
         "postern/mesh/v1/key_set.proto",
         "postern/admin/v1/admin.proto",

@@ -28,6 +28,8 @@ pub enum ResourceType {
     KeySet,
     /// [`mesh::PeerAuthentication`].
     PeerAuthentication,
+    /// [`mesh::RequestAuthentication`].
+    RequestAuthentication,
     /// [`mesh::AuthorizationPolicy`].
     AuthorizationPolicy,
     /// [`mesh::Service`].
@@ -38,11 +40,12 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// Every type, in order of application.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::MeshDefaults,
         Self::TrustBundle,
         Self::KeySet,
         Self::PeerAuthentication,
+        Self::RequestAuthentication,
         Self::AuthorizationPolicy,
         Self::Service,
         Self::Workload,
@@ -54,6 +57,9 @@ impl ResourceType {
             Self::MeshDefaults => "type.googleapis.com/postern.mesh.v1.MeshDefaults",
             Self::TrustBundle => "type.googleapis.com/postern.mesh.v1.TrustBundle",
             Self::KeySet => "type.googleapis.com/postern.mesh.v1.KeySet",
+            Self::RequestAuthentication => {
+                "type.googleapis.com/postern.mesh.v1.RequestAuthentication"
+            }
             Self::PeerAuthentication => "type.googleapis.com/postern.mesh.v1.PeerAuthentication",
             Self::AuthorizationPolicy => "type.googleapis.com/postern.mesh.v1.AuthorizationPolicy",
             Self::Service => "type.googleapis.com/postern.mesh.v1.Service",
@@ -108,6 +114,9 @@ typed!(mesh::PeerAuthentication, PeerAuthentication, |m| format!(
     "{}/{}",
     m.namespace, m.name
 ));
+typed!(mesh::RequestAuthentication, RequestAuthentication, |m| {
+    format!("{}/{}", m.namespace, m.name)
+});
 typed!(mesh::AuthorizationPolicy, AuthorizationPolicy, |m| format!(
     "{}/{}",
     m.namespace, m.name

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use mesh_auth::bundle::{TrustBundle, TrustBundles};
 use mesh_auth::policy::{PolicySet, PortModes};
 use mesh_auth::tls::{self, ClientAuth, Identity};
+use mesh_auth::token::TokenPolicy;
 use mesh_auth::{SpiffeId, TrustDomain};
 use mesh_proto::mesh;
 use rustls_pki_types::CertificateDer;
@@ -36,6 +37,8 @@ pub struct Resources {
     pub key_sets: BTreeMap<String, Arc<mesh::KeySet>>,
     /// Peer authentication policies that can select this workload.
     pub peer_authentications: BTreeMap<String, Arc<mesh::PeerAuthentication>>,
+    /// Which tokens are accepted on requests to this workload.
+    pub request_authentications: BTreeMap<String, Arc<mesh::RequestAuthentication>>,
     /// Authorization policies that select this workload.
     pub policies: BTreeMap<String, Arc<mesh::AuthorizationPolicy>>,
     /// Services.
@@ -80,6 +83,8 @@ pub struct Snapshot {
     pub policy: Option<Arc<PolicySet>>,
     /// Changes whenever `policy` does.
     pub policy_epoch: u64,
+    /// Which tokens are accepted; `None` when no rule selects this workload: no token is looked for.
+    pub tokens: Option<Arc<TokenPolicy>>,
     /// Mutual TLS mode by application port.
     pub port_modes: Arc<PortModes>,
     /// Services and workloads.
@@ -102,6 +107,9 @@ pub enum SnapshotError {
     /// The policies do not compile.
     #[error("authorization policy: {0}")]
     Policy(#[from] mesh_auth::policy::PolicyError),
+    /// The token rules do not compile.
+    #[error("request authentication: {0}")]
+    Tokens(#[from] mesh_auth::token::TokenPolicyError),
     /// A workload or service is malformed.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -124,6 +132,7 @@ impl Snapshot {
             trust_epoch: 0,
             policy: None,
             policy_epoch: 0,
+            tokens: None,
             port_modes: Arc::new(PortModes::resolve(&[], "", "")),
             directory: Arc::default(),
             resources: Arc::default(),
@@ -208,6 +217,7 @@ impl Snapshot {
             },
             policy,
             policy_epoch,
+            tokens: self.build_tokens(resources)?,
             port_modes: Arc::new(PortModes::resolve(
                 &peer_authentications,
                 own_namespace,
@@ -216,6 +226,22 @@ impl Snapshot {
             directory,
             resources: Arc::clone(resources),
         })
+    }
+
+    fn build_tokens(
+        &self,
+        resources: &Resources,
+    ) -> Result<Option<Arc<TokenPolicy>>, SnapshotError> {
+        let held = &self.resources;
+        if self.epoch > 0
+            && held.request_authentications == resources.request_authentications
+            && held.key_sets == resources.key_sets
+        {
+            return Ok(self.tokens.clone());
+        }
+        let documents = resources.request_authentications.values().map(|d| &**d);
+        let policy = TokenPolicy::compile(documents, &resources.key_sets, self.tokens.as_deref())?;
+        Ok(policy.map(Arc::new))
     }
 
     /// This workload's SPIFFE ID, once a certificate is held.

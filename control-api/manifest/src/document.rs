@@ -18,6 +18,8 @@ pub enum Resource {
     MeshDefaults(mesh::MeshDefaults),
     /// How strictly ports demand mutual TLS.
     PeerAuthentication(mesh::PeerAuthentication),
+    /// Which tokens are accepted.
+    RequestAuthentication(mesh::RequestAuthentication),
     /// Who may connect.
     AuthorizationPolicy(mesh::AuthorizationPolicy),
     /// A named destination and the labels of the workloads behind it; the default hosts are not added.

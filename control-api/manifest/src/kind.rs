@@ -13,6 +13,8 @@ pub enum Kind {
     MeshDefaults,
     /// How strictly ports demand mutual TLS.
     PeerAuthentication,
+    /// Which tokens are accepted.
+    RequestAuthentication,
     /// Who may connect.
     AuthorizationPolicy,
     /// A named destination.
@@ -23,9 +25,10 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::MeshDefaults,
         Self::PeerAuthentication,
+        Self::RequestAuthentication,
         Self::AuthorizationPolicy,
         Self::Service,
         Self::Workload,
@@ -36,6 +39,7 @@ impl Kind {
         match self {
             Self::MeshDefaults => "MeshDefaults",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::RequestAuthentication => "RequestAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::Service => "Service",
             Self::Workload => "Workload",
@@ -64,7 +68,9 @@ impl Kind {
     /// The API versions in which the kind may be written.
     pub fn api_versions(self) -> Vec<&'static str> {
         let istio: &[&str] = match self {
-            Self::AuthorizationPolicy | Self::PeerAuthentication => &ISTIO,
+            Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication => {
+                &ISTIO
+            }
             Self::MeshDefaults | Self::Service | Self::Workload => &[],
         };
         std::iter::once(API_VERSION)
@@ -97,6 +103,7 @@ mod tests {
             ("authorizationpolicies", Some(Kind::AuthorizationPolicy)),
             ("authorizationpolicy", Some(Kind::AuthorizationPolicy)),
             ("peerauthentications", Some(Kind::PeerAuthentication)),
+            ("requestauthentications", Some(Kind::RequestAuthentication)),
             ("meshdefaults", Some(Kind::MeshDefaults)),
             ("pod", None),
             ("", None),

@@ -129,6 +129,7 @@ pub fn from_json(text: &str) -> Result<Document, FieldError> {
     match kind_of(&head)? {
         Kind::MeshDefaults => finish(read::<Envelope<spec::MeshDefaults>>(text)?),
         Kind::PeerAuthentication => finish(read::<Envelope<spec::PeerAuthentication>>(text)?),
+        Kind::RequestAuthentication => finish(read::<Envelope<spec::RequestAuthentication>>(text)?),
         Kind::AuthorizationPolicy => finish(read::<Envelope<spec::AuthorizationPolicy>>(text)?),
         Kind::Service => finish(read::<Envelope<spec::Service>>(text)?),
         Kind::Workload => finish(read::<Envelope<spec::Workload>>(text)?),
@@ -140,6 +141,7 @@ fn document(text: &str) -> Result<Document, Problem> {
     Ok(match kind_of(&head)? {
         Kind::MeshDefaults => finish(read::<Envelope<spec::MeshDefaults>>(text)?),
         Kind::PeerAuthentication => finish(read::<Envelope<spec::PeerAuthentication>>(text)?),
+        Kind::RequestAuthentication => finish(read::<Envelope<spec::RequestAuthentication>>(text)?),
         Kind::AuthorizationPolicy => finish(read::<Envelope<spec::AuthorizationPolicy>>(text)?),
         Kind::Service => finish(read::<Envelope<spec::Service>>(text)?),
         Kind::Workload => finish(read::<Envelope<spec::Workload>>(text)?),

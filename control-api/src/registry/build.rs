@@ -118,6 +118,15 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
                 };
                 builder.add(policy, vec![], Some(selects));
             }
+            Resource::RequestAuthentication(policy) => {
+                // As with authorization policies.
+                let everywhere = policy.namespace == defaults.root_namespace;
+                let selects = Selects {
+                    namespace: (!everywhere).then(|| policy.namespace.clone()),
+                    labels: policy.selector.clone(),
+                };
+                builder.add(policy, vec![], Some(selects));
+            }
             Resource::PeerAuthentication(policy) => {
                 // With a selector it is a workload's, also in the root namespace.
                 let everywhere =

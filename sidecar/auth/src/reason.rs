@@ -30,6 +30,44 @@ pub enum Reason {
     PeerUntrusted,
     /// This workload's own certificate or identity was revoked.
     IdentityRevoked,
+    /// A token is needed and none was presented.
+    TokenMissing,
+    /// What was presented is not a token, or not one that may be honoured.
+    TokenMalformed,
+    /// The token is longer than the provider allows.
+    TokenTooLarge,
+    /// More than one token was presented.
+    TokenDuplicate,
+    /// No provider speaks for the token's issuer.
+    TokenUnknownIssuer,
+    /// The provider has no key with the token's `kid`.
+    TokenUnknownKey,
+    /// The token's algorithm is not one that its key is for.
+    TokenAlgorithm,
+    /// The signature does not hold.
+    TokenBadSignature,
+    /// The token is of another type than the provider's profile.
+    TokenWrongType,
+    /// A claim is missing or not what it must be.
+    TokenClaim,
+    /// The token has expired.
+    TokenExpired,
+    /// The token is not valid yet.
+    TokenNotYetValid,
+    /// The subject authenticated too long ago.
+    TokenTooOld,
+    /// The token is not meant for this workload.
+    TokenWrongAudience,
+    /// The token belongs to another caller.
+    TokenBindingMismatch,
+    /// The token was revoked.
+    TokenRevoked,
+    /// The introspection endpoint says that the token is not active.
+    TokenInactive,
+    /// The provider's keys have not been received yet.
+    KeysUnavailable,
+    /// Nobody could be asked about the token.
+    IntrospectionFailed,
     /// Plaintext on a port that demands mutual TLS.
     PlaintextRefused,
     /// Policy has not been received yet.
@@ -75,6 +113,25 @@ impl Reason {
         Self::PeerRevoked,
         Self::PeerUntrusted,
         Self::IdentityRevoked,
+        Self::TokenMissing,
+        Self::TokenMalformed,
+        Self::TokenTooLarge,
+        Self::TokenDuplicate,
+        Self::TokenUnknownIssuer,
+        Self::TokenUnknownKey,
+        Self::TokenAlgorithm,
+        Self::TokenBadSignature,
+        Self::TokenWrongType,
+        Self::TokenClaim,
+        Self::TokenExpired,
+        Self::TokenNotYetValid,
+        Self::TokenTooOld,
+        Self::TokenWrongAudience,
+        Self::TokenBindingMismatch,
+        Self::TokenRevoked,
+        Self::TokenInactive,
+        Self::KeysUnavailable,
+        Self::IntrospectionFailed,
         Self::PlaintextRefused,
         Self::NoSnapshot,
         Self::NoIdentity,
@@ -106,6 +163,25 @@ impl Reason {
             Self::PeerRevoked => "peer_revoked",
             Self::PeerUntrusted => "peer_untrusted",
             Self::IdentityRevoked => "identity_revoked",
+            Self::TokenMissing => "token_missing",
+            Self::TokenMalformed => "token_malformed",
+            Self::TokenTooLarge => "token_too_large",
+            Self::TokenDuplicate => "token_duplicate",
+            Self::TokenUnknownIssuer => "token_unknown_issuer",
+            Self::TokenUnknownKey => "token_unknown_key",
+            Self::TokenAlgorithm => "token_algorithm",
+            Self::TokenBadSignature => "token_bad_signature",
+            Self::TokenWrongType => "token_wrong_type",
+            Self::TokenClaim => "token_claim",
+            Self::TokenExpired => "token_expired",
+            Self::TokenNotYetValid => "token_not_yet_valid",
+            Self::TokenTooOld => "token_too_old",
+            Self::TokenWrongAudience => "token_wrong_audience",
+            Self::TokenBindingMismatch => "token_binding_mismatch",
+            Self::TokenRevoked => "token_revoked",
+            Self::TokenInactive => "token_inactive",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::IntrospectionFailed => "introspection_failed",
             Self::PlaintextRefused => "plaintext_refused",
             Self::NoSnapshot => "no_snapshot",
             Self::NoIdentity => "no_identity",

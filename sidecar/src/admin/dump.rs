@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest;
+use mesh_auth::token;
 use mesh_proto::mesh;
 use serde_json::{Value, json};
 
@@ -29,6 +30,8 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
         "defaults": resources.defaults.as_ref().map(defaults),
         "trust_bundles": resources.bundles.values().map(|b| bundle(b)).collect::<Vec<_>>(),
         "peer_authentications": resources.peer_authentications.values().map(|p| peer_authentication(p)).collect::<Vec<_>>(),
+        "request_authentications": resources.request_authentications.values().map(|r| request_authentication(r)).collect::<Vec<_>>(),
+        "token_providers": snapshot.tokens.as_ref().map_or(vec![], |t| t.providers().iter().map(|p| provider(p)).collect()),
         "authorization_policies": resources.policies.values().map(|p| policy(p)).collect::<Vec<_>>(),
         "services": resources.services.values().map(|s| service(s)).collect::<Vec<_>>(),
         "workloads": resources.workloads.values().map(|w| workload(w)).collect::<Vec<_>>(),
@@ -62,6 +65,29 @@ fn peer_authentication(message: &mesh::PeerAuthentication) -> Value {
         "selector": message.selector,
         "mode": mode(message.mode),
         "port_modes": ports.collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+fn request_authentication(message: &mesh::RequestAuthentication) -> Value {
+    json!({
+        "name": format!("{}/{}", message.namespace, message.name),
+        "selector": message.selector,
+        "issuers": message.rules.iter().map(|rule| rule.issuer.clone()).collect::<Vec<_>>(),
+    })
+}
+
+/// Keys by number; those that are left out by reason.
+fn provider(provider: &token::Provider) -> Value {
+    let rule = provider.rule();
+    json!({
+        "name": &**provider.name(),
+        "profile": rule.profile().as_str_name(),
+        "audiences": rule.audiences,
+        "keys": provider.keys().map(token::Keys::len),
+        "keys_left_out": provider.keys().map_or(vec![], |keys| {
+            keys.ignored().iter().map(|k| json!({"index": k.index, "kid": k.kid, "why": k.why})).collect()
+        }),
+        "introspection": provider.introspection().map(|i| i.endpoint.clone()),
     })
 }
 

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mesh_auth::TrustDomain;
 use mesh_auth::bundle::TrustBundle;
-use mesh_auth::claims;
-use mesh_auth::policy;
+use mesh_auth::{policy, token};
 use mesh_proto::{ResourceType, TypedResource, mesh};
 use rustls_pki_types::CertificateDer;
 
@@ -17,8 +16,6 @@ use crate::snapshot::Resources;
 
 /// Longest DNS-1123 label.
 const MAX_LABEL: usize = 63;
-/// Largest JWK Set.
-const MAX_JWKS: usize = 256 << 10;
 /// Longest host name.
 const MAX_HOST: usize = 253;
 
@@ -33,6 +30,8 @@ pub enum Item {
     KeySet(Arc<mesh::KeySet>),
     /// Mutual TLS modes.
     PeerAuthentication(Arc<mesh::PeerAuthentication>),
+    /// Which tokens are accepted.
+    RequestAuthentication(Arc<mesh::RequestAuthentication>),
     /// Who may connect.
     Policy(Arc<mesh::AuthorizationPolicy>),
     /// A destination.
@@ -65,13 +64,18 @@ impl Item {
             }
             ResourceType::KeySet => {
                 let message: mesh::KeySet = decode(name, value)?;
-                check_key_set(&message)?;
+                token::validate_key_set(&message).map_err(|e| e.to_string())?;
                 Ok(Self::KeySet(Arc::new(message)))
             }
             ResourceType::PeerAuthentication => {
                 let message: mesh::PeerAuthentication = decode(name, value)?;
                 policy::validate_peer_authentication(&message).map_err(|e| e.to_string())?;
                 Ok(Self::PeerAuthentication(Arc::new(message)))
+            }
+            ResourceType::RequestAuthentication => {
+                let message: mesh::RequestAuthentication = decode(name, value)?;
+                token::validate(&message).map_err(|e| e.to_string())?;
+                Ok(Self::RequestAuthentication(Arc::new(message)))
             }
             ResourceType::AuthorizationPolicy => {
                 let message: mesh::AuthorizationPolicy = decode(name, value)?;
@@ -108,6 +112,13 @@ impl Item {
             Self::PeerAuthentication(m) => {
                 drop(resources.peer_authentications.insert(m.resource_name(), m));
             }
+            Self::RequestAuthentication(m) => {
+                drop(
+                    resources
+                        .request_authentications
+                        .insert(m.resource_name(), m),
+                );
+            }
             Self::Policy(m) => drop(resources.policies.insert(m.resource_name(), m)),
             Self::Service(m) => drop(resources.services.insert(m.resource_name(), m)),
             Self::Workload(m) => drop(resources.workloads.insert(m.resource_name(), m)),
@@ -122,6 +133,9 @@ pub fn take(resources: &mut Resources, kind: ResourceType, name: &str) {
         ResourceType::TrustBundle => drop(resources.bundles.remove(name)),
         ResourceType::KeySet => drop(resources.key_sets.remove(name)),
         ResourceType::PeerAuthentication => drop(resources.peer_authentications.remove(name)),
+        ResourceType::RequestAuthentication => {
+            drop(resources.request_authentications.remove(name));
+        }
         ResourceType::AuthorizationPolicy => drop(resources.policies.remove(name)),
         ResourceType::Service => drop(resources.services.remove(name)),
         ResourceType::Workload => drop(resources.workloads.remove(name)),
@@ -170,21 +184,6 @@ fn check_bundle(message: &mesh::TrustBundle) -> Result<(), String> {
 }
 
 /// Which keys can be used is judged where they are prepared: one bad key must not cost the others.
-fn check_key_set(message: &mesh::KeySet) -> Result<(), String> {
-    if message.name.is_empty() {
-        return Err("name: empty".into());
-    }
-    if message.jwks.len() > MAX_JWKS {
-        return Err(format!(
-            "jwks: {} bytes, more than {MAX_JWKS}",
-            message.jwks.len()
-        ));
-    }
-    claims::parse_within(message.jwks.as_bytes(), claims::Limits::KEY_SET)
-        .map(drop)
-        .map_err(|e| format!("jwks: {e}"))
-}
-
 fn check_service(message: &mesh::Service) -> Result<(), String> {
     label("name", &message.name)?;
     label("namespace", &message.namespace)?;

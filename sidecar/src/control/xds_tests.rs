@@ -375,7 +375,7 @@ fn in_step_only_after_an_answer_for_every_type() {
     let mut client = client();
     client.open();
     for (i, kind) in ResourceType::ALL.into_iter().enumerate() {
-        assert_eq!(client.missing().len(), 6 - i);
+        assert_eq!(client.missing().len(), ResourceType::ALL.len() - i);
         client.receive(response(kind, "n", vec![]), accept);
     }
     assert!(client.missing().is_empty());
@@ -385,7 +385,7 @@ fn in_step_only_after_an_answer_for_every_type() {
 fn silence_is_consent_only_when_somebody_says_so() {
     let mut client = client();
     client.open();
-    assert_eq!(client.missing().len(), 6);
+    assert_eq!(client.missing().len(), ResourceType::ALL.len());
     client.assume_current();
     assert!(client.missing().is_empty());
 }

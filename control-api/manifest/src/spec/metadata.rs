@@ -85,7 +85,7 @@ impl Metadata {
         match kind {
             // Part of host names and of a workload's identifier: one label.
             Kind::Service | Kind::Workload => names::label("metadata.name", &self.name),
-            Kind::AuthorizationPolicy | Kind::PeerAuthentication => {
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
                 names::subdomain("metadata.name", &self.name)
             }
             Kind::MeshDefaults if self.name != "default" => Err(FieldError::new(

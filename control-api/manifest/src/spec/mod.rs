@@ -4,6 +4,7 @@ mod authorization;
 mod defaults;
 pub(crate) mod metadata;
 mod peer;
+mod request;
 mod service;
 mod shapes;
 mod workload;
@@ -11,6 +12,7 @@ mod workload;
 pub(crate) use authorization::AuthorizationPolicy;
 pub(crate) use defaults::MeshDefaults;
 pub(crate) use peer::PeerAuthentication;
+pub(crate) use request::RequestAuthentication;
 pub(crate) use service::Service;
 pub(crate) use workload::Workload;
 

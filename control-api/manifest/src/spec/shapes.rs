@@ -74,3 +74,116 @@ impl<'de> Deserialize<'de> for Port {
         deserializer.deserialize_any(PortVisitor)
     }
 }
+
+/// A duration as Kubernetes and protobuf write it: `1h30m`, `5s`, `1.5s`, `250ms`. At most ten years.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seconds(u64);
+
+/// Longest duration, milliseconds.
+const MAX_MILLIS: u64 = 3_650 * 86_400 * 1_000;
+
+impl Seconds {
+    /// In milliseconds; what does not fit is as long as fits.
+    pub(crate) fn millis(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+
+    /// In whole seconds.
+    pub(crate) fn whole(self, path: &str) -> Result<u32, crate::error::FieldError> {
+        if !self.0.is_multiple_of(1_000) {
+            return Err(crate::error::FieldError::new(path, "must be whole seconds"));
+        }
+        // At most ten years.
+        Ok(u32::try_from(self.0 / 1_000).unwrap_or(u32::MAX))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut rest = text;
+        let mut total = 0_u64;
+        while !rest.is_empty() {
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+            let (number, after) = rest.split_at(end);
+            let unit_end = after
+                .find(|c: char| !c.is_ascii_alphabetic())
+                .unwrap_or(after.len());
+            let (unit, tail) = after.split_at(unit_end);
+            let unit: u64 = match unit {
+                "h" => 3_600_000,
+                "m" => 60_000,
+                "s" => 1_000,
+                "ms" => 1,
+                _ => return None,
+            };
+            let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+            if fraction.is_empty() || fraction.len() > 9 || fraction.contains('.') {
+                return None;
+            }
+            let scale = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+            let part = fraction.parse::<u64>().ok()?.checked_mul(unit)?;
+            // Finer than a millisecond is nobody's deadline.
+            if part % scale != 0 {
+                return None;
+            }
+            total = whole
+                .parse::<u64>()
+                .ok()?
+                .checked_mul(unit)?
+                .checked_add(part / scale)?
+                .checked_add(total)?;
+            rest = tail;
+        }
+        (!text.is_empty() && total <= MAX_MILLIS).then_some(Self(total))
+    }
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_multiple_of(1_000) {
+            serializer.collect_str(&format_args!("{}s", self.0 / 1_000))
+        } else {
+            serializer.collect_str(&format_args!("{}ms", self.0))
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| {
+            de::Error::custom(format!(
+                "'{}' is not a duration such as 30s, 1h30m or 250ms",
+                text.escape_default()
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Seconds;
+
+    #[test]
+    fn durations_are_read_as_kubernetes_writes_them() {
+        for (text, millis) in [
+            ("5s", Some(5_000)),
+            ("1.5s", Some(1_500)),
+            ("250ms", Some(250)),
+            ("1h30m", Some(5_400_000)),
+            ("0s", Some(0)),
+            ("1h0m1s", Some(3_601_000)),
+            ("", None),
+            ("5", None),
+            ("-5s", None),
+            ("5 s", None),
+            ("5d", None),
+            (".s", None),
+            ("1.s", None),
+            ("1.2.3s", None),
+            ("1.0005s", None),
+            ("99999999999999999999s", None),
+            ("99999999h", None),
+        ] {
+            assert_eq!(Seconds::parse(text).map(|s| s.0), millis, "{text}");
+        }
+    }
+}

@@ -40,6 +40,7 @@ pub struct VerifiedToken {
     not_before: Option<i64>,
     issued_at: Option<i64>,
     claims: Object,
+    words: Arc<[Box<str>]>,
 }
 
 impl VerifiedToken {
@@ -66,7 +67,14 @@ impl VerifiedToken {
             not_before: date("nbf").map(|d| d.ceiling),
             issued_at: date("iat").map(|d| d.ceiling),
             claims,
+            words: Arc::default(),
         }
+    }
+
+    /// With the claims whose string is a list of words, beside `scope`.
+    pub(super) fn with_words(mut self, words: &Arc<[Box<str>]>) -> Self {
+        self.words = Arc::clone(words);
+        self
     }
 
     /// A token that nobody verified, for policies that are tried out offline. Never call this where a request is served.
@@ -139,6 +147,11 @@ impl VerifiedToken {
     /// `sid`.
     pub fn session(&self) -> Option<&str> {
         self.claims.string("sid")
+    }
+
+    /// True when the string that this top-level claim is stands for a list of words.
+    pub fn is_word_list(&self, claim: &str) -> bool {
+        claim == "scope" || self.words.iter().any(|word| **word == *claim)
     }
 
     /// Every claim.
