@@ -11,6 +11,7 @@ pub mod listener;
 
 pub mod admin;
 pub mod certificates;
+pub mod reports;
 pub mod xds;
 
 pub mod issuance;

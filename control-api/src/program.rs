@@ -10,6 +10,7 @@ use mesh_proto::admin::admin_service_server::AdminServiceServer;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use mesh_proto::mesh::certificate_service_server::CertificateServiceServer;
 use mesh_proto::mesh::key_set_service_server::KeySetServiceServer;
+use mesh_proto::mesh::report_service_server::ReportServiceServer;
 use rustix::process::DumpableBehavior;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -33,6 +34,7 @@ use crate::keysets::{Intervals, Keeper, KeySetApi};
 use crate::listener::{self, Page, ServerIdentity};
 use crate::metrics::{self, Metrics};
 use crate::registry::Registry;
+use crate::reports::{self, Board, Reports};
 use crate::status::Tracker;
 use crate::store::{Store, issued};
 use crate::trust::Trust;
@@ -58,6 +60,8 @@ const MAX_CERTIFICATE_REQUEST: usize = 64 << 10;
 const MAX_KEY_SET_REQUEST: usize = 16 << 10;
 /// Largest discovery request: the versions that a client holds, on reconnecting.
 const MAX_DISCOVERY_REQUEST: usize = 16 << 20;
+/// Largest report: a batch is far smaller.
+const MAX_REPORT: usize = 2 << 20;
 /// A response is closed at 3 MiB, and no document makes more than 4 MiB.
 const MAX_DISCOVERY_RESPONSE: usize = 16 << 20;
 
@@ -318,6 +322,7 @@ fn spawn(
     })
     .max_decoding_message_size(MAX_KEY_SET_REQUEST);
 
+    let board = Arc::new(Board::default());
     let administration = Administration {
         keeper: Arc::clone(&keeper),
         registry: Arc::clone(&shared.registry),
@@ -325,6 +330,7 @@ fn spawn(
         authority: Arc::clone(&shared.authority),
         tracker: Arc::clone(&shared.tracker),
         metrics: Arc::clone(&shared.metrics),
+        board: Arc::clone(&board),
         clock: shared.clock.clone(),
         own_uid: rustix::process::getuid().as_raw(),
     };
@@ -357,6 +363,15 @@ fn spawn(
         .max_decoding_message_size(MAX_DISCOVERY_REQUEST)
         .max_encoding_message_size(MAX_DISCOVERY_RESPONSE);
 
+    let reports = Reports::new(reports::Parts {
+        worlds: shared.registry.watch(),
+        board,
+        clock: shared.clock.clone(),
+        stop: stop.clone(),
+        tasks: streams.clone(),
+    });
+    let reports = ReportServiceServer::new(reports).max_decoding_message_size(MAX_REPORT);
+
     let (sender, incoming) = mpsc::channel(BACKLOG);
     tasks.spawn(done(listener::accept_tls(
         sockets.grpc,
@@ -369,6 +384,7 @@ fn spawn(
         .add_service(certificates)
         .add_service(discovery)
         .add_service(key_sets)
+        .add_service(reports)
         .add_service(administration.clone())
         .serve_with_incoming_shutdown(
             ReceiverStream::new(incoming),

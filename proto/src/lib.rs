@@ -4,7 +4,13 @@
 //! and the SPIFFE Workload API (wire-compatible: same packages, names and field numbers), and Postern's own resources and
 //! services. Field documentation lives in the `.proto` files.
 
-#![allow(missing_docs, clippy::pedantic, clippy::doc_markdown, unreachable_pub)]
+#![allow(
+    missing_docs,
+    clippy::pedantic,
+    clippy::doc_markdown,
+    clippy::large_enum_variant,
+    unreachable_pub
+)]
 
 /// Envoy's core types.
 pub mod envoy {
@@ -45,14 +51,18 @@ pub mod google {
     }
 }
 
-/// Postern's resources and the certificate service.
-pub mod mesh {
-    tonic::include_proto!("postern.mesh.v1");
-}
-
-/// The administration service.
-pub mod admin {
-    tonic::include_proto!("postern.admin.v1");
+/// Postern's own packages, nested as their references to each other expect.
+pub mod postern {
+    pub mod mesh {
+        pub mod v1 {
+            tonic::include_proto!("postern.mesh.v1");
+        }
+    }
+    pub mod admin {
+        pub mod v1 {
+            tonic::include_proto!("postern.admin.v1");
+        }
+    }
 }
 
 /// The SPIFFE Workload API, which has no package of its own.
@@ -63,6 +73,10 @@ pub mod workload {
 pub use envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use envoy::service::discovery::v3 as discovery;
 pub use envoy::service::secret::v3 as secret;
+/// The administration service.
+pub use postern::admin::v1 as admin;
+/// Resources, the certificate service and the report service.
+pub use postern::mesh::v1 as mesh;
 
 mod any;
 pub use any::{Any, ResourceType, TypedResource};

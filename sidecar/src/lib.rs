@@ -20,6 +20,7 @@ pub mod pool;
 pub mod tunnel;
 
 pub mod directory;
+pub mod ledger;
 pub mod snapshot;
 
 pub mod admin;

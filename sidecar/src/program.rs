@@ -19,6 +19,7 @@ use crate::args::RunArgs;
 use crate::control::connect::Target;
 use crate::control::{self, ControlConfig, ControlStatus, SystemClock};
 use crate::doors::{self, Doors, admission::Allowed};
+use crate::ledger::Ledger;
 use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::telemetry::{self, Metrics};
 use crate::worker::probe::Probe;
@@ -130,9 +131,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let drain = CancellationToken::new();
 
     let (epochs, published) = watch::channel(0);
+    let ledgers: Vec<_> = (0..workers).map(|_| Ledger::new()).collect();
     let mut threads = Vec::with_capacity(workers);
     let mut enforced = Vec::with_capacity(workers);
-    for (index, listeners) in listeners.drain(..).enumerate() {
+    for (index, (listeners, ledger)) in listeners.drain(..).zip(&ledgers).enumerate() {
+        let ledger = Arc::clone(ledger);
         let (settings, shared, drain) = (Arc::clone(&settings), Arc::clone(&shared), drain.clone());
         let (tell, told) = watch::channel(0);
         enforced.push(told);
@@ -146,7 +149,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         threads.push(
             std::thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || worker::run(settings, shared, epochs, listeners, &drain, seed))?,
+                .spawn(move || {
+                    worker::run(settings, shared, epochs, listeners, ledger, &drain, seed)
+                })?,
         );
     }
     readiness.set("listeners", Ok(()));
@@ -167,6 +172,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         state_dir: args.state_dir.clone(),
         key_dir: args.key_dir.clone(),
         mark,
+        ledgers,
     };
     let ready_object = |spiffe_id: Option<String>| {
         serde_json::json!({

@@ -121,6 +121,19 @@ impl AdminService for Fake {
         self.0.note(&request)?;
         Ok(Response::new(self.0.status.clone()))
     }
+
+    async fn find_decision(
+        &self,
+        request: Request<FindDecisionRequest>,
+    ) -> Answer<FindDecisionResponse> {
+        self.0.note(&request)?;
+        Ok(Response::new(FindDecisionResponse::default()))
+    }
+
+    async fn reports(&self, request: Request<ReportsRequest>) -> Answer<ReportsResponse> {
+        self.0.note(&request)?;
+        Ok(Response::new(ReportsResponse::default()))
+    }
 }
 
 fn now() -> i64 {

@@ -15,6 +15,10 @@ use mesh_proto::admin::{
     KeySetStatus, ListJoinTokensRequest, ListJoinTokensResponse, RevokeJoinTokenRequest,
     RevokeJoinTokenResponse, StatusRequest, StatusResponse, StoredResource,
 };
+use mesh_proto::admin::{
+    FindDecisionRequest, FindDecisionResponse, ReportsRequest, ReportsResponse,
+};
+use mesh_proto::mesh::{FindDecision, report_answer, report_query};
 use tonic::{Request, Response, Status};
 
 use crate::ca::Authority;
@@ -23,9 +27,13 @@ use crate::keysets::{self, Keeper};
 use crate::listener::Caller;
 use crate::metrics::Metrics;
 use crate::registry::{Registry, RegistryError};
+use crate::reports::{self, Board};
 use crate::status::Tracker;
 use crate::store::tokens::{self, TokenError};
 use crate::store::{Store, StoreError};
+
+/// How long sidecars may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The service.
 #[derive(Clone)]
@@ -40,6 +48,8 @@ pub struct Administration {
     pub tracker: Arc<Tracker>,
     /// Keys of token issuers.
     pub keeper: Arc<Keeper>,
+    /// What sidecars report, and where they are asked.
+    pub board: Arc<Board>,
     /// Told what happens.
     pub metrics: Arc<Metrics>,
     /// The time.
@@ -349,6 +359,54 @@ impl AdminService for Administration {
                 .tracker
                 .all(|workload| world.workload(workload).is_some()),
             key_sets: self.keeper.states().into_iter().map(key_set).collect(),
+        }))
+    }
+
+    async fn find_decision(
+        &self,
+        request: Request<FindDecisionRequest>,
+    ) -> Result<Response<FindDecisionResponse>, Status> {
+        self.operator(&request)?;
+        let request = request.into_inner();
+        let id = request.id.trim().to_ascii_lowercase();
+        if id.len() != 16 || u64::from_str_radix(&id, 16).is_err() {
+            return Err(Status::invalid_argument(format!(
+                "id: '{}' is no decision id: it has 16 hexadecimal digits",
+                request.id.escape_default()
+            )));
+        }
+        let wanted = |workload: &str| request.workload.is_empty() || request.workload == workload;
+        let ask = report_query::Ask::FindDecision(FindDecision { id });
+        let answers = self.board.ask(&ask, wanted, PATIENCE).await;
+        let answered = u32::try_from(answers.answers.len()).unwrap_or(u32::MAX);
+        let found = answers.answers.into_iter().find_map(|(workload, answer)| {
+            let report_answer::Answer::Decision(decision) = answer?;
+            Some((workload, decision))
+        });
+        let (workload, decision) = found.unzip();
+        Ok(Response::new(FindDecisionResponse {
+            workload: workload.unwrap_or_default(),
+            decision,
+            answered,
+            silent: answers.silent,
+        }))
+    }
+
+    async fn reports(
+        &self,
+        request: Request<ReportsRequest>,
+    ) -> Result<Response<ReportsResponse>, Status> {
+        self.operator(&request)?;
+        let request = request.into_inner();
+        let world = self.registry.world();
+        if !request.workload.is_empty() && world.workload(&request.workload).is_none() {
+            return Err(Status::not_found(format!(
+                "workload: '{}' is not registered",
+                request.workload.escape_default()
+            )));
+        }
+        Ok(Response::new(ReportsResponse {
+            workloads: reports::workloads(&self.board, &world, &request),
         }))
     }
 }

@@ -51,6 +51,7 @@ impl Sidecar {
             state_dir: Some(dir.join("state")),
             key_dir: Some(dir.join("keys")),
             mark: None,
+            ledgers: vec![],
         };
         let shared: SharedSnapshot =
             Arc::new(ArcSwap::from_pointee(Snapshot::empty(WORKLOAD, domain)));

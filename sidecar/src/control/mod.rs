@@ -13,6 +13,8 @@ pub mod resource;
 pub mod stream;
 pub mod xds;
 
+pub mod report;
+
 pub mod persist;
 pub mod sealed_file;
 pub mod state_file;

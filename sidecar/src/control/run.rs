@@ -15,12 +15,14 @@ use super::connect::Target;
 use super::keystore::KeyStore;
 use super::persist::Persistence;
 use super::publisher::Publisher;
+use super::report::Reporter;
 use super::sealed_file;
 use super::state_file::StateFile;
 use super::status::ControlStatus;
 use super::stream::{Discovery, Parts};
 use super::xds::Client;
 use crate::admin::Readiness;
+use crate::ledger::Ledger;
 use crate::snapshot::SharedSnapshot;
 
 /// What the control thread has to be told.
@@ -44,6 +46,8 @@ pub struct ControlConfig {
     pub key_dir: Option<PathBuf>,
     /// Mark on own sockets; `None` without capture.
     pub mark: Option<u32>,
+    /// What workers note; reported.
+    pub ledgers: Vec<Arc<Ledger>>,
 }
 
 /// Runs until `shutdown`, then writes what is not written yet and returns.
@@ -87,6 +91,8 @@ pub async fn run(
             "left out of the last good state"
         );
     }
+    let reporter = Reporter::new(&config.workload, config.ledgers, &*clock);
+    let (channels, reported) = watch::channel(None);
     let discovery = Discovery::new(Parts {
         target: target.clone(),
         client,
@@ -95,6 +101,7 @@ pub async fn run(
         status: Arc::clone(&status),
         readiness: Arc::clone(&readiness),
         clock: Arc::clone(&clock),
+        channels,
     });
     let key_store = config.key_dir.as_deref().and_then(|dir| {
         KeyStore::open(dir, &config.workload)
@@ -138,6 +145,7 @@ pub async fn run(
         () = certificates.keep() => {}
         () = discovery.follow(identities) => {}
         () = persist => {}
+        () = reporter.follow(reported) => {}
         () = monitor => {}
     }
     if let Some(persistence) = &persistence {

@@ -14,6 +14,7 @@ use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 
 use super::backoff::{Backoff, Limits};
 use super::clock::Clock;
@@ -59,6 +60,7 @@ pub struct Discovery {
     status: Arc<ControlStatus>,
     readiness: Arc<Readiness>,
     clock: Arc<dyn Clock>,
+    channels: watch::Sender<Option<Channel>>,
     /// Told after every change of what is held, once it is complete.
     changed: Notify,
 }
@@ -90,6 +92,8 @@ pub struct Parts {
     pub readiness: Arc<Readiness>,
     /// For moments that people read.
     pub clock: Arc<dyn Clock>,
+    /// Told the connection of each stream, which others may use as long as it lives.
+    pub channels: watch::Sender<Option<Channel>>,
 }
 
 impl Discovery {
@@ -104,6 +108,7 @@ impl Discovery {
             status: parts.status,
             readiness: parts.readiness,
             clock: parts.clock,
+            channels: parts.channels,
             changed: Notify::new(),
         }
     }
@@ -146,6 +151,7 @@ impl Discovery {
             };
             let opened = Instant::now();
             let end = self.stream(&identity, identities).await;
+            self.channels.send_replace(None);
             if opened.elapsed() >= STABLE {
                 backoff.reset();
             }
@@ -202,6 +208,7 @@ impl Discovery {
             Ok(channel) => channel,
             Err(error) => return End::Lost(error.to_string()),
         };
+        self.channels.send_replace(Some(channel.clone()));
         let (requests, outgoing) = mpsc::channel(QUEUE);
         for request in self.client().open() {
             // One for each type: they fit into an empty queue.

@@ -67,12 +67,14 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
             if seen == Detected::Tls {
                 return terminate(worker, connection, source, port, live, &snapshot).await;
             }
+            worker.notebook.plaintext(source.address.ip(), port, true);
             let refused = source.refuse(worker, port, Reason::PlaintextRefused, None);
             if seen == Detected::Http1 {
                 answer(&connection, refused).await;
             }
         }
         MtlsMode::Permissive | MtlsMode::Disable => {
+            worker.notebook.plaintext(source.address.ip(), port, false);
             plaintext(worker, connection, source, port, live).await;
         }
     }

@@ -8,6 +8,7 @@ use mesh_auth::policy::{Connection, Decision};
 use mesh_auth::svid::VerifiedPeer;
 use mesh_auth::{Reason, headers};
 
+use crate::ledger::{self, Denial};
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
@@ -133,6 +134,19 @@ impl Source {
     ) -> Refused {
         let id = worker.decision_id();
         worker.counters.denial(Direction::Inbound, reason);
+        worker.notebook.denied(Denial {
+            id,
+            at: ledger::unix_millis(),
+            reason,
+            policy: policy.map(Into::into),
+            rule: None,
+            revision: worker.snapshot().revision,
+            peer: self.peer.as_ref().map(|p| p.id().as_str().into()),
+            source: self.address,
+            port,
+            request: None,
+            token: None,
+        });
         tracing::info!(
             decision = format_args!("{id:016x}"),
             reason = reason.code(),

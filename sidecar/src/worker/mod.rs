@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::ledger::{Ledger, Notebook};
 use crate::pool::balance::Balancer;
 use crate::pool::{app, clear, mesh};
 use crate::snapshot::{SharedSnapshot, Snapshot};
@@ -127,6 +128,8 @@ pub struct Worker {
     pub reviews: Rc<Reviews>,
     /// Counters.
     pub counters: Counters,
+    /// What is reported to the control API.
+    pub notebook: Notebook,
     decisions: Cell<u64>,
 }
 
@@ -178,6 +181,7 @@ pub fn run(
     snapshot: SharedSnapshot,
     epochs: Epochs,
     listeners: Listeners,
+    ledger: Arc<Ledger>,
     shutdown: &CancellationToken,
     seed: u64,
 ) -> io::Result<()> {
@@ -196,6 +200,7 @@ pub fn run(
             drain: Drain::new(),
             reviews,
             counters: Counters::new(),
+            notebook: Notebook::new(ledger),
             decisions: Cell::new(seed.rotate_left(17)),
             settings,
             snapshot,
@@ -252,6 +257,8 @@ async fn serve(
     let mut review = tokio::task::JoinSet::new();
     let reviewed = Rc::clone(worker);
     review.spawn_local(async move { reviewed.reviews.follow(&reviewed.snapshot, epochs).await });
+    let noting = Rc::clone(worker);
+    loops.spawn_local(async move { noting.notebook.keep_handing_over().await });
 
     shutdown.cancelled().await;
     // New connections are refused by closing the listeners; the others end at their next message boundary.

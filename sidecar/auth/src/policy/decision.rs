@@ -3,7 +3,7 @@
 use crate::Reason;
 
 /// Let in or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Let in.
     Allow,
