@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
+use super::authority::Rewriter;
+
 /// Connections of users who may come in.
 const MAX_CONNECTIONS: usize = 64;
 /// Connections of everybody else, who are told no: they cannot take the places of those who may.
@@ -104,6 +106,7 @@ impl Admission {
         Some(Accepted {
             io,
             caller,
+            authority: Rewriter::new(),
             _permit: permit,
         })
     }
@@ -152,6 +155,7 @@ impl Admission {
 pub struct Accepted {
     io: UnixStream,
     caller: Caller,
+    authority: Rewriter,
     /// Counts against the limit of connections while it lives.
     _permit: OwnedSemaphorePermit,
 }
@@ -185,7 +189,10 @@ impl AsyncRead for Accepted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.authority.apply(&mut buf.filled_mut()[before..]);
+        read
     }
 }
 

@@ -5,13 +5,14 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hyper_util::rt::TokioIo;
-use mesh_auth::TrustDomain;
+use mesh_auth::{SpiffeId, TrustDomain};
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
 use mesh_proto::secret::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use mesh_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use mesh_proto::workload::{
-    JwtBundlesRequest, X509BundlesRequest, X509svidRequest, X509svidResponse,
+    JwtBundlesRequest, JwtsvidRequest, X509BundlesRequest, X509svidRequest, X509svidResponse,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -23,11 +24,15 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Streaming};
 
 use super::admission::{Admission, Allowed};
+use super::jwt_svids::JwtSvids;
 use super::material::Material;
 use super::run::serve;
 use super::sds::TYPE_URL;
 use super::socket::bind;
 use super::testing::{ID, material, rotated};
+use crate::control::SystemClock;
+use crate::control::connect::Target;
+use crate::snapshot::Snapshot;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -47,7 +52,13 @@ impl Open {
         let (sender, receiver) = watch::channel(Arc::new(material));
         let stop = CancellationToken::new();
         let admission = Admission::new(Allowed::new(uids));
-        let serving = tokio::spawn(serve(listener, admission, receiver, stop.clone()));
+        let serving = tokio::spawn(serve(
+            listener,
+            admission,
+            receiver,
+            nobody_to_ask(),
+            stop.clone(),
+        ));
         Self {
             material: sender,
             path,
@@ -84,6 +95,19 @@ impl Open {
     async fn svids(&self) -> Streaming<X509svidResponse> {
         self.ask_svids().await.expect("a stream")
     }
+}
+
+/// JWT-SVIDs of a sidecar without an identity, whose control API is away.
+fn nobody_to_ask() -> Arc<JwtSvids> {
+    let domain = TrustDomain::new("demo.test").expect("a domain");
+    let snapshot = Snapshot::empty("demo/web", domain);
+    let target = Target {
+        address: "127.0.0.1:1".into(),
+        id: SpiffeId::parse(ID).expect("an ID"),
+        mark: None,
+    };
+    let shared = Arc::new(ArcSwap::from_pointee(snapshot));
+    Arc::new(JwtSvids::new(target, shared, Arc::new(SystemClock)))
 }
 
 /// A request of a workload.
@@ -235,6 +259,79 @@ async fn another_user_is_denied_on_both_services() {
     let mut secrets = SecretDiscoveryServiceClient::new(open.channel().await);
     let refused = secrets.fetch_secrets(DiscoveryRequest::default()).await;
     assert_eq!(refused.expect_err("refused").code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn the_jwt_profile_is_apart_from_the_other_and_never_answers_for_another_identity() {
+    let open = Open::start(material(), &[]);
+    let mut client = open.client().await;
+    let answer = client.fetch_jwt_bundles(call(JwtBundlesRequest {})).await;
+    let mut stream = answer.expect("a stream").into_inner();
+    let response = next(&mut stream).await.expect("at once");
+    let bundles: Vec<_> = response.bundles.into_iter().collect();
+    let empty = br#"{"keys":[]}"#.to_vec();
+    assert_eq!(bundles, [("spiffe://demo.test".to_owned(), empty)]);
+    for (audience, id, expected) in [
+        (&[][..], "", Code::InvalidArgument),
+        (&[""], "", Code::InvalidArgument),
+        (
+            &["a"],
+            "spiffe://demo.test/ns/demo/sa/orders",
+            Code::PermissionDenied,
+        ),
+        (&["a"], "nonsense", Code::PermissionDenied),
+    ] {
+        let request = JwtsvidRequest {
+            audience: audience.iter().map(|a: &&str| (*a).to_owned()).collect(),
+            spiffe_id: id.into(),
+        };
+        let refused = client.fetch_jwtsvid(call(request)).await.expect_err(id);
+        assert_eq!(refused.code(), expected, "{audience:?} {id}");
+    }
+}
+
+/// gRPC's C core, which the libraries for Python and C++ are made of, puts the socket's path there.
+#[tokio::test]
+async fn an_authority_that_is_a_percent_encoded_path_is_let_pass() {
+    let open = Open::start(material(), &[]);
+    let mut stream = UnixStream::connect(&open.path).await.expect("a connection");
+    let literal = |name: &str, value: &str| {
+        let mut field = vec![0x40, u8::try_from(name.len()).expect("short")];
+        field.extend_from_slice(name.as_bytes());
+        field.push(u8::try_from(value.len()).expect("short"));
+        field.extend_from_slice(value.as_bytes());
+        field
+    };
+    let fields = [
+        literal(":path", "/SpiffeWorkloadAPI/FetchX509Bundles"),
+        literal(":authority", "tmp%2Fdir%2Fapi.sock"),
+        vec![0x83, 0x86],
+        literal("content-type", "application/grpc"),
+        literal("te", "trailers"),
+        literal("workload.spiffe.io", "true"),
+    ]
+    .concat();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    let length = u8::try_from(fields.len()).expect("short");
+    bytes.extend([0, 0, length, 1, 4, 0, 0, 0, 1]);
+    bytes.extend(fields);
+    // An empty message, the end of the request.
+    bytes.extend(b"\0\0\x05\0\x01\0\0\0\x01\0\0\0\0\0");
+    stream.write_all(&bytes).await.expect("written");
+    let mut answer = Vec::new();
+    let read = async {
+        while !String::from_utf8_lossy(&answer).contains("spiffe://demo.test") {
+            if stream.read_buf(&mut answer).await.expect("bytes") == 0 {
+                break;
+            }
+        }
+    };
+    let outcome = tokio::time::timeout(PATIENCE, read).await;
+    let text = answer.escape_ascii();
+    assert!(
+        outcome.is_ok() && text.to_string().contains("demo.test"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! What the doors hand out, complete at every moment: the application's SVID and the bundles in force.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_auth::bundle::TrustBundles;
 use mesh_auth::{Secret, SpiffeId, TrustDomain};
+use mesh_proto::mesh;
 use rustls_pki_types::CertificateDer;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::status::no_identity;
-use crate::snapshot::SharedSnapshot;
+use crate::snapshot::{Resources, SharedSnapshot};
 
 /// How long a call waits for the first certificate of all: an application often starts at the same moment.
 const FIRST_CERTIFICATE: Duration = Duration::from_secs(5);
@@ -38,6 +40,8 @@ pub struct Material {
     pub svid: Option<Arc<AppSvid>>,
     /// Roots by trust domain.
     pub bundles: Arc<TrustBundles>,
+    /// JWK sets by trust domain.
+    pub jwt_bundles: BTreeMap<String, String>,
     /// There was an SVID before.
     pub issued_before: bool,
 }
@@ -50,6 +54,7 @@ impl Material {
             trust_domain,
             svid: None,
             bundles: Arc::default(),
+            jwt_bundles: BTreeMap::new(),
             issued_before: false,
         }
     }
@@ -65,7 +70,8 @@ pub async fn assemble(
     loop {
         epochs.borrow_and_update();
         let svid = svids.borrow_and_update().clone();
-        let bundles = Arc::clone(&shared.load().bundles);
+        let snapshot = shared.load_full();
+        let bundles = Arc::clone(&snapshot.bundles);
         material.send_if_modified(|held| {
             let same_svid = match (&held.svid, &svid) {
                 (None, None) => true,
@@ -81,6 +87,7 @@ pub async fn assemble(
                 issued_before: held.issued_before || svid.is_some(),
                 svid,
                 bundles,
+                jwt_bundles: jwt_bundles(&snapshot.resources),
             });
             true
         });
@@ -92,6 +99,21 @@ pub async fn assemble(
             return;
         }
     }
+}
+
+/// The JWK sets of every trust domain that has one. A domain without keys has an empty set: nothing of it is trusted.
+fn jwt_bundles(resources: &Resources) -> BTreeMap<String, String> {
+    let set = |bundle: &mesh::TrustBundle| {
+        if bundle.jwt_authorities.is_empty() {
+            r#"{"keys":[]}"#.to_owned()
+        } else {
+            bundle.jwt_authorities.clone()
+        }
+    };
+    let bundles = resources.bundles.iter();
+    bundles
+        .map(|(name, bundle)| (name.clone(), set(bundle)))
+        .collect()
 }
 
 /// What a caller is entitled to now. Only before the first certificate of all is one waited for.

@@ -5,10 +5,13 @@
 //! that nobody who may open the socket gets more out of it than his own disappointment. The application gets a certificate
 //! and key of its own for the workload's identity ([`app_identity`]): the sidecar's key never leaves the sidecar.
 
+mod authority;
+
 pub mod admission;
 pub mod socket;
 
 pub mod app_identity;
+pub mod jwt_svids;
 pub mod material;
 
 mod status;

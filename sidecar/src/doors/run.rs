@@ -14,6 +14,7 @@ use tonic::service::interceptor::InterceptedService;
 
 use super::admission::{Admission, Allowed};
 use super::app_identity::AppIdentity;
+use super::jwt_svids::JwtSvids;
 use super::material::{self, Material};
 use super::sds::SecretDiscovery;
 use super::socket;
@@ -61,28 +62,37 @@ pub async fn run(doors: Doors, stop: CancellationToken) {
     let domain = doors.shared.load().trust_domain.clone();
     let (material_sender, material) = watch::channel(Arc::new(Material::none(domain)));
     let (svid_sender, svids) = watch::channel(None);
+    let jwt_svids = Arc::new(JwtSvids::new(
+        doors.target.clone(),
+        Arc::clone(&doors.shared),
+        Arc::clone(&doors.clock),
+    ));
     let app_identity = AppIdentity {
         target: doors.target,
         shared: Arc::clone(&doors.shared),
         clock: doors.clock,
         svids: svid_sender,
     };
+    let admission = Admission::new(doors.allowed);
     tokio::select! {
-        () = serve(doors.listener, Admission::new(doors.allowed), material, stop) => {}
+        () = serve(doors.listener, admission, material, Arc::clone(&jwt_svids), stop) => {}
+        () = jwt_svids.keep() => {}
         () = app_identity.keep(doors.epochs.clone()) => {}
         () = material::assemble(material_sender, svids, doors.epochs, doors.shared) => {}
     }
     let _ = std::fs::remove_file(&doors.path);
 }
 
-/// Hands out `material` on `listener` until `stop`.
+/// Hands out `material` and `jwt_svids` on `listener` until `stop`.
 pub(super) async fn serve(
     listener: UnixListener,
     admission: Admission,
     material: watch::Receiver<Arc<Material>>,
+    jwt_svids: Arc<JwtSvids>,
     stop: CancellationToken,
 ) {
-    let workload_api = WorkloadApi::new(admission.clone(), material.clone(), stop.clone());
+    let workload_api =
+        WorkloadApi::new(admission.clone(), material.clone(), jwt_svids, stop.clone());
     let workload_api =
         SpiffeWorkloadApiServer::new(workload_api).max_decoding_message_size(MAX_MESSAGE);
     let secrets = SecretDiscovery::new(admission.clone(), material, stop.clone());
@@ -132,6 +142,10 @@ pub fn describe_metrics() {
     describe_gauge!(
         "postern_workload_api_certificate_expiry_timestamp_seconds",
         "End of validity of the certificate handed to the application."
+    );
+    describe_counter!(
+        "postern_jwt_svid_requests_total",
+        "Requests for JWT-SVIDs to the control API, by outcome."
     );
     describe_counter!(
         "postern_sds_rejections_total",

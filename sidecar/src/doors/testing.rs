@@ -50,6 +50,7 @@ fn with(svid: AppSvid, version: u64) -> Material {
         trust_domain: TrustDomain::new("demo.test").expect("a domain"),
         svid: Some(Arc::new(svid)),
         bundles: Arc::clone(&BUNDLES),
+        jwt_bundles: [("demo.test".to_owned(), r#"{"keys":[]}"#.to_owned())].into(),
         issued_before: true,
     }
 }

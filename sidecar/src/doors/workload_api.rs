@@ -13,9 +13,9 @@ use futures_util::{Stream, StreamExt as _};
 use mesh_auth::bundle::TrustBundle;
 use mesh_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
 use mesh_proto::workload::{
-    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
-    X509svidResponse,
+    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse,
+    ValidateJwtsvidRequest, ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse,
+    X509svid, X509svidRequest, X509svidResponse,
 };
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::admission::Admission;
+use super::jwt_svids::JwtSvids;
 use super::material::{Material, entitled};
 use super::status::{counted, no_identity};
 
@@ -33,6 +34,7 @@ const HEADER: &str = "workload.spiffe.io";
 pub struct WorkloadApi {
     admission: Admission,
     material: watch::Receiver<Arc<Material>>,
+    jwt_svids: Arc<JwtSvids>,
     stop: CancellationToken,
 }
 
@@ -55,15 +57,17 @@ pub fn require_header(request: Request<()>) -> Result<Request<()>, Status> {
 }
 
 impl WorkloadApi {
-    /// Hands out `material` until `stop`.
+    /// Hands out `material` and `jwt_svids` until `stop`.
     pub fn new(
         admission: Admission,
         material: watch::Receiver<Arc<Material>>,
+        jwt_svids: Arc<JwtSvids>,
         stop: CancellationToken,
     ) -> Self {
         Self {
             admission,
             material,
+            jwt_svids,
             stop,
         }
     }
@@ -149,6 +153,17 @@ fn x509_bundles(material: &Material) -> Option<X509BundlesResponse> {
     })
 }
 
+/// The set of JWT bundles; `None` without an identity.
+fn jwt_bundles(material: &Material) -> Option<JwtBundlesResponse> {
+    material.svid.as_ref()?;
+    let bundles = material.jwt_bundles.iter();
+    Some(JwtBundlesResponse {
+        bundles: bundles
+            .map(|(domain, set)| (format!("spiffe://{domain}"), set.clone().into_bytes()))
+            .collect(),
+    })
+}
+
 #[tonic::async_trait]
 impl SpiffeWorkloadApi for WorkloadApi {
     type FetchX509SVIDStream = Updates<X509svidResponse>;
@@ -172,22 +187,41 @@ impl SpiffeWorkloadApi for WorkloadApi {
 
     async fn fetch_jwtsvid(
         &self,
-        _: Request<JwtsvidRequest>,
+        request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        Err(Status::unimplemented("JWT-SVIDs are not issued here"))
+        let _place = counted("FetchJWTSVID", self.admission.call(&request).await)?;
+        let JwtsvidRequest {
+            audience,
+            spiffe_id,
+        } = request.into_inner();
+        let material = entitled(&mut self.material.clone()).await?;
+        let own = material.svid.as_ref().map(|svid| svid.id.as_str());
+        if !spiffe_id.is_empty() && Some(spiffe_id.as_str()) != own {
+            return Err(Status::permission_denied(
+                "spiffe_id: this workload is not entitled to that identity",
+            ));
+        }
+        let svid = self.jwt_svids.fetch(audience).await?;
+        Ok(Response::new(JwtsvidResponse {
+            svids: vec![Jwtsvid {
+                spiffe_id: svid.id.to_string(),
+                svid: svid.token.expose().clone(),
+                hint: String::new(),
+            }],
+        }))
     }
 
     async fn fetch_jwt_bundles(
         &self,
-        _: Request<JwtBundlesRequest>,
+        request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(Status::unimplemented("JWT-SVIDs are not issued here"))
+        self.updates(request, "FetchJWTBundles", jwt_bundles).await
     }
 
     async fn validate_jwtsvid(
         &self,
         _: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        Err(Status::unimplemented("JWT-SVIDs are not issued here"))
+        Err(Status::unimplemented("JWT-SVIDs are not verified here"))
     }
 }

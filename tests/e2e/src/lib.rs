@@ -4,8 +4,10 @@
 #![allow(clippy::expect_used, clippy::missing_panics_doc)]
 
 pub mod app;
+pub mod envoy;
 pub mod http;
 pub mod tls;
+pub mod venv;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -87,6 +89,13 @@ impl Mesh {
     pub fn address(&self, workload: &str, listener: &str) -> SocketAddr {
         let text = self.about["workloads"][workload]["sidecar"][listener].as_str();
         text.expect("an address").parse().expect("host:port")
+    }
+
+    /// The socket on which a workload's sidecar serves the Workload API and SDS.
+    #[must_use]
+    pub fn workload_api(&self, workload: &str) -> PathBuf {
+        let path = &self.about["workloads"][workload]["sidecar"]["workload_api"];
+        path.as_str().expect("a path").into()
     }
 
     /// The process of a workload's sidecar.

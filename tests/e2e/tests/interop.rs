@@ -1,0 +1,199 @@
+//! Software that is not ours gets an identity from a sidecar and is understood by the mesh: the SPIFFE library for Python,
+//! OpenSSL, Envoy.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use mesh_e2e::app::App;
+use mesh_e2e::envoy::{self, Envoy};
+use mesh_e2e::{Mesh, eventually, http, venv};
+use serde_json::{Value, json};
+
+const WEB: &str = "spiffe://demo.postern.internal/ns/demo/sa/web";
+const ORDERS: &str = "spiffe://demo.postern.internal/ns/demo/sa/orders";
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("interop")
+        .join(name)
+}
+
+/// Runs one of our Python programs and returns the JSON that it prints.
+fn python(name: &str, arguments: &[&Path]) -> Value {
+    let output = Command::new(venv::programs().join("python"))
+        .arg(script(name))
+        .args(arguments)
+        .output()
+        .expect("python runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {errors}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{name}: {e}: {errors}"))
+}
+
+/// `openssl s_client` with what `fetch_x509.py` wrote to `identity`, or with nothing.
+fn s_client(address: SocketAddr, identity: Option<&Path>, more: &[&str], say: &[u8]) -> Output {
+    let mut command = Command::new("openssl");
+    command
+        .args([
+            "s_client",
+            "-connect",
+            &address.to_string(),
+            "-tls1_3",
+            "-ign_eof",
+        ])
+        .args(more);
+    if let Some(directory) = identity {
+        command
+            .arg("-cert")
+            .arg(directory.join("chain.pem"))
+            .arg("-key")
+            .arg(directory.join("key.pem"))
+            .arg("-CAfile")
+            .arg(directory.join("roots.pem"));
+    }
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("openssl runs (apt-get install openssl)");
+    let mut stdin = child.stdin.take().expect("piped");
+    // A server that refuses may be gone already.
+    let _ = stdin.write_all(say);
+    let _ = stdin.flush();
+    let output = child.wait_with_output().expect("it ends");
+    drop(stdin);
+    output
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn an_identity_fetched_by_the_python_library_opens_the_mesh_for_openssl() {
+    let mesh = Mesh::start(&[]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let directory = directory.path();
+    let told = python("fetch_x509.py", &[&mesh.workload_api("web"), directory]);
+    assert_eq!(told["spiffe_id"], WEB);
+    assert_eq!(told["same_in_context"], WEB);
+    assert_eq!(told["same_in_source"], WEB);
+    assert_eq!(told["roots"], 1);
+    // The connection preface, empty settings, and goodbye.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    // The sidecar answers peers with a certificate of its own: another serial number, which the first line has.
+    let own = std::fs::read_to_string(directory.join("chain.pem")).expect("written");
+    let first = own.lines().nth(1).expect("base64");
+    let port = mesh.address("web", "mesh");
+    let shown = text(&s_client(port, Some(directory), &["-alpn", "h2"], preface));
+    assert!(
+        shown.contains("BEGIN CERTIFICATE") && !shown.contains(first),
+        "{shown}"
+    );
+
+    // 15008: h2 after mutual TLS, verified by OpenSSL with the bundle it was given.
+    let port = mesh.address("orders", "mesh");
+    let said = text(&s_client(port, Some(directory), &["-alpn", "h2"], preface));
+    for part in ["Verify return code: 0 (ok)", "ALPN protocol: h2", "TLSv1.3"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+    // 15006: captured TLS with a client certificate, HTTP/1.1 inside.
+    let port = mesh.address("orders", "inbound");
+    let request = b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n";
+    let answer = s_client(port, Some(directory), &["-alpn", "http/1.1"], request);
+    let said = text(&answer);
+    assert!(said.contains("HTTP/1.1 200"), "{said}");
+    // Without a certificate neither lets anybody in.
+    for (listener, alpn) in [("mesh", "h2"), ("inbound", "http/1.1")] {
+        let port = mesh.address("orders", listener);
+        let said = text(&s_client(port, None, &["-alpn", alpn], request));
+        assert!(
+            said.contains("alert certificate required") && !said.contains(" 200"),
+            "{listener}: {said}"
+        );
+    }
+    // An identity that is right and has no business here is told so.
+    let port = mesh.address("payments", "inbound");
+    let said = text(&s_client(
+        port,
+        Some(directory),
+        &["-alpn", "http/1.1"],
+        request,
+    ));
+    assert!(!said.contains("HTTP/1.1 200"), "{said}");
+}
+
+#[test]
+fn a_jwt_svid_is_fetched_kept_and_verified_by_the_python_library() {
+    let mesh = Mesh::start(&[]);
+    let told = python("fetch_jwt.py", &[&mesh.workload_api("web")]);
+    assert_eq!(told["spiffe_id"], WEB);
+    assert_eq!(told["audience"], json!(["orders"]));
+    assert_eq!(told["both"], json!(["orders", "payments"]));
+    assert_eq!(told["same_token_again"], true);
+    assert_ne!(told["other_audience"], "accepted");
+    let token = told["token"].as_str().expect("a token");
+    for entry in std::fs::read_dir(mesh.directory().join("logs")).expect("logs") {
+        let path = entry.expect("a file").path();
+        let log = std::fs::read_to_string(&path).expect("text");
+        assert!(!log.contains(token), "{} holds a token", path.display());
+    }
+}
+
+#[test]
+fn envoy_with_secrets_from_a_sidecar_calls_through_mutual_tls() {
+    let app = App::start(|arrived| {
+        let mut stream = arrived.stream.into_inner();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+            .ok();
+    });
+    let mesh = Mesh::with_orders(&app);
+    let directory = tempfile::tempdir().expect("a directory");
+    let orders = envoy::tcp(mesh.address("orders", "inbound"));
+    let payments = envoy::tcp(mesh.address("payments", "inbound"));
+    let payments_id = ORDERS.replace("orders", "payments");
+    let tls = |roots: &str, id: &str, alpn: &str| Some(envoy::common_tls(roots, id, &[alpn]));
+    let clusters = [
+        envoy::cluster("sds", &envoy::pipe(&mesh.workload_api("web")), true, None),
+        envoy::cluster("h2", &orders, true, tls("ROOTCA", ORDERS, "h2")),
+        envoy::cluster("h1", &orders, false, tls("ALL", ORDERS, "http/1.1")),
+        envoy::cluster("denied", &payments, true, tls("ROOTCA", &payments_id, "h2")),
+        // What answers is not whom this one wants to talk to.
+        envoy::cluster("other", &orders, true, tls("ROOTCA", &payments_id, "h2")),
+    ];
+    let route =
+        |name: &str| json!({"match": {"prefix": format!("/{name}")}, "route": {"cluster": name}});
+    let routes = json!(["h2", "h1", "denied", "other"].map(route));
+    let envoy = Envoy::start(
+        directory.path(),
+        &[envoy::listener("callers", &routes, None)],
+        &clusters,
+    );
+    let callers = envoy.address("callers");
+    for path in ["/h2", "/h1"] {
+        let answer = http::get(callers, "orders", path, "");
+        assert_eq!(
+            answer.status,
+            200,
+            "{path}: {} {}",
+            answer.head,
+            envoy.log()
+        );
+        assert_eq!(answer.text(), "hi");
+        let head = app.heads.recv().expect("it arrived");
+        let shown = http::field(&head, "x-forwarded-client-cert").expect("the caller's identity");
+        assert!(shown.contains(&format!("URI={WEB}")), "{head}");
+    }
+    let denied = http::get(callers, "payments", "/denied", "");
+    assert_eq!(denied.status, 403, "{}", denied.head);
+    let other = http::get(callers, "orders", "/other", "");
+    assert_eq!(other.status, 503, "{}", other.head);
+    assert!(app.heads.try_recv().is_err(), "nothing else arrived");
+    eventually("the secrets were taken", || {
+        envoy.stat("cluster.h2.ssl.handshake") > 0
+    });
+}
