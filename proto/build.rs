@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "postern/mesh/v1/report.proto",
         "postern/admin/v1/admin.proto",
         "spiffe/workload.proto",
+        "postern/admin/v1/authority.proto",
     ];
     println!("cargo:rerun-if-changed=envoy");
     println!("cargo:rerun-if-changed=google");

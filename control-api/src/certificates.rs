@@ -205,14 +205,19 @@ impl CertificateService for Certificates {
             address = caller.address,
             "certificate issued"
         );
-        let authority = &self.issuance.authority;
+        let authorities = &self.issuance.authorities;
         Ok(Response::new(IssueCertificateResponse {
             certificate_chain: issued.chain.iter().map(|c| c.to_vec()).collect(),
             spiffe_id: workload.id.to_string(),
             workload: workload.uid.clone(),
             bundle: Some(TrustBundleSnapshot {
-                trust_domain: authority.trust_domain().to_string(),
-                x509_authorities: vec![authority.root().to_vec()],
+                trust_domain: authorities.trust_domain().to_string(),
+                x509_authorities: authorities
+                    .state()
+                    .roots()
+                    .iter()
+                    .map(|root| root.to_vec())
+                    .collect(),
             }),
         }))
     }

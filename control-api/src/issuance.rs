@@ -8,7 +8,7 @@ use std::time::Duration;
 use mesh_auth::svid::VerifiedPeer;
 use redb::WriteTransaction;
 
-use crate::ca::{Authority, CaError, Issued, RequestError, RequestedKey, Serial, hex};
+use crate::ca::{Authorities, CaError, Issued, RequestError, RequestedKey, Serial, hex};
 use crate::registry::{Registered, Registry};
 use crate::status::Tracker;
 use crate::store::issued::{self, IssuedRecord};
@@ -57,7 +57,7 @@ pub struct Granted {
 /// Issues certificates to registered workloads.
 pub struct Issuance {
     /// Signs.
-    pub authority: Arc<Authority>,
+    pub authorities: Arc<Authorities>,
     /// Holds tokens and records what was issued.
     pub store: Arc<Store>,
     /// Knows the workloads.
@@ -159,14 +159,14 @@ impl Issuance {
         {
             return Err(IssueError::KeyReused);
         }
-        let issued = self
-            .authority
-            .sign(key, &workload.id, lifetime, serial, now)?;
+        let authority = self.authorities.signing();
+        let issued = authority.sign(key, &workload.id, lifetime, serial, now)?;
         let record = IssuedRecord {
             workload: workload.uid.clone(),
             spiffe_id: workload.id.to_string(),
             issued_at: now,
             not_after: issued.not_after,
+            root: authority.root_sha256(),
         };
         issued::record(write, &issued.serial, &fingerprint, &record)?;
         Ok(Granted { issued, workload })

@@ -18,6 +18,7 @@ pub mod issuance;
 pub mod jwt;
 pub mod keysets;
 pub mod registry;
+pub mod rotation;
 pub mod status;
 pub mod trust;
 
@@ -28,4 +29,5 @@ pub mod store;
 pub mod clock;
 pub mod files;
 pub mod metrics;
+pub mod operator_files;
 pub mod throttle;

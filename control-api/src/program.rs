@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mesh_auth::{Secret, SpiffeId, TrustDomain};
+use mesh_auth::TrustDomain;
 use mesh_proto::admin::admin_service_server::AdminServiceServer;
+use mesh_proto::admin::authority_service_server::AuthorityServiceServer;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use mesh_proto::mesh::certificate_service_server::CertificateServiceServer;
 use mesh_proto::mesh::key_set_service_server::KeySetServiceServer;
@@ -21,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 
-use crate::admin::Administration;
+use crate::admin::{Administration, AuthorityAdministration};
 use crate::args::{InitArgs, RunArgs};
-use crate::ca::{self, Authority};
+use crate::ca::{Authorities, Authority};
 use crate::certificates::{Certificates, JwtSettings};
 use crate::clock::Clock;
 use crate::fetch::{self, Fetcher, Guard};
@@ -33,15 +34,16 @@ use crate::jwt::{JwtKeys, discovery as oidc};
 use crate::keysets::{Intervals, Keeper, KeySetApi};
 use crate::listener::{self, Page, ServerIdentity};
 use crate::metrics::{self, Metrics};
+use crate::operator_files::OperatorFiles;
 use crate::registry::Registry;
 use crate::reports::{self, Board, Reports};
+use crate::rotation::{self, Rotation};
 use crate::status::Tracker;
+use crate::store::roots::{self, RootsRecord};
 use crate::store::{Store, issued};
 use crate::trust::Trust;
 use crate::xds::server::{Discovery, Parts};
 
-/// Lifetime of an operator's certificate.
-const OPERATOR_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 /// How long calls may take to finish at the end.
 const SHUTDOWN: Duration = Duration::from_secs(3);
 /// Time between two looks for what the store can forget.
@@ -71,33 +73,16 @@ const MAX_DISCOVERY_RESPONSE: usize = 16 << 20;
 /// What could not be made, and why.
 pub fn init(args: &InitArgs) -> anyhow::Result<()> {
     let clock = Clock::system();
-    let (authority, _store, _) = open(args, &clock)?;
-    make_operator(args, &authority, &clock)
+    let (authorities, _store, _) = open(args, &clock)?;
+    OperatorFiles::new(args.operator_directory()).make(&authorities, clock.seconds())
 }
 
-/// Makes an operator's certificate.
-fn make_operator(args: &InitArgs, authority: &Authority, clock: &Clock) -> anyhow::Result<()> {
-    let out = args.operator_directory();
-    files::make_dir(&out)?;
-    let domain = authority.trust_domain();
-    let user = std::env::var("USER").unwrap_or_default();
-    let id = SpiffeId::parse(&format!("spiffe://{domain}/operator/{user}"))
-        .or_else(|_| SpiffeId::parse(&format!("spiffe://{domain}/operator/admin")))?;
-    let (chain, key) = authority.own_certificate(&id, OPERATOR_LIFETIME, clock.seconds())?;
-    let chain: String = chain.iter().map(|c| ca::pem("CERTIFICATE", c)).collect();
-    let key = Secret::new(ca::pem("PRIVATE KEY", key.secret_der()));
-    files::write_secret(&out.join("operator.key"), key.expose().as_bytes())?;
-    files::write(&out.join("operator.pem"), chain.as_bytes())?;
-    files::write(&out.join("ca.pem"), authority.bundle_pem().as_bytes())?;
-    Ok(())
-}
-
-/// Opens the authority and the store, which belong together; makes both where there is neither, and then says true.
-fn open(args: &InitArgs, clock: &Clock) -> anyhow::Result<(Authority, Store, bool)> {
+/// Opens the authorities and the store, which belong together; makes both where there is neither, and then says true.
+fn open(args: &InitArgs, clock: &Clock) -> anyhow::Result<(Authorities, Arc<Store>, bool)> {
     let domain = TrustDomain::new(&args.trust_domain).context("--trust-domain")?;
     let dir = &args.data_dir;
     files::make_dir(dir)?;
-    if dir.join("ca.pem").exists() && !Store::exists(dir) {
+    if has_authority(dir) && !Store::exists(dir) {
         anyhow::bail!(
             "{}: store.redb is missing, though the authority is there: restore it from a backup. To start afresh with this \
              authority, give its ca.pem and ca.key as --root-cert and --root-key with an empty --data-dir",
@@ -105,14 +90,30 @@ fn open(args: &InitArgs, clock: &Clock) -> anyhow::Result<(Authority, Store, boo
         );
     }
     // The store first: its lock keeps a second process away from the authority's files.
-    let store = Store::open(dir, domain.as_str())?;
+    let store = Arc::new(Store::open(dir, domain.as_str())?);
     let own = args.root_cert.as_deref().zip(args.root_key.as_deref());
-    let root = store.root()?;
-    let authority = Authority::open(dir, &domain, own, root.as_deref(), clock.seconds())?;
-    if root.is_none() {
-        store.set_root(&authority.root_sha256())?;
-    }
-    Ok((authority, store, root.is_none()))
+    let (now, record) = (clock.seconds(), store.read(roots::load)?);
+    let signing = match &record {
+        None => Authority::open(dir, &domain, own, None, now)?,
+        Some(RootsRecord { signing, .. }) => {
+            // After a change of roots the flags still name the authority before it.
+            let own = own.filter(|_| signing.files == roots::FIRST);
+            let root = Some(signing.sha256.as_str());
+            Authority::open_named(dir, &signing.files, &domain, own, root, now)?
+                .with_bridge(&signing.bridge)?
+        }
+    };
+    let is_new = record.is_none();
+    let authorities = Authorities::open(dir.clone(), Arc::clone(&store), signing, record, now)?;
+    Ok((authorities, store, is_new))
+}
+
+/// Whether there is an authority of ours in `dir`, of whatever name.
+fn has_authority(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .any(|name| name.starts_with(roots::FIRST) && name.ends_with(".pem"))
 }
 
 /// `control-api run`.
@@ -134,21 +135,26 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         tracing::warn!(%error, "cannot forbid core dumps");
     }
     let clock = Clock::system();
-    let (authority, store, is_new) = open(&args.init, &clock)?;
+    let (authorities, store, is_new) = open(&args.init, &clock)?;
     if is_new {
-        make_operator(&args.init, &authority, &clock)?;
+        OperatorFiles::new(args.init.operator_directory()).make(&authorities, clock.seconds())?;
     }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve(args, authority, store, clock))
+        .block_on(serve(args, authorities, store, clock))
+}
+
+/// Where the trusted roots lie for whoever starts.
+fn bundle_path(args: &InitArgs) -> PathBuf {
+    args.data_dir.join("trust-bundle.pem")
 }
 
 /// What is shared by the services.
 struct Shared {
-    authority: Arc<Authority>,
+    authorities: Arc<Authorities>,
     store: Arc<Store>,
     trust: Trust,
     registry: Arc<Registry>,
@@ -184,17 +190,17 @@ impl Sockets {
 
 async fn serve(
     args: &RunArgs,
-    authority: Authority,
-    store: Store,
+    authorities: Authorities,
+    store: Arc<Store>,
     clock: Clock,
 ) -> anyhow::Result<()> {
     // Before anything is said to be ready, so that no signal is lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let (authority, store) = (Arc::new(authority), Arc::new(store));
+    let authorities = Arc::new(authorities);
     let now = clock.seconds();
     let trust = Trust {
-        authority: Arc::clone(&authority),
+        authorities: Arc::clone(&authorities),
         jwt: Arc::new(JwtKeys::open(
             Arc::clone(&store),
             args.jwt_key_lifetime,
@@ -203,7 +209,7 @@ async fn serve(
     };
     let registry = Registry::open(
         Arc::clone(&store),
-        authority.trust_domain().clone(),
+        authorities.trust_domain().clone(),
         trust.bundles(),
         now,
     )?;
@@ -211,13 +217,13 @@ async fn serve(
         tracker: Arc::new(Tracker::new(store.read(issued::last_ends)?)),
         registry: Arc::new(registry),
         metrics: Arc::new(Metrics::default()),
-        authority,
+        authorities,
         store,
         trust,
         clock,
     };
-    let bundle_path = args.init.data_dir.join("trust-bundle.pem");
-    files::write(&bundle_path, shared.authority.bundle_pem().as_bytes())?;
+    let bundle_path = bundle_path(&args.init);
+    files::write(&bundle_path, shared.authorities.bundle_pem().as_bytes())?;
     let sockets = Sockets::bind(args).await?;
     // Made before anything is served, so that roots that cannot be used are seen at the start.
     let fetcher = fetcher(args, &sockets)?;
@@ -280,7 +286,7 @@ fn spawn(
 ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
     let mut tasks = JoinSet::new();
     let identity = Arc::new(ServerIdentity::new(
-        Arc::clone(&shared.authority),
+        Arc::clone(&shared.authorities),
         args.certificate_lifetime,
         shared.clock.clone(),
     )?);
@@ -288,7 +294,7 @@ fn spawn(
     tasks.spawn(until(stop.clone(), async move { renewing.renew().await }));
 
     let issuance = Arc::new(Issuance {
-        authority: Arc::clone(&shared.authority),
+        authorities: Arc::clone(&shared.authorities),
         store: Arc::clone(&shared.store),
         registry: Arc::clone(&shared.registry),
         tracker: Arc::clone(&shared.tracker),
@@ -327,13 +333,31 @@ fn spawn(
         keeper: Arc::clone(&keeper),
         registry: Arc::clone(&shared.registry),
         store: Arc::clone(&shared.store),
-        authority: Arc::clone(&shared.authority),
+        authorities: Arc::clone(&shared.authorities),
         tracker: Arc::clone(&shared.tracker),
         metrics: Arc::clone(&shared.metrics),
         board: Arc::clone(&board),
         clock: shared.clock.clone(),
         own_uid: rustix::process::getuid().as_raw(),
     };
+    let rotation = Rotation {
+        authorities: Arc::clone(&shared.authorities),
+        trust: shared.trust.clone(),
+        registry: Arc::clone(&shared.registry),
+        tracker: Arc::clone(&shared.tracker),
+        store: Arc::clone(&shared.store),
+        clock: shared.clock.clone(),
+        files: Arc::new(rotation::Files {
+            bundle: bundle_path(&args.init),
+            operator: OperatorFiles::new(args.init.operator_directory()),
+        }),
+    };
+    // A crash in the middle of a change of roots may have left the files of before it.
+    rotation.refresh_files();
+    let authority = AuthorityServiceServer::new(AuthorityAdministration {
+        administration: administration.clone(),
+        rotation,
+    });
     let administration = AdminServiceServer::new(administration)
         .max_decoding_message_size(MAX_ADMIN_REQUEST)
         .max_encoding_message_size(MAX_ADMIN_RESPONSE);
@@ -386,6 +410,7 @@ fn spawn(
         .add_service(key_sets)
         .add_service(reports)
         .add_service(administration.clone())
+        .add_service(authority.clone())
         .serve_with_incoming_shutdown(
             ReceiverStream::new(incoming),
             stop.clone().cancelled_owned(),
@@ -405,6 +430,7 @@ fn spawn(
     )));
     let over_unix = server()
         .add_service(administration)
+        .add_service(authority)
         .serve_with_incoming_shutdown(
             ReceiverStream::new(incoming),
             stop.clone().cancelled_owned(),
@@ -412,7 +438,7 @@ fn spawn(
     tasks.spawn(async move { over_unix.await.context("the administration server failed") });
 
     let Shared {
-        authority,
+        authorities,
         registry,
         tracker,
         metrics,
@@ -423,7 +449,12 @@ fn spawn(
     let page = move |path: &str| {
         if path == "/metrics" {
             let world = registry.world();
-            let mut body = metrics::text(&metrics, &tracker, &world, authority.not_after());
+            let mut body = metrics::text(
+                &metrics,
+                &tracker,
+                &world,
+                authorities.signing().not_after(),
+            );
             metrics::key_sets(&mut body, &keeper.states());
             return Some(Page {
                 media_type: "text/plain; version=0.0.4; charset=utf-8",

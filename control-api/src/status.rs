@@ -17,8 +17,19 @@ struct Inner {
     sidecars: BTreeMap<String, (u64, SidecarStatus)>,
     /// End of the last certificate issued to each workload.
     certificates: BTreeMap<String, i64>,
+    /// What the newest stream of each connected workload trusts and shows.
+    trusting: BTreeMap<String, (u64, Trusting)>,
     /// Streams that are open.
     streams: u64,
+}
+
+/// What matters of a connected sidecar when roots change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trusting {
+    /// Revision of the own trust bundle that it acknowledged.
+    pub bundle_revision: Option<u64>,
+    /// Serial number of the certificate that it showed, hexadecimal.
+    pub serial: String,
 }
 
 impl Tracker {
@@ -54,11 +65,46 @@ impl Tracker {
         });
     }
 
+    /// What the sidecar of a stream trusts and shows.
+    pub fn trusts(&self, stream: u64, workload: &str, trusting: Trusting) {
+        let mut inner = self.lock();
+        let is_newest = inner
+            .sidecars
+            .get(workload)
+            .is_some_and(|(newest, status)| *newest == stream && status.connected);
+        if is_newest {
+            inner
+                .trusting
+                .insert(workload.to_owned(), (stream, trusting));
+        }
+    }
+
+    /// What every connected sidecar trusts and shows, by workload.
+    pub fn trusting(&self) -> BTreeMap<String, Trusting> {
+        let inner = self.lock();
+        let connected = inner.sidecars.iter().filter(|(_, (_, s))| s.connected);
+        connected
+            .map(|(workload, (stream, _))| {
+                let known = inner.trusting.get(workload).filter(|(of, _)| of == stream);
+                // One that has said nothing yet trusts nothing yet.
+                let trusting = known.map(|(_, t)| t.clone()).unwrap_or_default();
+                (workload.clone(), trusting)
+            })
+            .collect()
+    }
+
     /// A stream ended.
     pub fn disconnected(&self, stream: u64, workload: &str, now: i64) {
         {
             let mut inner = self.lock();
             inner.streams = inner.streams.saturating_sub(1);
+            if inner
+                .trusting
+                .get(workload)
+                .is_some_and(|(of, _)| *of == stream)
+            {
+                inner.trusting.remove(workload);
+            }
         }
         self.update(stream, workload, |status| {
             status.connected = false;

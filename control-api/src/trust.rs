@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mesh_proto::mesh;
 
-use crate::ca::Authority;
+use crate::ca::Authorities;
 use crate::jwt::JwtKeys;
 use crate::registry::Registry;
 use crate::store::StoreError;
@@ -19,7 +19,7 @@ const SELF: &str = "control-api";
 #[derive(Clone)]
 pub struct Trust {
     /// Roots of certificates.
-    pub authority: Arc<Authority>,
+    pub authorities: Arc<Authorities>,
     /// Keys of JWT-SVIDs.
     pub jwt: Arc<JwtKeys>,
 }
@@ -27,10 +27,13 @@ pub struct Trust {
 impl Trust {
     /// Every bundle as it should be published now.
     pub fn bundles(&self) -> Vec<mesh::TrustBundle> {
+        let state = self.authorities.state();
         vec![mesh::TrustBundle {
-            trust_domain: self.authority.trust_domain().to_string(),
-            x509_authorities: vec![self.authority.root().to_vec()],
+            trust_domain: self.authorities.trust_domain().to_string(),
+            x509_authorities: state.roots().iter().map(|root| root.to_vec()).collect(),
             jwt_authorities: self.jwt.authorities(),
+            renew_certificates_before: state.renew_before(),
+            renew_spread_seconds: state.record().spread,
             ..mesh::TrustBundle::default()
         }]
     }

@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// One-time join tokens, with which a new sidecar proves its workload
     #[command(subcommand)]
     Token(TokenCommand),
+    /// The certificate authority: change of roots
+    #[command(subcommand)]
+    Ca(CaCommand),
     #[command(name = "demo-app", hide = true)]
     DemoApp(DemoAppArgs),
     #[command(name = "demo-launch", hide = true)]
@@ -138,6 +141,44 @@ pub(crate) enum TokenCommand {
         /// Id, as `token list` shows it
         id: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Change the root certificate, one step at a time: prepare, activate, retire
+    Rotate(RotateArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "prepare   makes the next root and has every sidecar trust it beside the present one\n\
+                  activate  lets the next root sign, once every connected sidecar trusts it\n\
+                  retire    ends trust in the root before, once no certificate in use leads to it\n\
+                  Each step is safe to repeat after a crash; `status` says what the next one waits for."
+)]
+pub(crate) struct RotateArgs {
+    /// Which step; the next one when omitted
+    #[arg(value_enum, default_value_t = RotateStep::Next)]
+    pub(crate) step: RotateStep,
+    /// Even if somebody would be locked out, and with the steps before it
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RotateStep {
+    /// Whichever is next
+    Next,
+    /// Where it stands
+    Status,
+    /// Trust the next root
+    Prepare,
+    /// Sign with it
+    Activate,
+    /// End trust in the one before
+    Retire,
+    /// Give the prepared root up
+    Cancel,
 }
 
 #[derive(Debug, Args)]

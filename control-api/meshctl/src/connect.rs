@@ -98,10 +98,15 @@ impl Target {
         })
     }
 
-    /// Opens the connection.
+    /// Opens the connection for administration.
     pub(crate) async fn connect(&self) -> Result<Admin, Failure> {
+        self.channel().await.map(administration)
+    }
+
+    /// Opens the connection.
+    pub(crate) async fn channel(&self) -> Result<Channel, Failure> {
         match self {
-            Self::Socket(path) => connect_socket(path).await,
+            Self::Socket(path) => dial_socket(path).await,
             Self::Tls {
                 address,
                 cert,
@@ -169,6 +174,14 @@ impl Credentials {
 
 /// Connects to an admin socket.
 pub(crate) async fn connect_socket(path: &Path) -> Result<Admin, Failure> {
+    dial_socket(path).await.map(administration)
+}
+
+fn administration(channel: Channel) -> Admin {
+    AdminServiceClient::new(channel).max_decoding_message_size(256 << 20)
+}
+
+async fn dial_socket(path: &Path) -> Result<Channel, Failure> {
     let failed = |error: io::Error| {
         let failure = Failure::unreachable(format!("no control API at {}", path.display()))
             .command("control-api run --data-dir DIR --trust-domain NAME   # its socket is DIR/admin.sock");
@@ -193,7 +206,7 @@ pub(crate) async fn connect_socket(path: &Path) -> Result<Admin, Failure> {
     client(stream).await
 }
 
-async fn connect_tls(address: &str, credentials: &Credentials) -> Result<Admin, Failure> {
+async fn connect_tls(address: &str, credentials: &Credentials) -> Result<Channel, Failure> {
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s")))
@@ -225,14 +238,13 @@ async fn connect_tls(address: &str, credentials: &Credentials) -> Result<Admin, 
     client(stream).await
 }
 
-/// A gRPC client over one open connection.
-async fn client<S>(stream: S) -> Result<Admin, Failure>
+/// A gRPC channel over one open connection.
+async fn client<S>(stream: S) -> Result<Channel, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     channel_over(stream, "http://control-api.postern.internal")
         .await
-        .map(|channel| AdminServiceClient::new(channel).max_decoding_message_size(256 << 20))
         .map_err(|error| Failure::unreachable("the control API hung up").why(error))
 }
 

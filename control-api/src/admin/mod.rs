@@ -1,7 +1,9 @@
 //! The administration service. Every call is an operator's or refused.
 
+mod authority;
 mod operator;
 
+pub use authority::AuthorityAdministration;
 pub use operator::Operator;
 
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use mesh_proto::admin::{
 use mesh_proto::mesh::{FindDecision, report_answer, report_query};
 use tonic::{Request, Response, Status};
 
-use crate::ca::Authority;
+use crate::ca::Authorities;
 use crate::clock::Clock;
 use crate::keysets::{self, Keeper};
 use crate::listener::Caller;
@@ -43,7 +45,7 @@ pub struct Administration {
     /// Join tokens.
     pub store: Arc<Store>,
     /// Facts about the authority.
-    pub authority: Arc<Authority>,
+    pub authorities: Arc<Authorities>,
     /// Connected sidecars.
     pub tracker: Arc<Tracker>,
     /// Keys of token issuers.
@@ -63,7 +65,7 @@ impl Administration {
         let caller = Caller::of(request);
         Operator::of(
             &caller,
-            self.authority.trust_domain(),
+            self.authorities.trust_domain(),
             self.own_uid,
             &self.clock,
         )
@@ -141,11 +143,11 @@ impl AdminService for Administration {
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         self.operator(&request)?;
         Ok(Response::new(InfoResponse {
-            trust_domain: self.authority.trust_domain().to_string(),
+            trust_domain: self.authorities.trust_domain().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: self.registry.world().revision,
-            trust_bundle_pem: self.authority.bundle_pem(),
-            ca_not_after: self.authority.not_after(),
+            trust_bundle_pem: self.authorities.bundle_pem(),
+            ca_not_after: self.authorities.signing().not_after(),
             now_unix_ms: self.clock.millis(),
         }))
     }

@@ -15,6 +15,7 @@ use x509_parser::prelude::FromDer as _;
 
 use super::{CaError, RequestedKey, leaf, root};
 use crate::files;
+use crate::store::roots::{self, RootRecord};
 
 /// How far certificates are backdated, seconds: clocks differ.
 pub(super) const BACKDATE: i64 = 300;
@@ -57,6 +58,22 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// What [`hex`] made.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| {
+        char::from(b)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
+    let pairs = text.as_bytes().chunks(2);
+    pairs
+        .map(|pair| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        })
+        .collect()
+}
+
 /// A signed certificate.
 #[derive(Debug, Clone)]
 pub struct Issued {
@@ -75,6 +92,8 @@ pub struct Authority {
     /// What a peer needs between a leaf and the root.
     intermediates: Vec<CertificateDer<'static>>,
     root: CertificateDer<'static>,
+    /// What a peer needs between a leaf and the root before this one: that one's signature on this root's key, and so on.
+    bridge: Vec<CertificateDer<'static>>,
     not_after: i64,
 }
 
@@ -98,10 +117,22 @@ impl Authority {
         root: Option<&str>,
         now: i64,
     ) -> Result<Self, CaError> {
-        let files = Files {
-            certificate: dir.join("ca.pem"),
-            key: dir.join("ca.key"),
-        };
+        Self::open_named(dir, roots::FIRST, domain, own, root, now)
+    }
+
+    /// As [`Self::open`], from files of another name.
+    ///
+    /// # Errors
+    /// Names the file that is missing, unreadable or wrong.
+    pub fn open_named(
+        dir: &Path,
+        name: &str,
+        domain: &TrustDomain,
+        own: Option<(&Path, &Path)>,
+        root: Option<&str>,
+        now: i64,
+    ) -> Result<Self, CaError> {
+        let files = Files::named(dir, name);
         let source = match own {
             Some((certificate, key)) => Files {
                 certificate: certificate.to_owned(),
@@ -110,9 +141,9 @@ impl Authority {
             None => {
                 // Half an authority is what a crash of the first start leaves; later it is half a backup.
                 if !files.both_exist(root.is_some())? {
-                    let (certificate, key) = root::make(domain, now)?;
-                    let key = Secret::new(key.expose().as_bytes().to_vec());
-                    files.write(certificate.as_bytes(), &key)?;
+                    let made = root::make(domain, None, now)?;
+                    let key = Secret::new(made.key.expose().as_bytes().to_vec());
+                    files.write(made.certificate.as_bytes(), &key)?;
                 }
                 files.clone()
             }
@@ -133,6 +164,63 @@ impl Authority {
             )?;
         }
         Ok(authority)
+    }
+
+    /// Opens the authority of a record: its root is the recorded one, its bridge is sent along.
+    ///
+    /// # Errors
+    /// Names the file that is missing, unreadable or wrong.
+    pub fn load_named(
+        dir: &Path,
+        domain: &TrustDomain,
+        record: &RootRecord,
+        now: i64,
+    ) -> Result<Self, CaError> {
+        let authority =
+            Self::open_named(dir, &record.files, domain, None, Some(&record.sha256), now)?;
+        authority.with_bridge(&record.bridge)
+    }
+
+    /// With a recorded bridge.
+    ///
+    /// # Errors
+    /// The record is damaged.
+    pub fn with_bridge(mut self, bridge: &[String]) -> Result<Self, CaError> {
+        self.bridge = bridge
+            .iter()
+            .map(|text| unhex(text).map(CertificateDer::from))
+            .collect::<Option<_>>()
+            .ok_or(CaError::Bridge)?;
+        Ok(self)
+    }
+
+    /// Makes the authority that is to follow `before`, and its files; returns their name as well.
+    ///
+    /// # Errors
+    /// It cannot be made or written.
+    pub fn make_next(
+        dir: &Path,
+        domain: &TrustDomain,
+        before: &Self,
+        now: i64,
+    ) -> Result<(Self, String), CaError> {
+        let made = root::make(domain, Some((&before.issuer, before.not_after)), now)?;
+        let der = CertificateDer::from_pem_slice(made.certificate.as_bytes())
+            .map_err(|e| content(dir, format!("the root made is not PEM: {e}")))?;
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
+        let name = format!("{}-{}", roots::FIRST, &hex(digest.as_ref())[..16]);
+        let files = Files::named(dir, &name);
+        let key = Secret::new(made.key.expose().as_bytes().to_vec());
+        files.write(made.certificate.as_bytes(), &key)?;
+        let mut next = Self::load(&files.certificate, &files.key, domain, now)?;
+        next.bridge.extend(made.bridge);
+        next.bridge.extend(before.intermediates.iter().cloned());
+        // An operator's signing certificate may forbid another authority below it: then there is no bridge.
+        if let Err(error) = next.prove_by(before, &files.certificate, now) {
+            tracing::warn!(%error, "whoever misses the change of roots will not be able to follow it");
+            next.bridge.clear();
+        }
+        Ok((next, name))
     }
 
     fn load(
@@ -171,6 +259,7 @@ impl Authority {
             issuer: Issuer::from_ca_cert_der(signer, key_pair)?,
             intermediates: chain[..chain.len() - 1].to_vec(),
             root: root.clone(),
+            bridge: vec![],
             not_after,
         };
         authority.prove(certificate, now)?;
@@ -180,13 +269,18 @@ impl Authority {
     /// Signs for itself and verifies the result as any peer would: a chain in the wrong order, an expired root, a name
     /// constraint or a wrong trust domain shows now and not on every connection.
     fn prove(&self, certificate: &Path, now: i64) -> Result<(), CaError> {
+        self.prove_by(self, certificate, now)
+    }
+
+    /// The same, for a peer that trusts the root of `trusted` alone.
+    fn prove_by(&self, trusted: &Self, certificate: &Path, now: i64) -> Result<(), CaError> {
         let wrong = |problem: &dyn std::fmt::Display| {
             content(
                 certificate,
                 format!("certificates signed with it would be refused: {problem}"),
             )
         };
-        let bundle = self.bundle(0).map_err(|e| wrong(&e))?;
+        let bundle = trusted.bundle(0).map_err(|e| wrong(&e))?;
         let mut bundles = TrustBundles::default();
         bundles.insert(bundle).map_err(|e| wrong(&e))?;
         let id = SpiffeId::workload(&self.trust_domain, "postern-system", "proof")
@@ -208,7 +302,20 @@ impl Authority {
         &self.root
     }
 
-    /// The trust bundle.
+    /// What a peer that trusts only the root before this one needs; empty: it cannot follow.
+    pub fn bridge(&self) -> &[CertificateDer<'static>] {
+        &self.bridge
+    }
+
+    /// Whether a certificate leads to this root, without any bridge.
+    pub fn signed(&self, chain: &[CertificateDer<'_>], now: i64) -> bool {
+        let mut bundles = TrustBundles::default();
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
+        let bundle = self.bundle(0).ok().map(|bundle| bundles.insert(bundle));
+        bundle.is_some() && svid::verify(chain, Usage::Client, &bundles, at).is_ok()
+    }
+
+    /// This root as a trust bundle.
     ///
     /// # Errors
     /// The root cannot be used as one.
@@ -220,11 +327,6 @@ impl Authority {
     pub fn root_sha256(&self) -> String {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.root);
         hex(digest.as_ref())
-    }
-
-    /// The root, PEM.
-    pub fn bundle_pem(&self) -> String {
-        pem("CERTIFICATE", &self.root)
     }
 
     /// End of validity of what it signs with, Unix seconds.
@@ -294,6 +396,7 @@ impl Authority {
         let signed = params.signed_by(key, &self.issuer)?;
         let mut chain = vec![signed.der().clone()];
         chain.extend(self.intermediates.iter().cloned());
+        chain.extend(self.bridge.iter().cloned());
         Ok(Issued {
             chain,
             serial: serial.to_hex(),
@@ -303,6 +406,13 @@ impl Authority {
 }
 
 impl Files {
+    fn named(dir: &Path, name: &str) -> Self {
+        Self {
+            certificate: dir.join(format!("{name}.pem")),
+            key: dir.join(format!("{name}.key")),
+        }
+    }
+
     /// Whether there is an authority. With `must` there has to be one, whole.
     fn both_exist(&self, must: bool) -> Result<bool, CaError> {
         let (certificate, key) = (self.certificate.exists(), self.key.exists());

@@ -4,13 +4,15 @@
 //! get into it; a request that asks for anything is refused with the reason. Who may have which identity is not decided
 //! here.
 
+mod authorities;
 mod authority;
 mod leaf;
 mod request;
 mod root;
 
+pub use authorities::{Authorities, Phase, State, StepError};
 pub use authority::{Authority, Issued, Serial};
-pub(crate) use authority::{hex, pem};
+pub(crate) use authority::{hex, pem, unhex};
 pub use request::{MAX_REQUEST, RequestError, RequestedKey};
 
 use std::path::PathBuf;
@@ -40,6 +42,9 @@ pub enum CaError {
     /// The operating system has no randomness.
     #[error("cannot sign: no randomness")]
     Randomness,
+    /// What leads from the root before to this one cannot be read.
+    #[error("the recorded bridge between two roots is damaged: restore the store from a backup")]
+    Bridge,
     /// The authority's own certificate has ended.
     #[error("the authority's certificate has expired: replace ca.pem and ca.key")]
     Expired,

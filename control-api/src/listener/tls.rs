@@ -20,7 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{Accepted, Caller};
-use crate::ca::Authority;
+use crate::ca::Authorities;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::throttle::Lines;
@@ -40,7 +40,7 @@ const MIN_RENEWAL: Duration = Duration::from_secs(1);
 
 /// The identity that this server presents.
 pub struct ServerIdentity {
-    authority: Arc<Authority>,
+    authorities: Arc<Authorities>,
     lifetime: Duration,
     clock: Clock,
     config: ArcSwap<ServerConfig>,
@@ -60,25 +60,31 @@ impl ServerIdentity {
     /// # Errors
     /// It cannot be issued.
     pub fn new(
-        authority: Arc<Authority>,
+        authorities: Arc<Authorities>,
         lifetime: Duration,
         clock: Clock,
     ) -> anyhow::Result<Self> {
-        let config = ArcSwap::from(issue(&authority, lifetime, &clock)?);
+        let config = ArcSwap::from(issue(&authorities, lifetime, &clock)?);
         Ok(Self {
-            authority,
+            authorities,
             lifetime,
             clock,
             config,
         })
     }
 
-    /// Issues the certificate anew at half of its life, for ever. Connections made before keep theirs.
+    /// Issues the certificate anew at half of its life and with every change of roots, for ever. Connections made before
+    /// keep theirs.
     pub async fn renew(&self) {
         let mut wait = self.lifetime / 2;
+        let mut changes = self.authorities.watch();
         loop {
-            sleep(wait.max(MIN_RENEWAL)).await;
-            wait = match issue(&self.authority, self.lifetime, &self.clock) {
+            tokio::select! {
+                () = sleep(wait.max(MIN_RENEWAL)) => {}
+                // The sender lives as long as the authorities, which are held here.
+                _ = changes.changed() => {}
+            }
+            wait = match issue(&self.authorities, self.lifetime, &self.clock) {
                 Ok(config) => {
                     self.config.store(config);
                     self.lifetime / 2
@@ -96,14 +102,16 @@ impl ServerIdentity {
 }
 
 fn issue(
-    authority: &Authority,
+    authorities: &Authorities,
     lifetime: Duration,
     clock: &Clock,
 ) -> anyhow::Result<Arc<ServerConfig>> {
-    let id = ServerIdentity::id(authority.trust_domain())?;
-    let identity = authority.identity(&id, lifetime, clock.seconds())?;
+    let id = ServerIdentity::id(authorities.trust_domain())?;
+    let identity = authorities
+        .signing()
+        .identity(&id, lifetime, clock.seconds())?;
     let mut bundles = TrustBundles::default();
-    bundles.insert(authority.bundle(0)?)?;
+    bundles.insert(authorities.bundle(0)?)?;
     Ok(tls::server_config(
         &identity,
         Arc::new(bundles),

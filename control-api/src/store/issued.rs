@@ -23,6 +23,9 @@ pub struct IssuedRecord {
     pub issued_at: i64,
     /// End of validity, Unix seconds.
     pub not_after: i64,
+    /// SHA-256 of the root that it leads to, hexadecimal; empty in records from before roots could change.
+    #[serde(default)]
+    pub root: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,6 +92,28 @@ pub fn get(read: &ReadTransaction, serial: &str) -> Result<Option<IssuedRecord>,
     let issued = read.open_table(ISSUED).map_err(failed)?;
     let bytes = issued.get(serial).map_err(failed)?;
     bytes.map(|b| decode(serial, b.value())).transpose()
+}
+
+/// The last certificate issued to each workload.
+///
+/// # Errors
+/// The store failed.
+pub fn latest(read: &ReadTransaction) -> Result<BTreeMap<String, IssuedRecord>, StoreError> {
+    let mut latest: BTreeMap<String, IssuedRecord> = BTreeMap::new();
+    for entry in read
+        .open_table(ISSUED)
+        .map_err(failed)?
+        .iter()
+        .map_err(failed)?
+    {
+        let (serial, bytes) = entry.map_err(failed)?;
+        let record: IssuedRecord = decode(serial.value(), bytes.value())?;
+        match latest.get(&record.workload) {
+            Some(held) if held.issued_at >= record.issued_at => {}
+            _ => drop(latest.insert(record.workload.clone(), record)),
+        }
+    }
+    Ok(latest)
 }
 
 /// End of the last certificate issued to each workload, Unix seconds.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
 
 use super::{StoreError, decode, encode, failed};
-use crate::ca::hex;
+use crate::ca::{hex, unhex};
 
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("jwt_keys");
 
@@ -83,19 +83,4 @@ pub fn add(write: &WriteTransaction, key: &JwtKeyRecord) -> Result<(), StoreErro
 pub fn remove(write: &WriteTransaction, kid: &str) -> Result<(), StoreError> {
     let mut keys = write.open_table(KEYS).map_err(failed)?;
     keys.remove(kid).map(drop).map_err(failed)
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| {
-        char::from(b)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-    };
-    let pairs = text.as_bytes().chunks(2);
-    pairs
-        .map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        })
-        .collect()
 }

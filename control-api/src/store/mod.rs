@@ -7,6 +7,7 @@ pub mod documents;
 pub mod issued;
 pub mod jwt_keys;
 pub mod keysets;
+pub mod roots;
 pub mod tokens;
 
 use std::fmt::Display;
@@ -134,30 +135,6 @@ impl Store {
             .map_err(failed)
     }
 
-    /// SHA-256 of the root that this store's certificates lead to, hexadecimal; `None` before the first start was complete.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn root(&self) -> Result<Option<String>, StoreError> {
-        self.read(|read| {
-            let facts = read.open_table(FACTS).map_err(failed)?;
-            let root = facts.get(ROOT).map_err(failed)?;
-            Ok(root.map(|v| v.value().to_owned()))
-        })
-    }
-
-    /// Records the root: from now on no other is accepted.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub fn set_root(&self, sha256: &str) -> Result<(), StoreError> {
-        self.write(|write| {
-            let mut facts = write.open_table(FACTS).map_err(failed)?;
-            facts.insert(ROOT, sha256).map_err(failed)?;
-            Ok(())
-        })
-    }
-
     /// Where the store is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -177,6 +154,7 @@ impl Store {
             issued::make_tables(write)?;
             jwt_keys::make_table(write)?;
             keysets::make_table(write)?;
+            roots::make_table(write)?;
             let mut meta = write.open_table(META).map_err(failed)?;
             let mut facts = write.open_table(FACTS).map_err(failed)?;
             let format = redb::ReadableTable::get(&meta, FORMAT)

@@ -254,6 +254,7 @@ fn what_ended_long_ago_is_forgotten_and_the_rest_is_not() {
         workload: workload.into(),
         spiffe_id: format!("spiffe://td/{workload}"),
         issued_at: NOW,
+        root: String::new(),
         not_after,
     };
     let week = 7 * 86_400;

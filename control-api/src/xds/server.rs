@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mesh_auth::svid::VerifiedPeer;
+use mesh_proto::ResourceType;
 use mesh_proto::admin::{Nack, SidecarStatus};
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -22,11 +23,12 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::state::State;
+use crate::ca::hex;
 use crate::clock::Clock;
 use crate::listener::Caller;
 use crate::metrics::Metrics;
 use crate::registry::{Registered, World};
-use crate::status::Tracker;
+use crate::status::{Tracker, Trusting};
 
 /// Responses between us and the transport: each is bounded, and there is at most one per type.
 const BUFFER: usize = 1;
@@ -223,6 +225,12 @@ impl Stream {
     }
 
     fn report(&self, state: &State, uid: &str) {
+        let domain = self.peer.id().trust_domain();
+        let trusting = Trusting {
+            bundle_revision: state.acknowledged(ResourceType::TrustBundle, domain),
+            serial: hex(self.peer.serial()),
+        };
+        self.parts.tracker.trusts(self.number, uid, trusting);
         let nacks = state.rejected().map(|(kind, name, rejected)| Nack {
             type_url: kind.type_url().to_owned(),
             name: name.to_owned(),

@@ -134,6 +134,11 @@ impl State {
         self.acked_revision
     }
 
+    /// The version of a resource that the client has acknowledged and holds.
+    pub fn acknowledged(&self, kind: ResourceType, name: &str) -> Option<u64> {
+        self.types.get(&kind)?.acknowledged(name)
+    }
+
     /// What the client rejected and does not hold.
     pub fn rejected(&self) -> impl Iterator<Item = (ResourceType, &str, &Rejected)> {
         self.types.iter().flat_map(|(kind, subscription)| {

@@ -155,6 +155,14 @@ impl Subscription {
         count
     }
 
+    /// The version of a resource that the client has acknowledged and holds.
+    pub(super) fn acknowledged(&self, name: &str) -> Option<u64> {
+        let pending = self.pending.iter().flat_map(|p| &p.sent);
+        let is_open = pending.into_iter().any(|(sent, _)| **sent == *name);
+        let held = self.held.get(name).copied();
+        held.filter(|_| !is_open && !self.rejected.contains_key(name))
+    }
+
     /// Whom the stream belongs to has changed: look at everything again.
     pub(super) fn unsettle(&mut self) {
         self.settled = None;

@@ -3,3 +3,4 @@
 mod support;
 
 mod jwt_svid;
+mod rotation;

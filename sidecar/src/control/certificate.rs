@@ -47,6 +47,8 @@ const PATIENT: Limits = Limits {
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A join token is a line of text.
 const MAX_TOKEN: u64 = 4_096;
+/// Shortest life of a certificate before a demand to replace it is heard, seconds.
+const HASTE: i64 = 5;
 /// Renewal happens at this part of the life of a certificate, plus a random part of [`RENEWAL_SPREAD`].
 const RENEWAL_FROM: f64 = 0.5;
 const RENEWAL_SPREAD: f64 = 0.2;
@@ -85,6 +87,10 @@ struct Held {
     renew_at: i64,
     /// It was valid when looked at last, so it is in force.
     in_force: bool,
+    /// When it was issued, Unix seconds.
+    issued_at: i64,
+    /// The demand for another certificate that `renew_at` takes into account.
+    hastened_for: i64,
 }
 
 /// What [`Certificates`] needs to know.
@@ -143,6 +149,7 @@ impl Certificates {
         let mut backoff = Backoff::new(URGENT);
         let mut key = None;
         loop {
+            self.hasten();
             let wait = due_in(self.clock.now(), self.lock().as_ref());
             if !wait.is_zero() {
                 tokio::time::sleep(wait.min(TICK)).await;
@@ -169,6 +176,30 @@ impl Certificates {
                     self.pause(delay).await;
                 }
             }
+        }
+    }
+
+    /// Renews early what the control API wants to see replaced, because its root goes away: once for each time it says so,
+    /// spread as it asks.
+    fn hasten(&self) {
+        let Some((before, spread)) = self.publisher.renewal_demanded() else {
+            return;
+        };
+        let mut held = self.lock();
+        let demanded = held
+            .as_mut()
+            .filter(|h| h.hastened_for != before && h.identity.not_before() < before);
+        if let Some(held) = demanded {
+            held.hastened_for = before;
+            #[allow(clippy::cast_possible_truncation)]
+            let delay = (f64::from(spread) * random_unit()) as i64;
+            // Should the new one not meet the demand either (the control API's clock went back), it is not asked for in a loop.
+            let soonest = self.clock.now().max(held.issued_at + HASTE);
+            held.renew_at = held.renew_at.min(soonest.saturating_add(delay));
+            tracing::info!(
+                in_seconds = delay,
+                "the certificate's root goes away: renewing early"
+            );
         }
     }
 
@@ -426,6 +457,8 @@ impl Certificates {
             identity: Arc::clone(&identity),
             renew_at,
             in_force: true,
+            issued_at,
+            hastened_for: 0,
         });
         self.identities.send_replace(Some(identity));
         self.check();

@@ -104,6 +104,14 @@ impl Publisher {
         self.lock().trusted = Arc::clone(resources);
     }
 
+    /// Certificates whose notBefore is lower are to be replaced, over that many seconds.
+    pub fn renewal_demanded(&self) -> Option<(i64, u32)> {
+        let parts = self.lock();
+        let bundle = parts.trusted.bundles.get(self.trust_domain.as_str())?;
+        let before = bundle.renew_certificates_before;
+        (before > 0).then_some((before, bundle.renew_spread_seconds))
+    }
+
     /// The roots to verify the control API with: the latest known, else the ones given at the start.
     ///
     /// # Errors

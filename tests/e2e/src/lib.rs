@@ -12,7 +12,7 @@ pub mod venv;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -114,6 +114,17 @@ impl Mesh {
             it["pid"].as_u64().expect("a pid"),
             grpc.parse().expect("host:port"),
         )
+    }
+
+    /// Runs `meshctl` against the mesh's control API.
+    #[must_use]
+    pub fn meshctl(&self, arguments: &[&str]) -> Output {
+        let socket = self.about["control_api"]["admin_socket"].as_str();
+        Command::new(programs().join("meshctl"))
+            .args(arguments)
+            .env("POSTERN_SOCKET", socket.expect("a path"))
+            .output()
+            .expect("meshctl runs")
     }
 
     /// The mesh's directory.

@@ -1,6 +1,7 @@
 //! The commands that ask a control API.
 
 pub(crate) mod apply;
+mod ca;
 mod check;
 mod delete;
 mod get;
@@ -26,6 +27,9 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Fa
         Command::Apply(arguments) => apply::read(&arguments.files)?,
         _ => Vec::new(),
     };
+    if let Command::Ca(command) = command {
+        return ca::run(&target, &command, output).await;
+    }
     let mut admin = open(&target).await?;
     let _progress = Progress::start(format!("waiting for the control API at {target}"));
     match command {
@@ -34,9 +38,11 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Fa
         Command::Delete(arguments) => delete::run(&mut admin, arguments, output).await,
         Command::Token(command) => token::run(&mut admin, command, output).await,
         Command::Status => status::run(&mut admin, output).await,
-        Command::Check(_) | Command::Demo(_) | Command::DemoApp(_) | Command::DemoLaunch(_) => {
-            Err(Failure::usage("this command asks no control API"))
-        }
+        Command::Ca(_)
+        | Command::Check(_)
+        | Command::Demo(_)
+        | Command::DemoApp(_)
+        | Command::DemoLaunch(_) => Err(Failure::usage("this command asks no control API")),
     }
 }
 

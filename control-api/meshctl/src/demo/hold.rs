@@ -42,7 +42,8 @@ fn describe(mesh: &Mesh, stage: &Stage) -> Value {
         .map(|w| (w.name.to_owned(), workload(w)))
         .collect();
     json!({
-        "control_api": {"pid": mesh.control_api.pid, "grpc": mesh.control_api.ready.grpc},
+        "control_api": {"pid": mesh.control_api.pid, "grpc": mesh.control_api.ready.grpc,
+            "admin_socket": mesh.control_api.ready.admin_socket},
         "trust_domain": TRUST_DOMAIN,
         "workloads": workloads,
         "dir": stage.scratch.dir(),

@@ -1,0 +1,70 @@
+//! A change of roots under traffic: nobody fails, nobody is forgotten.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use mesh_e2e::{Mesh, eventually, http};
+use serde_json::Value;
+
+/// Runs `meshctl ca rotate STEP`; what it said, and whether it did it.
+fn rotate(mesh: &Mesh, step: &str) -> Result<Value, String> {
+    let output = mesh.meshctl(&["ca", "rotate", step, "-o", "json"]);
+    if output.status.success() {
+        Ok(serde_json::from_slice(&output.stdout).expect("JSON"))
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+#[test]
+fn roots_change_under_traffic_without_one_failed_request() {
+    let mesh = Mesh::start(&[]);
+    let (stop, failures) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(Mutex::new(vec![])),
+    );
+    let outbound = mesh.address("web", "outbound");
+    let traffic = {
+        let (stop, failures) = (Arc::clone(&stop), Arc::clone(&failures));
+        std::thread::spawn(move || {
+            let mut requests = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let answer = http::get(outbound, "orders", "/", "");
+                if answer.status != 200 {
+                    failures.lock().expect("no panic").push(answer.head);
+                }
+                requests += 1;
+            }
+            requests
+        })
+    };
+    let first = rotate(&mesh, "status").expect("a status")["roots"][0]["sha256"].clone();
+    for _ in 0..2 {
+        assert_eq!(
+            rotate(&mesh, "prepare").expect("prepared")["phase"],
+            "prepared"
+        );
+        // Not before every sidecar has acknowledged the new root.
+        eventually("every sidecar trusts the new root", || {
+            rotate(&mesh, "activate").is_ok_and(|said| said["phase"] == "activated")
+        });
+        // Not before every sidecar has another certificate: they are told to get one.
+        eventually("no certificate of the old root is in use", || {
+            rotate(&mesh, "retire").is_ok_and(|said| said["phase"] == "idle")
+        });
+    }
+    let last = rotate(&mesh, "status").expect("a status");
+    assert_eq!(last["roots"].as_array().map(Vec::len), Some(1));
+    assert_ne!(last["roots"][0]["sha256"], first);
+    assert_eq!(mesh.call_orders().status, 200);
+    stop.store(true, Ordering::Relaxed);
+    let requests = traffic.join().expect("no panic");
+    let failures = failures.lock().expect("no panic");
+    assert!(
+        failures.is_empty(),
+        "{} of {requests} failed: {:?}",
+        failures.len(),
+        failures.first()
+    );
+    assert!(requests > 100, "{requests} requests are no traffic");
+}
