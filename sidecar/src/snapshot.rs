@@ -180,7 +180,9 @@ impl Snapshot {
         } else {
             let policies: Vec<_> = resources.policies.values().map(|p| (**p).clone()).collect();
             let policy = match &resources.defaults {
-                Some(defaults) => Some(Arc::new(PolicySet::compile(&policies, defaults)?)),
+                Some(defaults) => Some(Arc::new(
+                    PolicySet::compile(&policies, defaults)?.at_revision(resources.revision),
+                )),
                 None => None,
             };
             (policy, epoch)

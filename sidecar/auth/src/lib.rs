@@ -13,6 +13,7 @@ pub mod svid;
 pub mod tls;
 
 pub mod headers;
+pub mod path;
 
 pub mod claims;
 pub mod token;

@@ -1,6 +1,8 @@
 //! What an HTTP/2 request must be before anything else looks at it. HTTP/1.1 requests are admitted by their parser.
 
-use http::uri::{Authority, Scheme};
+use std::borrow::Cow;
+
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Uri, header, request};
 use mesh_http1::BodyLength;
 
@@ -21,6 +23,9 @@ pub enum AdmitError {
     /// The path is not one that can be forwarded.
     #[error(":path must start with '/'")]
     Path,
+    /// The path has spellings that servers read differently.
+    #[error("{0}")]
+    AmbiguousPath(#[from] mesh_auth::path::PathError),
     /// A framing header that HTTP/2 does not have.
     #[error("header '{0}' is not allowed in HTTP/2")]
     ConnectionHeader(&'static str),
@@ -65,10 +70,7 @@ pub fn http2(head: &mut request::Parts) -> Result<(), AdmitError> {
     if authority.as_str().contains('@') {
         return Err(AdmitError::UserInfo);
     }
-    let path = head
-        .uri
-        .path_and_query()
-        .map_or("", http::uri::PathAndQuery::as_str);
+    let path = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let forwardable = path.starts_with('/') || (path == "*" && head.method == Method::OPTIONS);
     if !forwardable {
         return Err(AdmitError::Path);
@@ -83,13 +85,32 @@ pub fn http2(head: &mut request::Parts) -> Result<(), AdmitError> {
     Ok(())
 }
 
+/// Puts the path of a request into its one spelling, on which policy decides and which the application gets.
+///
+/// # Errors
+/// [`AdmitError::AmbiguousPath`].
+pub fn path(head: &mut request::Parts) -> Result<(), AdmitError> {
+    let Cow::Owned(normal) = mesh_auth::path::normalize(head.uri.path())? else {
+        return Ok(());
+    };
+    let target = match head.uri.query() {
+        Some(query) => format!("{normal}?{query}"),
+        None => normal,
+    };
+    let target = PathAndQuery::try_from(target).map_err(|_| AdmitError::Path)?;
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.path_and_query = Some(target);
+    head.uri = Uri::from_parts(parts).map_err(|_| AdmitError::Path)?;
+    Ok(())
+}
+
 /// Sets the authority of a request target in origin form.
 pub fn set_authority(head: &mut request::Parts, authority: Authority) {
     let mut parts = std::mem::take(&mut head.uri).into_parts();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(authority);
     if parts.path_and_query.is_none() {
-        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
     }
     head.uri = Uri::from_parts(parts).unwrap_or_default();
 }
@@ -174,6 +195,23 @@ mod tests {
             if expected.is_ok() {
                 assert!(head.uri.authority().is_some() && !head.headers.contains_key("host"));
             }
+        }
+    }
+
+    #[test]
+    fn the_path_is_rewritten_and_the_query_left_alone() {
+        for (uri, expected) in [
+            ("http://a/x?y=/../%2f", Some("http://a/x?y=/../%2f")),
+            ("http://a//x/./%79/../z?q", Some("http://a/x/z?q")),
+            ("/%61", Some("/a")),
+            ("*", Some("*")),
+            ("http://a", Some("http://a/")),
+            ("http://a/x;y", None),
+            ("http://a/%2e%2e/x", None),
+        ] {
+            let mut head = parts(uri, &[]);
+            let result = path(&mut head).map(|()| head.uri.to_string());
+            assert_eq!(result.ok().as_deref(), expected, "{uri}");
         }
     }
 

@@ -9,6 +9,7 @@ use mesh_auth::token::VerifiedToken;
 use mesh_auth::{Reason, headers};
 use std::rc::Rc;
 
+use super::decide;
 use super::source::{Refused, Source};
 use crate::http::admit;
 use crate::snapshot::Snapshot;
@@ -78,9 +79,13 @@ async fn pass(
     port: u16,
     protocol: AppProtocol,
 ) -> Result<Passed, Refused> {
+    if let Err(error) = admit::path(head) {
+        tracing::debug!(peer = source.peer_name(), %error, "request not admitted");
+        return Err(source.refuse(worker, port, Reason::BadRequest, None));
+    }
     let snapshot = worker.snapshot();
     let token = token(&snapshot).await?;
-    source.authorize(worker, &snapshot, port)?;
+    decide::request(worker, source, &snapshot, port, head, token.as_deref())?;
     source.stamp(&mut head.headers);
     Ok(Passed {
         port,

@@ -3,6 +3,7 @@
 //! `mesh` accepts on the mesh port, `plain` on the inbound capture port; both end in `request` (HTTP, through the one
 //! `gate`) or a tunnel (opaque bytes), after the decision.
 
+pub mod decide;
 pub mod gate;
 pub mod mesh;
 pub mod plain;

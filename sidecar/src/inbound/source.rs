@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderValue};
-use mesh_auth::policy::{Connection, Decision};
+use mesh_auth::policy::{self, Connection, Decision, Verdict};
 use mesh_auth::svid::VerifiedPeer;
+use mesh_auth::token::VerifiedToken;
 use mesh_auth::{Reason, headers};
 
-use crate::ledger::{self, Denial};
+use crate::ledger::{self, Denial, RequestFacts, TokenFacts};
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
@@ -32,8 +33,25 @@ pub struct Source {
 struct Decided {
     epoch: u64,
     port: u16,
-    /// The reason and the policy, `namespace/name`, of a refusal.
-    refused: Option<(Reason, Option<Box<str>>)>,
+    reason: Reason,
+    verdict: Verdict,
+    /// `namespace/name`.
+    policy: Option<Box<str>>,
+    rule: Option<u32>,
+    revision: u64,
+}
+
+impl Decided {
+    fn decision(&self) -> Decision<'_> {
+        Decision {
+            verdict: self.verdict,
+            reason: self.reason,
+            policy: self.policy.as_deref(),
+            rule: self.rule,
+            revision: self.revision,
+            scope: None,
+        }
+    }
 }
 
 /// A refusal, for the caller and the log.
@@ -73,7 +91,7 @@ impl Source {
         self.peer.as_ref().map_or("-", |p| p.id().as_str())
     }
 
-    /// Decides whether this source may reach application port `port`.
+    /// Decides whether this source may open a connection of opaque bytes to application port `port`.
     ///
     /// # Errors
     /// The refusal, already counted and logged.
@@ -92,24 +110,26 @@ impl Source {
         let mut decided = self.decided.borrow_mut();
         decided.retain(|held| held.epoch == snapshot.policy_epoch);
         if let Some(held) = decided.iter().find(|held| held.port == port) {
-            return match &held.refused {
-                None => Ok(()),
-                Some((reason, policy)) => {
-                    Err(self.refuse(worker, port, *reason, policy.as_deref()))
-                }
-            };
+            return self.act(worker, port, &held.decision());
         }
         let decision = policy.decide(&self.connection(port));
-        let refused = |d: &Decision<'_>| (d.reason, d.policy.map(Box::from));
         decided.push(Decided {
             epoch: snapshot.policy_epoch,
             port,
-            refused: (!decision.is_allowed()).then(|| refused(&decision)),
+            reason: decision.reason,
+            verdict: decision.verdict,
+            policy: decision.policy.map(Into::into),
+            rule: decision.rule,
+            revision: decision.revision,
         });
+        self.act(worker, port, &decision)
+    }
+
+    fn act(&self, worker: &Worker, port: u16, decision: &Decision<'_>) -> Result<(), Refused> {
         if decision.is_allowed() {
             Ok(())
         } else {
-            Err(self.refuse(worker, port, decision.reason, decision.policy))
+            Err(self.refuse_by(worker, port, decision, None))
         }
     }
 
@@ -132,20 +152,43 @@ impl Source {
         reason: Reason,
         policy: Option<&str>,
     ) -> Refused {
+        let decision = Decision {
+            verdict: Verdict::Deny,
+            reason,
+            policy,
+            rule: None,
+            revision: 0,
+            scope: None,
+        };
+        self.refuse_by(worker, port, &decision, None)
+    }
+
+    /// Counts, remembers and logs a refusal that policy decided; `request` is `None` for opaque bytes.
+    pub fn refuse_by(
+        &self,
+        worker: &Worker,
+        port: u16,
+        decision: &Decision<'_>,
+        request: Option<&policy::Request<'_>>,
+    ) -> Refused {
         let id = worker.decision_id();
+        let reason = decision.reason;
         worker.counters.denial(Direction::Inbound, reason);
         worker.notebook.denied(Denial {
             id,
             at: ledger::unix_millis(),
             reason,
-            policy: policy.map(Into::into),
-            rule: None,
-            revision: worker.snapshot().revision,
+            policy: decision.policy.map(Into::into),
+            rule: decision.rule,
+            revision: match decision.revision {
+                0 => worker.snapshot().revision,
+                revision => revision,
+            },
             peer: self.peer.as_ref().map(|p| p.id().as_str().into()),
             source: self.address,
             port,
-            request: None,
-            token: None,
+            request: request.map(|r| RequestFacts::new(r.method.as_str(), r.host, r.path)),
+            token: request.and_then(|r| r.token).map(token_facts),
         });
         tracing::info!(
             decision = format_args!("{id:016x}"),
@@ -153,7 +196,9 @@ impl Source {
             peer = self.peer_name(),
             source = %self.address,
             port,
-            policy,
+            policy = decision.policy,
+            rule = decision.rule,
+            revision = (decision.revision > 0).then_some(decision.revision),
             "refused"
         );
         Refused { reason, id }
@@ -164,5 +209,16 @@ impl Source {
         if let Some(xfcc) = &self.xfcc {
             headers.insert(headers::XFCC, xfcc.clone());
         }
+    }
+}
+
+/// What is remembered of a token.
+fn token_facts(token: &VerifiedToken) -> TokenFacts {
+    let texts = |texts: &[Box<str>]| texts.iter().take(16).map(|t| ledger::cut(t)).collect();
+    TokenFacts {
+        issuer: ledger::cut(token.issuer().unwrap_or_default()),
+        subject: ledger::cut(token.subject().unwrap_or_default()),
+        audiences: texts(token.audiences()),
+        scopes: texts(token.scopes()),
     }
 }

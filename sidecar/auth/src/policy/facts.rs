@@ -5,14 +5,16 @@
 //! unknown counts against the request: it matches in a DENY rule, and does not in an ALLOW or AUDIT rule. Istio defines
 //! HTTP fields on TCP ports that way. An attribute that is simply absent is known: it matches no pattern.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::IpAddr;
 
 use http::{HeaderName, header::HeaderValue};
 
 use super::request::{Connection, Request};
+use super::template::Paths;
 use super::text::{List, Texts};
 use crate::claims::Value;
+use crate::path;
 use crate::token::VerifiedToken;
 
 /// What a match does.
@@ -40,6 +42,7 @@ pub(super) struct Facts<'a> {
     pub(super) request: Option<&'a Request<'a>>,
     trusted_proxies: usize,
     remote: Cell<Option<Option<IpAddr>>>,
+    decoded: OnceCell<Option<String>>,
 }
 
 impl<'a> Facts<'a> {
@@ -53,11 +56,18 @@ impl<'a> Facts<'a> {
             request,
             trusted_proxies,
             remote: Cell::new(None),
+            decoded: OnceCell::new(),
         }
     }
 
     pub(super) fn token(&self) -> Option<&'a VerifiedToken> {
         self.request?.token
+    }
+
+    /// The path with the escapes decoded that normalization leaves; `None` when there are none.
+    pub(super) fn decoded_path(&self) -> Option<&str> {
+        let decode = || path::decoded(self.request?.path);
+        self.decoded.get_or_init(decode).as_deref()
     }
 
     /// The original client: the trusted entry of `x-forwarded-for`. `None`: not to be told.
@@ -134,6 +144,23 @@ pub(super) fn header_holds(
 /// The value as text: visible ASCII, spaces and tabs.
 fn visible(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok()
+}
+
+/// Whether a path is wanted and not unwanted. A pattern that keeps somebody out also looks at the path with every escape
+/// decoded, as the application may read it.
+pub(super) fn path_holds(
+    wanted: Option<&Paths>,
+    unwanted: Option<&Paths>,
+    facts: &Facts<'_>,
+    path: &str,
+    effect: Effect,
+) -> bool {
+    let literal = |p: &Paths| p.matches(path);
+    let either = |p: &Paths| p.matches(path) || facts.decoded_path().is_some_and(|d| p.matches(d));
+    match effect {
+        Effect::Restrict => wanted.is_none_or(either) && !unwanted.is_some_and(literal),
+        Effect::Permit => wanted.is_none_or(literal) && !unwanted.is_some_and(either),
+    }
 }
 
 /// Whether a host satisfies a list. A pattern that keeps somebody out looks at the host with and without port and final

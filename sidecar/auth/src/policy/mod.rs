@@ -19,6 +19,10 @@
 //! client wrote it, port included, as Istio does; patterns that keep out also with the bare host, so that `Host: admin:80`
 //! is no way around `hosts: [admin]`.
 //!
+//! # Paths
+//! As [`crate::path`] normalizes them, which is what the application gets. Patterns that keep out also look at the path with
+//! the remaining escapes decoded, so that `/a%21` is no way around `paths: [/a!]`.
+//!
 //! # Other trust domains
 //! `namespaces` and `serviceAccounts` do not look at the trust domain (Istio's rule). Where bundles of other domains are
 //! held, name `principals`, which do.

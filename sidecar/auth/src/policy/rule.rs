@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::attribute::Attribute;
 use super::block::Blocks;
-use super::facts::{Effect, Facts, claim, claim_holds, header_holds, host_holds};
+use super::facts::{Effect, Facts, claim, claim_holds, header_holds, host_holds, path_holds};
 use super::template::Paths;
 use super::text::{List, Methods};
 use crate::SpiffeId;
@@ -229,11 +229,13 @@ impl RequestOperation {
         };
         // What costs least first.
         self.methods.as_ref().is_none_or(|m| m.hold(request.method))
-            && self.paths.as_ref().is_none_or(|p| p.matches(request.path))
-            && !self
-                .not_paths
-                .as_ref()
-                .is_some_and(|p| p.matches(request.path))
+            && path_holds(
+                self.paths.as_ref(),
+                self.not_paths.as_ref(),
+                facts,
+                request.path,
+                effect,
+            )
             && self
                 .hosts
                 .as_ref()

@@ -92,6 +92,8 @@ const PATHS: &[&str] = &[
     "/orders/{*}/{**}/x",
     "/{**}",
     "/admin",
+    "/admin!",
+    "/orders/a:b",
 ];
 const REQUEST_PATHS: &[&str] = &[
     "/orders",
@@ -104,6 +106,8 @@ const REQUEST_PATHS: &[&str] = &[
     "/orders/",
     "/orders/7/a/x",
     "*",
+    "/admin%21",
+    "/orders/a%3Ab",
 ];
 const KEYS: &[&str] = &[
     "request.headers[x-tenant]",

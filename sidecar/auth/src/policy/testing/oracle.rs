@@ -157,14 +157,16 @@ impl Reader<'_> {
 
     fn operation(&self, o: &mesh::PolicyOperation) -> bool {
         let port = u32::from(self.case.port);
-        let path = |wanted: &[String], path: &str| {
-            wanted.iter().any(|pattern| path_matches(pattern, path))
+        let path = |patterns: &[String], path: &str, restricts: bool| {
+            let decoded = decode(path);
+            let any = |path: &str| patterns.iter().any(|pattern| path_matches(pattern, path));
+            any(path) || (restricts && any(&decoded))
         };
         let http = match self.http {
             Some(http) => {
                 self.texts(&o.methods, &o.not_methods, &one(http.method.as_str()))
-                    && (o.paths.is_empty() || path(&o.paths, http.path))
-                    && !path(&o.not_paths, http.path)
+                    && (o.paths.is_empty() || path(&o.paths, http.path, self.deny))
+                    && !path(&o.not_paths, http.path, !self.deny)
                     && self.host(&o.hosts, &o.not_hosts, http.host)
             }
             None => {
@@ -441,6 +443,26 @@ fn path_matches(pattern: &str, path: &str) -> bool {
         return text_matches(pattern, path);
     }
     template_matches(pattern, path)
+}
+
+/// Every `%` with two digits is the byte that they spell.
+fn decode(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let digits = part.get(..2).and_then(|d| u8::from_str_radix(d, 16).ok());
+        match digits {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            None => {
+                bytes.push(b'%');
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// By trying every length that an operator can take.

@@ -1,0 +1,125 @@
+//! The decision on one inbound HTTP request: what policy says, what policies that are only tried would say, what AUDIT
+//! policies want to be told.
+
+use http::{Method, request};
+use mesh_auth::Reason;
+use mesh_auth::policy::{Decision, PolicySet, Request};
+use mesh_auth::token::VerifiedToken;
+use metrics::counter;
+
+use super::source::{Refused, Source};
+use crate::ledger::{self, ShadowKey};
+use crate::snapshot::Snapshot;
+use crate::worker::Worker;
+
+/// Decides whether a request for application port `port` goes on. Its path is normalized, its reserved headers are gone.
+///
+/// # Errors
+/// The refusal, already counted and logged.
+pub fn request(
+    worker: &Worker,
+    source: &Source,
+    snapshot: &Snapshot,
+    port: u16,
+    head: &request::Parts,
+    token: Option<&VerifiedToken>,
+) -> Result<(), Refused> {
+    if worker.is_internal(port) {
+        return Err(source.refuse(worker, port, Reason::InternalPort, None));
+    }
+    let Some(policy) = &snapshot.policy else {
+        return Err(source.refuse(worker, port, Reason::NoSnapshot, None));
+    };
+    let request = Request {
+        connection: source.connection(port),
+        // Extended CONNECT carries an Upgrade, which the application gets as GET (RFC 8441 §5).
+        method: match head.method {
+            Method::CONNECT => &Method::GET,
+            ref method => method,
+        },
+        host: head.uri.authority().map_or("", |a| a.as_str()),
+        path: head.uri.path(),
+        headers: &head.headers,
+        token,
+    };
+    let decision = policy.decide_request(&request);
+    if policy.has_audit() {
+        audit(policy, source, &request);
+    }
+    if let Some(would) = policy.would_decide_request(&request) {
+        compare(worker, source, &request, &decision, &would);
+    }
+    if decision.is_allowed() {
+        tracing::debug!(
+            peer = source.peer_name(),
+            port,
+            reason = decision.reason.code(),
+            policy = decision.policy,
+            rule = decision.rule,
+            revision = decision.revision,
+            "allowed"
+        );
+        return Ok(());
+    }
+    Err(source.refuse_by(worker, port, &decision, Some(&request)))
+}
+
+fn audit(policy: &PolicySet, source: &Source, request: &Request<'_>) {
+    policy.audited(&request.connection, Some(request), |name, rule| {
+        counter!("postern_policy_audit_total", "policy" => name.to_owned()).increment(1);
+        tracing::info!(
+            policy = name,
+            rule,
+            peer = source.peer_name(),
+            port = request.connection.destination_port,
+            method = %request.method,
+            path = request.path,
+            "audited"
+        );
+    });
+}
+
+/// Counts what policies that are tried would decide, and says where it differs from what is decided.
+fn compare(
+    worker: &Worker,
+    source: &Source,
+    request: &Request<'_>,
+    is: &Decision<'_>,
+    would: &Decision<'_>,
+) {
+    let key = ShadowKey {
+        port: request.connection.destination_port,
+        method: ledger::cut(request.method.as_str()),
+        route: ledger::route(request.path),
+        enforced: is.verdict,
+        would_be: would.verdict,
+        reason: would.reason,
+        policy: would.policy.map(Into::into),
+        rule: would.rule,
+    };
+    let peer = request.connection.peer.map(|id| id.as_str().into());
+    worker.notebook.shadow(key, peer);
+    let outcome = match (is.is_allowed(), would.is_allowed()) {
+        (true, false) => "would_deny",
+        (false, true) => "would_allow",
+        _ => "same",
+    };
+    let policy = would.policy.unwrap_or("-").to_owned();
+    counter!("postern_policy_dry_run_total", "policy" => policy, "outcome" => outcome).increment(1);
+    if outcome == "same" {
+        return;
+    }
+    tracing::info!(
+        outcome,
+        policy = would.policy,
+        rule = would.rule,
+        reason = would.reason.code(),
+        decided = is.reason.code(),
+        decided_by = is.policy,
+        peer = source.peer_name(),
+        port = request.connection.destination_port,
+        method = %request.method,
+        path = request.path,
+        "dry run"
+    );
+}
