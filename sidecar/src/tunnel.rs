@@ -11,9 +11,13 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use mesh_auth::Reason;
+
 use crate::http::body::{BodyError, BodySink, BodySource, Frame, Pump, PumpError};
+use crate::http::ending::{Ending, Patience};
 use crate::http::h1::Connection;
 use crate::http::h2 as stream;
+use crate::http::websocket::{self, Boundaries};
 
 /// Bytes asked of a socket at a time.
 const READ: usize = 64 * 1024;
@@ -77,6 +81,80 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BodySink for RawSink<'_, S> {
     }
 }
 
+/// What is spoken in a tunnel: what can still be said when it has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speech {
+    /// Bytes that mean nothing here.
+    Opaque,
+    /// WebSocket frames: a close frame is sent between two of them.
+    WebSocket,
+}
+
+impl Speech {
+    /// By the token of the Upgrade.
+    pub fn of_upgrade(token: &[u8]) -> Self {
+        if token.eq_ignore_ascii_case(b"websocket") {
+            Self::WebSocket
+        } else {
+            Self::Opaque
+        }
+    }
+}
+
+/// A source towards the client that can be closed from outside, at the end of a frame.
+struct Closable<S> {
+    source: S,
+    frames: Option<Boundaries>,
+    closing: Option<Reason>,
+    said: bool,
+}
+
+impl<S> Closable<S> {
+    fn new(source: S, speech: Speech) -> Self {
+        Self {
+            source,
+            frames: (speech == Speech::WebSocket).then(Boundaries::default),
+            closing: None,
+            said: false,
+        }
+    }
+
+    /// Ends after the frame under way and a close frame; false if what is spoken has no such thing.
+    fn close(&mut self, reason: Reason) -> bool {
+        self.closing = Some(reason);
+        self.frames.is_some()
+    }
+}
+
+impl<S: BodySource> BodySource for Closable<S> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        let (Some(frames), closing) = (&mut self.frames, self.closing) else {
+            return self.source.poll_frame(cx);
+        };
+        if let Some(reason) = closing
+            && frames.is_between()
+        {
+            if std::mem::replace(&mut self.said, true) {
+                return Poll::Ready(Ok(Frame::End));
+            }
+            return Poll::Ready(Ok(Frame::Data(websocket::close_frame(reason.code()))));
+        }
+        let mut frame = ready!(self.source.poll_frame(cx))?;
+        if let Frame::Data(data) = &mut frame {
+            if closing.is_some() {
+                data.truncate(frames.take_rest(data));
+            } else {
+                frames.advance(data);
+            }
+        }
+        Poll::Ready(Ok(frame))
+    }
+
+    fn is_end(&self) -> bool {
+        self.source.is_end()
+    }
+}
+
 /// How much a tunnel carried.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Carried {
@@ -86,7 +164,7 @@ pub struct Carried {
     pub backward: u64,
 }
 
-/// Copies both ways between a socket and an open stream until both directions ended.
+/// Copies both ways between a socket and an open stream until both directions ended, or `ending` ends them.
 ///
 /// # Errors
 /// The first failure of either direction.
@@ -94,11 +172,16 @@ pub async fn with_stream<S>(
     socket: &RefCell<Connection<S>>,
     send: h2::SendStream<Bytes>,
     receive: h2::RecvStream,
+    speech: Speech,
+    ending: &mut impl Ending,
 ) -> Result<Carried, BodyError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let there = Pump::new(RawSource(socket), stream::Sink::new(send, false));
+    let there = Pump::new(
+        Closable::new(RawSource(socket), speech),
+        stream::Sink::new(send, false),
+    );
     let back = Pump::new(
         stream::Body::new(receive),
         RawSink {
@@ -106,41 +189,50 @@ where
             ended: false,
         },
     );
-    both(there, back).await
+    both(there, back, ending).await
 }
 
-/// Copies both ways between two sockets until both directions ended.
+/// Copies both ways between the socket of a client and that of an application until both directions ended, or `ending`
+/// ends them.
 ///
 /// # Errors
 /// The first failure of either direction.
 pub async fn between<A, B>(
-    a: &RefCell<Connection<A>>,
-    b: &RefCell<Connection<B>>,
+    client: &RefCell<Connection<A>>,
+    app: &RefCell<Connection<B>>,
+    speech: Speech,
+    ending: &mut impl Ending,
 ) -> Result<Carried, BodyError>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let there = Pump::new(
-        RawSource(a),
+        Closable::new(RawSource(app), speech),
         RawSink {
-            connection: b,
+            connection: client,
             ended: false,
         },
     );
     let back = Pump::new(
-        RawSource(b),
+        RawSource(client),
         RawSink {
-            connection: a,
+            connection: app,
             ended: false,
         },
     );
-    both(there, back).await
+    let carried = both(there, back, ending).await?;
+    Ok(Carried {
+        forward: carried.backward,
+        backward: carried.forward,
+    })
 }
 
+/// `speaking` can say a last word; the other direction is cut when it was said. What was carried is counted as its.
 async fn both<S1, K1, S2, K2>(
-    mut there: Pump<S1, K1>,
-    mut back: Pump<S2, K2>,
+    mut speaking: Pump<Closable<S1>, K1>,
+    mut other: Pump<S2, K2>,
+    ending: &mut impl Ending,
 ) -> Result<Carried, BodyError>
 where
     S1: BodySource,
@@ -148,15 +240,30 @@ where
     S2: BodySource,
     K2: BodySink,
 {
-    let (mut there_done, mut back_done) = (false, false);
+    let (mut speaking_done, mut other_done) = (false, false);
+    let mut last_word: Option<(Reason, Patience)> = None;
     let result = poll_fn(|cx| {
-        if !there_done {
-            there_done = there.poll(cx).map_err(side)?.is_ready();
+        if last_word.is_none()
+            && let Poll::Ready(reason) = ending.poll_end(cx)
+        {
+            if !speaking.source_mut().close(reason) {
+                return Poll::Ready(Err(BodyError::Ended(reason)));
+            }
+            last_word = Some((reason, Patience::default()));
         }
-        if !back_done {
-            back_done = back.poll(cx).map_err(side)?.is_ready();
+        if !speaking_done {
+            speaking_done = speaking.poll(cx).map_err(side)?.is_ready();
         }
-        if there_done && back_done {
+        if let Some((reason, patience)) = &mut last_word {
+            if !speaking_done {
+                ready!(patience.poll(cx));
+            }
+            return Poll::Ready(Err(BodyError::Ended(*reason)));
+        }
+        if !other_done {
+            other_done = other.poll(cx).map_err(side)?.is_ready();
+        }
+        if speaking_done && other_done {
             Poll::Ready(Ok(()))
         } else {
             Poll::Pending
@@ -164,18 +271,89 @@ where
     })
     .await;
     if let Err(error) = result {
-        there.abort();
-        back.abort();
+        speaking.abort();
+        other.abort();
         return Err(error);
     }
     Ok(Carried {
-        forward: there.bytes(),
-        backward: back.bytes(),
+        forward: speaking.bytes(),
+        backward: other.bytes(),
     })
 }
 
 fn side(error: PumpError) -> BodyError {
     match error {
         PumpError::Source(error) | PumpError::Sink(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    struct When(oneshot::Receiver<Reason>);
+
+    impl Ending for When {
+        fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+            use std::future::Future as _;
+            std::pin::Pin::new(&mut self.0)
+                .poll(cx)
+                .map(|reason| reason.expect("the test sends one"))
+        }
+    }
+
+    /// A tunnel whose application sends `first` before it has to end and `then` after it.
+    async fn ended(speech: Speech, first: &[u8], then: &[u8]) -> Vec<u8> {
+        let (mut client, left) = tokio::io::duplex(4096);
+        let (right, mut app) = tokio::io::duplex(4096);
+        let of = |io: DuplexStream| RefCell::new(Connection::new(io, BytesMut::new()));
+        let (left, right) = (of(left), of(right));
+        let (end, when) = oneshot::channel();
+        let mut ending = When(when);
+        let carried = async {
+            let result = between(&left, &right, speech, &mut ending).await;
+            assert!(matches!(
+                result,
+                Err(BodyError::Ended(Reason::TokenExpired))
+            ));
+            drop(left);
+        };
+        let talk = async {
+            app.write_all(first).await.unwrap();
+            let mut seen = vec![0; first.len()];
+            client.read_exact(&mut seen).await.unwrap();
+            end.send(Reason::TokenExpired).unwrap();
+            app.write_all(then).await.unwrap();
+            client.read_to_end(&mut seen).await.unwrap();
+            seen
+        };
+        tokio::join!(carried, talk).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_websocket_ends_with_a_close_frame_between_two_frames() {
+        let close = b"\x88\x0f\x03\xf0token_expired";
+        let whole = ended(Speech::WebSocket, b"\x82\x02ab", b"").await;
+        assert_eq!(whole, [&b"\x82\x02ab"[..], close].concat());
+        // What belongs to the frame under way still goes through, what follows it does not.
+        let half = ended(Speech::WebSocket, b"\x82\x04ab", b"cd\x82\x01x").await;
+        assert_eq!(half, [&b"\x82\x04abcd"[..], close].concat());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_websocket_whose_frame_does_not_end_is_cut() {
+        assert_eq!(
+            ended(Speech::WebSocket, b"\x82\x04ab", b"").await,
+            b"\x82\x04ab"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_mean_nothing_are_cut() {
+        assert_eq!(ended(Speech::Opaque, b"ab", b"").await, b"ab");
     }
 }

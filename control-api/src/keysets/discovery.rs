@@ -1,5 +1,7 @@
 //! Finding an issuer's keys by OpenID Connect Discovery 1.0 §4, with the issuer compared exactly (§4.3).
 
+use std::time::Duration;
+
 use mesh_auth::claims::{self, Limits};
 
 use crate::fetch::{Fetch, Fetched, Fetcher, Url};
@@ -20,8 +22,13 @@ pub(super) fn document_of(issuer: &str) -> Result<Url, String> {
 }
 
 /// Asks the issuer where its keys are.
-pub(super) async fn jwks_uri(fetcher: &Fetcher, issuer: &str) -> Result<Url, String> {
+pub(super) async fn jwks_uri(
+    fetcher: &Fetcher,
+    issuer: &str,
+    timeout: Duration,
+) -> Result<Url, String> {
     let mut fetch = Fetch::get(document_of(issuer)?);
+    fetch.timeout = timeout;
     fetch.limit = MAX_BYTES;
     let fetched = fetcher.fetch(&fetch).await.map_err(|e| e.to_string())?;
     jwks_uri_in(&fetched, issuer).map_err(|e| format!("{}: {e}", fetched.url))

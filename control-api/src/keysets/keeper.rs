@@ -1,12 +1,12 @@
 //! The owner of what is known of each issuer, and of the tasks that ask them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::{Intervals, discovery, jwks};
@@ -16,8 +16,6 @@ use crate::registry::{KeySource, Registry};
 use crate::store::keysets::KeySetRecord;
 use crate::store::{Store, keysets as stored};
 
-/// How long an answer may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a caller of [`Keeper::refetch`] waits for the fetch that serves it.
 const REFETCH_WAIT: Duration = Duration::from_secs(15);
 /// An address found by discovery is asked for again after this.
@@ -67,6 +65,8 @@ struct Round {
 
 /// One issuer.
 struct Tracked {
+    /// Of the key set.
+    name: String,
     source: KeySource,
     state: Mutex<State>,
     rounds: watch::Sender<Round>,
@@ -76,7 +76,7 @@ struct Tracked {
 }
 
 impl Tracked {
-    fn new(source: KeySource, held: Option<&KeySetRecord>) -> Self {
+    fn new(name: String, source: KeySource, held: Option<&KeySetRecord>) -> Self {
         let keys = held.and_then(|h| jwks::read(h.jwks.as_bytes()).ok());
         let state = State {
             issuer: source.issuer.clone(),
@@ -86,6 +86,7 @@ impl Tracked {
             ..State::default()
         };
         Self {
+            name,
             source,
             state: Mutex::new(state),
             rounds: watch::Sender::new(Round::default()),
@@ -143,16 +144,17 @@ impl Keeper {
     pub async fn keep(self: Arc<Self>) {
         let mut worlds = self.registry.watch();
         let mut tasks = JoinSet::new();
-        let mut running: BTreeMap<String, tokio::task::AbortHandle> = BTreeMap::new();
+        let mut running: BTreeMap<String, (KeySource, AbortHandle)> = BTreeMap::new();
         loop {
             let world = Arc::clone(&worlds.borrow_and_update());
-            let wanted: BTreeMap<_, _> =
-                world.key_sources().map(|s| (s.name(), s.clone())).collect();
-            let names: BTreeSet<_> = wanted.keys().cloned().collect();
-            let gone = running.keys().filter(|n| !names.contains(*n)).cloned();
-            let gone: Vec<_> = gone.collect();
+            let wanted = world.key_sources();
+            let gone: Vec<_> = running
+                .iter()
+                .filter(|(name, (source, _))| wanted.get(*name) != Some(source))
+                .map(|(name, _)| name.clone())
+                .collect();
             for name in &gone {
-                if let Some(task) = running.remove(name) {
+                if let Some((_, task)) = running.remove(name) {
                     task.abort();
                 }
                 lock(&self.tracked).remove(name);
@@ -161,17 +163,19 @@ impl Keeper {
                 self.forget().await;
             }
             let new: Vec<_> = wanted
-                .into_iter()
-                .filter(|(name, _)| !running.contains_key(name))
+                .iter()
+                .filter(|(name, _)| !running.contains_key(*name))
+                .map(|(name, source)| (name.clone(), source.clone()))
                 .collect();
             if !new.is_empty() {
                 let held = self.load().await;
                 for (name, source) in new {
-                    let tracked = Arc::new(Tracked::new(source, held.get(&name)));
+                    let tracked = Tracked::new(name.clone(), source.clone(), held.get(&name));
+                    let tracked = Arc::new(tracked);
                     lock(&self.tracked).insert(name.clone(), Arc::clone(&tracked));
                     let this = Arc::clone(&self);
                     let task = tasks.spawn(async move { this.follow(&tracked).await });
-                    running.insert(name, task);
+                    running.insert(name, (source, task));
                 }
             }
             while tasks.try_join_next().is_some() {}
@@ -285,7 +289,8 @@ impl Keeper {
         let url = match (&memory.found, source.jwks_uri.as_str()) {
             (Some((url, at)), "") if at.elapsed() < REDISCOVER => url.clone(),
             (_, "") => {
-                let url = discovery::jwks_uri(&self.fetcher, &source.issuer).await?;
+                let url =
+                    discovery::jwks_uri(&self.fetcher, &source.issuer, source.timeout).await?;
                 memory.found = Some((url.clone(), Instant::now()));
                 url
             }
@@ -293,7 +298,7 @@ impl Keeper {
         };
         let mut fetch = Fetch::get(url);
         fetch.limit = jwks::MAX_BYTES;
-        fetch.timeout = TIMEOUT;
+        fetch.timeout = source.timeout;
         // A condition makes sense only about what is held from the same place.
         if let Some(held) = &memory.held
             && memory.held_from.as_ref() == Some(&fetch.url)
@@ -328,7 +333,7 @@ impl Keeper {
                     );
                 }
                 let record = KeySetRecord {
-                    name: source.name(),
+                    name: tracked.name.clone(),
                     jwks: keys.document,
                     since: self.clock.seconds(),
                     fetched_at: self.clock.seconds(),

@@ -91,7 +91,12 @@ fn source(jwks_uri: &str) -> KeySource {
     KeySource {
         issuer: "https://issuer.test".into(),
         jwks_uri: jwks_uri.into(),
+        timeout: Duration::from_secs(5),
     }
+}
+
+fn name(jwks_uri: &str) -> String {
+    format!("uri/{jwks_uri}")
 }
 
 #[tokio::test]
@@ -108,14 +113,14 @@ async fn a_bad_answer_leaves_the_last_good_keys_in_force() {
     for answer in bad {
         let bench = bench();
         let (_, uri) = Issuer::start(&[ok("", &jwks("a")), answer.clone()]).await;
-        let tracked = Tracked::new(source(&uri), None);
+        let tracked = Tracked::new(name(&uri), source(&uri), None);
         let mut memory = Memory::default();
         bench.keeper.ask(&tracked, &mut memory).await.unwrap();
         let is_304 = answer.starts_with("HTTP/1.1 304");
         let second = bench.keeper.ask(&tracked, &mut memory).await;
         assert_eq!(second.is_ok(), is_304, "{answer:.60}: {second:?}");
         let held = bench.keeper.store.read(stored::load).unwrap();
-        let record = &held[&source(&uri).name()];
+        let record = &held[&name(&uri)];
         assert!(record.jwks.contains(r#""kid":"a""#), "{answer:.60}");
     }
 }
@@ -129,7 +134,7 @@ async fn a_304_confirms_and_a_new_set_replaces() {
         ok("", &jwks("b")),
     ])
     .await;
-    let tracked = Tracked::new(source(&uri), None);
+    let tracked = Tracked::new(name(&uri), source(&uri), None);
     let mut memory = Memory::default();
     let first = bench.keeper.ask(&tracked, &mut memory).await.unwrap();
     assert!(first.changed);
@@ -149,8 +154,8 @@ async fn one_fetch_serves_all_who_ask_and_the_next_has_to_wait() {
     let keeper = Arc::get_mut(&mut bench.keeper).unwrap();
     keeper.intervals.refetch = Duration::from_millis(200);
     let (issuer, uri) = Issuer::start(&[ok("", &jwks("a"))]).await;
-    let name = source(&uri).name();
-    let tracked = Arc::new(Tracked::new(source(&uri), None));
+    let name = name(&uri);
+    let tracked = Arc::new(Tracked::new(name.clone(), source(&uri), None));
     lock(&bench.keeper.tracked).insert(name.clone(), Arc::clone(&tracked));
     let following = tokio::spawn({
         let (keeper, tracked) = (Arc::clone(&bench.keeper), Arc::clone(&tracked));
@@ -178,14 +183,14 @@ async fn one_fetch_serves_all_who_ask_and_the_next_has_to_wait() {
 async fn keys_are_held_over_a_restart() {
     let bench = bench();
     let (_, uri) = Issuer::start(&[ok("", &jwks("a"))]).await;
-    let tracked = Tracked::new(source(&uri), None);
+    let tracked = Tracked::new(name(&uri), source(&uri), None);
     bench
         .keeper
         .ask(&tracked, &mut Memory::default())
         .await
         .unwrap();
     let held = bench.keeper.store.read(stored::load).unwrap();
-    let again = Tracked::new(source(&uri), held.get(&source(&uri).name()));
+    let again = Tracked::new(name(&uri), source(&uri), held.get(&name(&uri)));
     assert_eq!(again.state().keys, 1);
     assert_ne!(again.state().fetched_at, 0);
     bench.keeper.registry.forget_keys().unwrap();

@@ -77,7 +77,7 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
         revision,
         tables: BTreeMap::new(),
         workloads: BTreeMap::new(),
-        key_sources: Vec::new(),
+        key_sources: BTreeMap::new(),
     };
     let resources = || inputs.documents.values().map(|s| &s.document.resource);
     let mut defaults = resources()
@@ -147,7 +147,7 @@ struct Builder<'a> {
     revision: u64,
     tables: BTreeMap<ResourceType, Table>,
     workloads: BTreeMap<String, Arc<Registered>>,
-    key_sources: Vec<KeySource>,
+    key_sources: BTreeMap<String, KeySource>,
 }
 
 impl Builder<'_> {
@@ -198,16 +198,16 @@ impl Builder<'_> {
     }
 
     /// Those that were fetched; what no document names any more is not there.
-    fn add_key_sets(&mut self, sources: BTreeMap<KeySource, Vec<Selects>>, fetched: &KeySets) {
-        let mut by_name: BTreeMap<String, Vec<Selects>> = BTreeMap::new();
-        for (source, selects) in sources {
-            by_name.entry(source.name()).or_default().extend(selects);
-            self.key_sources.push(source);
-        }
-        for (name, selects) in by_name {
+    fn add_key_sets(
+        &mut self,
+        sources: BTreeMap<String, (KeySource, Vec<Selects>)>,
+        fetched: &KeySets,
+    ) {
+        for (name, (source, selects)) in sources {
             if let Some(key_set) = fetched.get(&name) {
                 self.add_for(&**key_set, vec![], Some(selects));
             }
+            self.key_sources.insert(name, source);
         }
     }
 

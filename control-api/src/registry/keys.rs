@@ -2,52 +2,67 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use mesh_auth::token::key_set_name;
 use mesh_manifest::Resource;
 use mesh_proto::mesh;
 
 use super::world::Selects;
 
+/// How long a fetch may take where no rule says.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Key sets that were fetched, by resource name.
 pub type KeySets = BTreeMap<String, Arc<mesh::KeySet>>;
 
 /// Where an issuer's keys are fetched.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeySource {
     /// The issuer, as tokens spell it.
     pub issuer: String,
     /// Where its keys are; empty: found by discovery.
     pub jwks_uri: String,
+    /// How long one fetch may take.
+    pub timeout: Duration,
 }
 
-impl KeySource {
-    /// Name of the key set on the stream.
-    pub fn name(&self) -> String {
-        // One fetch serves every issuer that names the same address.
-        match self.jwks_uri.as_str() {
-            "" => format!("issuer/{}", self.issuer),
-            uri => format!("uri/{uri}"),
-        }
-    }
-}
-
-/// The sources that documents name, and whose workloads need them.
+/// The sources that documents name, by the name of their key set, and whose workloads need them.
 pub(super) fn sources<'a>(
     resources: impl Iterator<Item = &'a Resource>,
     root_namespace: &str,
-) -> BTreeMap<KeySource, Vec<Selects>> {
-    let mut sources: BTreeMap<KeySource, Vec<Selects>> = BTreeMap::new();
+) -> BTreeMap<String, (KeySource, Vec<Selects>)> {
+    let mut sources: BTreeMap<String, (KeySource, Vec<Selects>)> = BTreeMap::new();
     for resource in resources {
-        for (source, selects) in named_by(resource, root_namespace) {
-            let held = sources.entry(source).or_default();
-            if !held.contains(&selects) {
-                held.push(selects);
+        let Resource::RequestAuthentication(document) = resource else {
+            continue;
+        };
+        let everywhere = document.namespace == root_namespace;
+        let selects = Selects {
+            namespace: (!everywhere).then(|| document.namespace.clone()),
+            labels: document.selector.clone(),
+        };
+        for rule in &document.rules {
+            // The keys of JWT-SVIDs come with the trust bundle of their trust domain.
+            let is_fetched =
+                rule.profile() != mesh::TokenProfile::JwtSvid || !rule.jwks_uri.is_empty();
+            let Some(name) = key_set_name(rule).filter(|_| is_fetched) else {
+                continue;
+            };
+            let source = KeySource {
+                issuer: rule.issuer.clone(),
+                jwks_uri: rule.jwks_uri.clone(),
+                timeout: match rule.timeout_ms {
+                    0 => DEFAULT_TIMEOUT,
+                    millis => Duration::from_millis(millis.into()),
+                },
+            };
+            let (held, selected) = sources.entry(name).or_insert((source.clone(), vec![]));
+            held.timeout = held.timeout.max(source.timeout);
+            if !selected.contains(&selects) {
+                selected.push(selects.clone());
             }
         }
     }
     sources
-}
-
-fn named_by(_resource: &Resource, _root_namespace: &str) -> Vec<(KeySource, Selects)> {
-    Vec::new()
 }

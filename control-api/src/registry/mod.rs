@@ -316,14 +316,15 @@ impl Registry {
     /// The store failed.
     pub fn forget_keys(&self) -> Result<(), StoreError> {
         let _turn = self.writer.lock().map_err(failed)?;
-        let named: BTreeSet<_> = self.world().key_sources().map(KeySource::name).collect();
+        let world = self.world();
+        let named = world.key_sources();
         let mut held = self.key_sets.lock().map_err(failed)?;
-        if held.keys().all(|name| named.contains(name)) {
+        if held.keys().all(|name| named.contains_key(name)) {
             return Ok(());
         }
-        Arc::make_mut(&mut held).retain(|name, _| named.contains(name));
+        Arc::make_mut(&mut held).retain(|name, _| named.contains_key(name));
         self.store
-            .write(|write| keysets::retain(write, |name| named.contains(name)))
+            .write(|write| keysets::retain(write, |name| named.contains_key(name)))
     }
 
     fn advance(

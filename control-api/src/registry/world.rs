@@ -164,7 +164,7 @@ pub struct World {
     pub documents: BTreeMap<Key, Arc<Stored>>,
     pub(super) tables: BTreeMap<ResourceType, Table>,
     pub(super) workloads: BTreeMap<String, Arc<Registered>>,
-    pub(super) key_sources: Vec<KeySource>,
+    pub(super) key_sources: BTreeMap<String, KeySource>,
 }
 
 static NOTHING: Table = Table {
@@ -194,9 +194,9 @@ impl World {
         self.workloads.get(uid)
     }
 
-    /// Where the documents have keys of token issuers fetched.
-    pub fn key_sources(&self) -> impl Iterator<Item = &KeySource> {
-        self.key_sources.iter()
+    /// Where the documents have keys of token issuers fetched, by the name of the key set.
+    pub fn key_sources(&self) -> &BTreeMap<String, KeySource> {
+        &self.key_sources
     }
 
     /// Every registered workload.

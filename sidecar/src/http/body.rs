@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use mesh_auth::Reason;
 
 /// A piece of a message body.
 #[derive(Debug)]
@@ -34,6 +35,9 @@ pub enum BodyError {
     /// More or less was written than was announced.
     #[error("body length: {0}")]
     Length(#[from] mesh_http1::EncodeError),
+    /// It had to end before it was done.
+    #[error("ended: {}", .0.code())]
+    Ended(Reason),
     /// The HTTP/2 stream or connection failed.
     #[error("HTTP/2: {0}")]
     Http2(#[from] h2::Error),
@@ -100,11 +104,30 @@ impl<S: BodySource, K: BodySink> Pump<S, K> {
         self.bytes
     }
 
+    /// Where the body comes from.
+    pub fn source_mut(&mut self) -> &mut S {
+        &mut self.source
+    }
+
     /// Ends the written message visibly incomplete, unless its end was already written.
     pub fn abort(&mut self) {
         if !self.ended {
             self.sink.abort();
         }
+    }
+
+    /// Ends the written message with these trailers, whatever the source still has.
+    ///
+    /// # Errors
+    /// It cannot be ended so: it has a declared length, for example.
+    pub fn finish_with(&mut self, trailers: HeaderMap) -> Result<(), BodyError> {
+        self.ended = true;
+        self.sink.finish(Some(trailers))
+    }
+
+    /// Ends the written message visibly incomplete, though its end was handed to the sink.
+    pub fn cut(&mut self) {
+        self.sink.abort();
     }
 
     /// Writes out what the sink holds without reading more.

@@ -4,12 +4,15 @@
 //! response has been passed on. It runs inside the task of its caller and spawns nothing.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{request, response};
 use mesh_http1::BodyLength;
 
+use mesh_auth::Reason;
+
 use super::body::{BodyError, BodySink, BodySource, Pump, PumpError};
+use super::ending::{Ending, Patience, grpc_trailers, is_grpc};
 
 /// A response head.
 #[derive(Debug)]
@@ -102,23 +105,34 @@ pub enum ForwardError {
     /// The downstream went away.
     #[error("downstream: {0}")]
     Downstream(BodyError),
+    /// It had to end before it was done.
+    #[error("ended: {}", .reason.code())]
+    Ended {
+        /// Why.
+        reason: Reason,
+        /// True: a response was under way; it was ended with gRPC trailers, or visibly incomplete.
+        answered: bool,
+    },
 }
 
-/// Runs one exchange. `body` is polled only when `length` says there is one.
+/// Runs one exchange, unless `ending` ends it. `body` is polled only when `length` says there is one.
 ///
 /// # Errors
-/// See [`ForwardError`]; after `NoResponse` and `Request`, `downstream` has not been answered.
-pub async fn forward<B, D, U>(
+/// See [`ForwardError`]; after `NoResponse`, `Request` and `Ended` with `answered: false`, `downstream` has not been
+/// answered.
+pub async fn forward<B, D, U, E>(
     head: &request::Parts,
     body: &mut B,
     length: BodyLength,
     downstream: &mut D,
     upstream: U,
+    ending: &mut E,
 ) -> Result<Exchanged, ForwardError>
 where
     B: BodySource,
     D: Downstream,
     U: Upstream,
+    E: Ending,
 {
     let (sink, mut response) =
         upstream
@@ -158,27 +172,53 @@ where
                         body_taken: upload.pump.bytes() > 0,
                     }));
                 }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    return ending.poll_end(cx).map(|reason| {
+                        upload.pump.abort();
+                        Err(ForwardError::Ended {
+                            reason,
+                            answered: false,
+                        })
+                    });
+                }
             }
         }
     })
     .await?;
 
     let status = head.status;
+    let is_grpc = is_grpc(&head.headers);
     let sink = downstream
         .respond(head, length)
         .map_err(ForwardError::Downstream)?;
     let mut download = Pump::new(response.into_body(), sink);
+    let mut last_word = None;
     poll_fn(|cx| {
+        if let Some((reason, patience)) = &mut last_word {
+            return end(&mut download, *reason, patience, cx);
+        }
         if let Poll::Ready(Err(error)) = upload.poll(cx) {
             // The response is under way: its abrupt end is all that can still be said.
             download.abort();
             return Poll::Ready(Err(ForwardError::Downstream(error)));
         }
-        download.poll(cx).map_err(|error| match error {
-            PumpError::Source(error) => ForwardError::Response(error),
-            PumpError::Sink(error) => ForwardError::Downstream(error),
-        })
+        if let Poll::Ready(done) = download.poll(cx) {
+            return Poll::Ready(done.map_err(|error| match error {
+                PumpError::Source(error) => ForwardError::Response(error),
+                PumpError::Sink(error) => ForwardError::Downstream(error),
+            }));
+        }
+        let reason = ready!(ending.poll_end(cx));
+        upload.pump.abort();
+        if is_grpc && download.finish_with(grpc_trailers(reason)).is_ok() {
+            let (reason, patience) = last_word.insert((reason, Patience::default()));
+            return end(&mut download, *reason, patience, cx);
+        }
+        download.abort();
+        Poll::Ready(Err(ForwardError::Ended {
+            reason,
+            answered: true,
+        }))
     })
     .await?;
     if !upload.done && has_body {
@@ -191,6 +231,23 @@ where
         sent: upload.pump.bytes(),
         received: download.bytes(),
     })
+}
+
+/// Writes the last of an ended response, for as long as that may take.
+fn end<S: BodySource, K: BodySink>(
+    download: &mut Pump<S, K>,
+    reason: Reason,
+    patience: &mut Patience,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), ForwardError>> {
+    if download.poll_sink_flush(cx).is_pending() {
+        ready!(patience.poll(cx));
+        download.cut();
+    }
+    Poll::Ready(Err(ForwardError::Ended {
+        reason,
+        answered: true,
+    }))
 }
 
 /// True when body bytes or trailers may follow a head.

@@ -3,9 +3,11 @@
 pub mod admit;
 pub mod answer;
 pub mod body;
+pub mod ending;
 pub mod forward;
 pub mod h1;
 pub mod h1_server;
 pub mod h2;
 pub mod h2_server;
 pub mod upstream;
+pub mod websocket;

@@ -5,7 +5,7 @@
 //! sees one snapshot from start to end. [`Passed`] can only be made here.
 
 use http::{HeaderMap, request};
-use mesh_auth::token::VerifiedToken;
+use mesh_auth::token::Verified;
 use mesh_auth::{Reason, headers};
 use std::rc::Rc;
 
@@ -32,7 +32,7 @@ pub struct Passed {
     /// What the application is spoken to.
     pub protocol: AppProtocol,
     /// The token that came with it; `None`: none, and none was needed. Whoever keeps a stream open keeps this.
-    pub token: Option<Rc<VerifiedToken>>,
+    pub token: Option<Rc<Verified>>,
 }
 
 /// Passes an HTTP/2 request, plain or extended CONNECT.
@@ -95,7 +95,7 @@ async fn pass(
 }
 
 /// The token stage. A token that can be verified here and now is, without a wait; an opaque one is asked about.
-async fn token(_: &Snapshot) -> Result<Option<Rc<VerifiedToken>>, Refused> {
+async fn token(_: &Snapshot) -> Result<Option<Rc<Verified>>, Refused> {
     Ok(None)
 }
 

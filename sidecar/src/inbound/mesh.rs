@@ -23,10 +23,11 @@ use super::request;
 use super::source::Source;
 use crate::http::answer::Answer;
 use crate::http::body::BodySink as _;
+use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::http::h2 as stream;
 use crate::http::h2_server::Responder;
-use crate::tunnel;
+use crate::tunnel::{self, Speech};
 use crate::worker::drain::Live;
 use crate::worker::expiry::Expiry;
 use crate::worker::metrics::Direction;
@@ -274,7 +275,7 @@ async fn connect(
         return;
     };
     let app = RefCell::new(Connection::new(app, BytesMut::new()));
-    match tunnel::with_stream(&app, send, body).await {
+    match tunnel::with_stream(&app, send, body, Speech::Opaque, &mut Endless).await {
         Ok(carried) => {
             worker
                 .counters

@@ -5,6 +5,7 @@
 
 pub mod decide;
 pub mod gate;
+pub mod lifetime;
 pub mod mesh;
 pub mod plain;
 pub mod request;

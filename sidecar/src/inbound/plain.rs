@@ -17,11 +17,12 @@ use tokio_rustls::TlsAcceptor;
 use super::source::{Refused, Source};
 use super::{mesh, request};
 use crate::http::answer::Answer;
+use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::http::h1_server::Responder;
 use crate::outbound::detect::{self, Protocol};
 use crate::snapshot::Snapshot;
-use crate::tunnel;
+use crate::tunnel::{self, Speech};
 use crate::worker::drain::Live;
 use crate::worker::expiry::Expiry;
 use crate::worker::metrics::Direction;
@@ -216,7 +217,7 @@ async fn silent(
     if !app_first && detect::client(&connection, detect::FIRST_BYTE).await == Protocol::Http1 {
         return request::serve_http1(worker, source, connection.into_inner(), port, live).await;
     }
-    if let Ok(carried) = tunnel::between(&connection, &app).await {
+    if let Ok(carried) = tunnel::between(&connection, &app, Speech::Opaque, &mut Endless).await {
         worker
             .counters
             .carried(Direction::Inbound, carried.forward, carried.backward);
@@ -237,7 +238,7 @@ async fn raw<S>(
         return;
     };
     let app = RefCell::new(Connection::new(app, BytesMut::new()));
-    if let Ok(carried) = tunnel::between(connection, &app).await {
+    if let Ok(carried) = tunnel::between(connection, &app, Speech::Opaque, &mut Endless).await {
         worker
             .counters
             .carried(Direction::Inbound, carried.forward, carried.backward);

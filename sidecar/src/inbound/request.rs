@@ -13,6 +13,7 @@ use mesh_http1::{BodyLength, RequestHead};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::gate::{self, AppProtocol, Passed};
+use super::lifetime::Lifetime;
 use super::mesh::flush;
 use super::source::{Refused, Source};
 use crate::http::answer::Answer;
@@ -25,7 +26,7 @@ use crate::http::h1_server::{self, HeadError, Responder as H1Responder, Watchdog
 use crate::http::h2_server::Responder;
 use crate::http::upstream::{Http1, Http2};
 use crate::http::{admit, h2 as stream};
-use crate::tunnel;
+use crate::tunnel::{self, Speech};
 use crate::worker::Worker;
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
@@ -40,12 +41,15 @@ pub async fn serve_http2(
     let (mut head, body) = request.into_parts();
     let mut responder = Responder::new(response, &head.method);
     let upgrade = head.extensions.remove::<h2::ext::Protocol>();
-    let Passed { port, protocol, .. } = match gate::http2(worker, source, &mut head).await {
+    let passed = match gate::http2(worker, source, &mut head).await {
         Ok(passed) => passed,
         Err(refused) => return answer(worker, &mut responder, &head.headers, refused).await,
     };
+    let Passed { port, protocol, .. } = passed;
+    let mut lifetime = Lifetime::new(worker, source, passed.token.as_ref(), head.uri.path(), port);
     if let Some(protocol) = upgrade {
-        return serve_upgrade(worker, source, head, &protocol, body, responder, port).await;
+        let opened = (responder, body);
+        return serve_upgrade(worker, source, head, &protocol, opened, port, &mut lifetime).await;
     }
     let length = admit::http2_length(&head, body.is_end_stream());
     let mut body = stream::Body::new(body);
@@ -58,6 +62,7 @@ pub async fn serve_http2(
         &mut responder,
         port,
         protocol,
+        &mut lifetime,
     )
     .await;
     finish(worker, source, result, &mut responder, &head.headers, port).await;
@@ -93,14 +98,20 @@ pub async fn serve_http1<S>(
         let length = parsed.body;
         let upgrade = parsed.upgrade.clone();
         let mut head = into_parts(parsed);
-        if let Err(refused) = gate::http1(worker, source, &mut head, port).await {
-            responder.close_after();
-            let _ = Answer::new(refused.reason, refused.id).send(&mut responder, &head.headers);
-            let _ = responder.flush().await;
-            break;
-        }
+        let passed = match gate::http1(worker, source, &mut head, port).await {
+            Ok(passed) => passed,
+            Err(refused) => {
+                responder.close_after();
+                let _ = Answer::new(refused.reason, refused.id).send(&mut responder, &head.headers);
+                let _ = responder.flush().await;
+                break;
+            }
+        };
+        let mut lifetime =
+            Lifetime::new(worker, source, passed.token.as_ref(), head.uri.path(), port);
         if let Some(token) = upgrade {
-            upgrade_http1(worker, source, &connection, responder, &head, &token, port).await;
+            let opened = (&connection, responder);
+            upgrade_http1(worker, source, opened, &head, &token, port, &mut lifetime).await;
             break;
         }
         let mut body = h1::Body::new(&connection, length, limits);
@@ -113,6 +124,7 @@ pub async fn serve_http1<S>(
             &mut responder,
             port,
             AppProtocol::Http1,
+            &mut lifetime,
         )
         .await;
         let go_on = matches!(&result, Ok(done) if done.request_read) && responder.keeps_alive();
@@ -183,6 +195,7 @@ async fn to_app<B, D>(
     responder: &mut D,
     port: u16,
     protocol: AppProtocol,
+    lifetime: &mut Lifetime<'_>,
 ) -> Result<Exchanged, ForwardError>
 where
     B: BodySource,
@@ -199,7 +212,7 @@ where
             .sender(address)
             .await
             .map_err(|e| unreachable(e.to_string()))?;
-        let result = forward(head, body, length, responder, Http2(sender)).await;
+        let result = forward(head, body, length, responder, Http2(sender), lifetime).await;
         if matches!(&result, Err(ForwardError::NoResponse { .. })) {
             worker.clear.forget(address);
         }
@@ -217,7 +230,7 @@ where
             limits: worker.settings.limits.clone(),
             upgrade: None,
         };
-        match forward(head, body, length, responder, upstream).await {
+        match forward(head, body, length, responder, upstream, lifetime).await {
             // The application closed the kept connection at the moment it was used again.
             Err(ForwardError::NoResponse {
                 body_taken: false, ..
@@ -239,10 +252,11 @@ async fn serve_upgrade(
     source: &Source,
     mut head: request::Parts,
     protocol: &h2::ext::Protocol,
-    body: RecvStream,
-    mut responder: Responder,
+    (mut responder, body): (Responder, RecvStream),
     port: u16,
+    lifetime: &mut Lifetime<'_>,
 ) {
+    let speech = Speech::of_upgrade(protocol.as_str().as_bytes());
     head.method = Method::GET;
     let failed = async |responder: &mut Responder, reason| {
         let refused = source.refuse(worker, port, reason, None);
@@ -264,7 +278,7 @@ async fn serve_upgrade(
                 return;
             };
             let app = RefCell::new(app);
-            if let Err(error) = tunnel::with_stream(&app, send, body).await {
+            if let Err(error) = tunnel::with_stream(&app, send, body, speech, lifetime).await {
                 tracing::debug!(peer = source.peer_name(), %error, "upgraded connection cut");
             }
         }
@@ -289,11 +303,11 @@ async fn serve_upgrade(
 async fn upgrade_http1<S>(
     worker: &Rc<Worker>,
     source: &Source,
-    connection: &RefCell<Connection<S>>,
-    mut responder: H1Responder<'_, S>,
+    (connection, mut responder): (&RefCell<Connection<S>>, H1Responder<'_, S>),
     head: &request::Parts,
     token: &HeaderValue,
     port: u16,
+    lifetime: &mut Lifetime<'_>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -310,7 +324,13 @@ async fn upgrade_http1<S>(
             responder.switch_protocols(&head, response.upgrade().unwrap_or(token));
             if let Some(app) = response.lease().take() {
                 let app = RefCell::new(app);
-                let _ = tunnel::between(connection, &app).await;
+                let _ = tunnel::between(
+                    connection,
+                    &app,
+                    Speech::of_upgrade(token.as_bytes()),
+                    lifetime,
+                )
+                .await;
             }
         }
         Ok((response, head, length)) => {
@@ -398,7 +418,11 @@ fn failure(worker: &Worker, source: &Source, error: &ForwardError, port: u16) ->
     let (reason, status) = match error {
         ForwardError::NoResponse { .. } => (Reason::ConnectFailed, StatusCode::BAD_GATEWAY),
         ForwardError::Request(_) => (Reason::BadRequest, StatusCode::BAD_REQUEST),
-        ForwardError::Response(_) | ForwardError::Downstream(_) => {
+        ForwardError::Ended {
+            reason,
+            answered: false,
+        } => (*reason, StatusCode::UNAUTHORIZED),
+        ForwardError::Response(_) | ForwardError::Downstream(_) | ForwardError::Ended { .. } => {
             tracing::debug!(peer = source.peer_name(), %error, "exchange cut");
             return None;
         }

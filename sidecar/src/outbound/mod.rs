@@ -17,8 +17,9 @@ use mesh_auth::Reason;
 use tokio::net::TcpStream;
 
 use crate::directory::{AppProtocol, Destination, Endpoint, MeshProtocol, ServicePort};
+use crate::http::ending::Endless;
 use crate::http::h1::Connection;
-use crate::tunnel;
+use crate::tunnel::{self, Speech};
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
 use crate::worker::{Egress, Mode, TcpService, Worker, dial};
@@ -181,7 +182,7 @@ async fn outside(worker: &Rc<Worker>, stream: TcpStream, destination: SocketAddr
 async fn copy(worker: &Worker, client: TcpStream, upstream: TcpStream) {
     let client = RefCell::new(Connection::new(client, BytesMut::new()));
     let upstream = RefCell::new(Connection::new(upstream, BytesMut::new()));
-    match tunnel::between(&client, &upstream).await {
+    match tunnel::between(&client, &upstream, Speech::Opaque, &mut Endless).await {
         Ok(carried) => {
             worker
                 .counters

@@ -19,10 +19,11 @@ use tokio::time::Instant;
 use super::detect::{self, Protocol};
 use super::refuse;
 use crate::directory::ServicePort;
+use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::pool::balance::Active;
 use crate::pool::mesh::Slot;
-use crate::tunnel;
+use crate::tunnel::{self, Speech};
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
 
@@ -184,7 +185,15 @@ async fn carry<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    match tunnel::with_stream(connection, opening.send, receive).await {
+    match tunnel::with_stream(
+        connection,
+        opening.send,
+        receive,
+        Speech::Opaque,
+        &mut Endless,
+    )
+    .await
+    {
         Ok(carried) => {
             worker
                 .counters

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::directory::{MeshProtocol, ServicePort};
 use crate::http::answer::Answer;
 use crate::http::body::{BodyError, BodySink as _, BodySource, Pump};
+use crate::http::ending::Endless;
 use crate::http::forward::{Downstream, Exchanged, ForwardError, Head, Response as _, forward};
 use crate::http::h1::{self, Connection};
 use crate::http::h1_server::{self, Responder as H1Responder, Watchdog};
@@ -26,7 +27,7 @@ use crate::http::{admit, h2 as stream};
 use crate::inbound::request::{into_parts, refuse_head};
 use crate::pool::balance::Active;
 use crate::pool::mesh::Slot;
-use crate::tunnel;
+use crate::tunnel::{self, Speech};
 use crate::worker::Worker;
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
@@ -285,7 +286,15 @@ where
         let Some((slot, active, uid)) = place(worker, &port, head, &mut tried).await else {
             break;
         };
-        let result = forward(head, body, length, responder, Http2(slot.sender())).await;
+        let result = forward(
+            head,
+            body,
+            length,
+            responder,
+            Http2(slot.sender()),
+            &mut Endless,
+        )
+        .await;
         drop(active);
         match result {
             Ok(done) => {
@@ -303,7 +312,11 @@ where
                 tracing::debug!(%error, "request body");
                 return Err(Failed::new(Reason::BadRequest, StatusCode::BAD_REQUEST));
             }
-            Err(ForwardError::Response(error) | ForwardError::Downstream(error)) => {
+            Err(
+                error @ (ForwardError::Response(_)
+                | ForwardError::Downstream(_)
+                | ForwardError::Ended { .. }),
+            ) => {
                 tracing::debug!(%error, "exchange cut");
                 return Err(Failed {
                     cut: true,
@@ -402,7 +415,14 @@ async fn upgrade_http1<S>(
                 Ok((head, _)) if head.status == StatusCode::OK => {
                     responder.switch_protocols(&head, token);
                     if let Some(receive) = response.into_stream()
-                        && let Err(error) = tunnel::with_stream(connection, send, receive).await
+                        && let Err(error) = tunnel::with_stream(
+                            connection,
+                            send,
+                            receive,
+                            Speech::Opaque,
+                            &mut Endless,
+                        )
+                        .await
                     {
                         tracing::debug!(%error, "upgraded connection cut");
                     }

@@ -11,17 +11,20 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_auth::Reason;
 use metrics::counter;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use super::metrics::Direction;
 use crate::snapshot::{SharedSnapshot, Snapshot};
 
 /// How long what was ended may still take to finish: time for GOAWAY to be heard and for short answers.
 pub const CUT_AFTER: Duration = Duration::from_millis(200);
+/// How late the end of what expires may come.
+const EXPIRY_TICK: Duration = Duration::from_secs(1);
 /// Subjects asked before other tasks get a turn.
 const SLICE: usize = 256;
 
@@ -55,6 +58,10 @@ pub trait Subject {
     fn topics(&self) -> &[Topic];
     /// Why it must end under `snapshot`; `None`: it may go on.
     fn review(&self, snapshot: &Snapshot) -> Option<Reason>;
+    /// When it ends by itself, Unix seconds, and why. Asked once.
+    fn expiry(&self) -> Option<(i64, Reason)> {
+        None
+    }
     /// Which way it goes.
     fn direction(&self) -> Direction;
     /// The peer, for the log.
@@ -66,6 +73,7 @@ struct Entry {
     /// Why it must end, and the epoch that says so.
     verdict: Cell<Option<(Reason, u64)>>,
     waker: RefCell<Option<Waker>>,
+    expiry: Option<(i64, Reason)>,
 }
 
 /// What is open on one worker.
@@ -74,6 +82,8 @@ pub struct Reviews {
     free: RefCell<Vec<usize>>,
     /// Epochs of the topics at the last pass.
     seen: Cell<[u64; Topic::COUNT]>,
+    /// No subject expires before this, Unix seconds.
+    next_expiry: Cell<i64>,
     /// Epoch of the snapshot of the last complete pass.
     reviewed: Cell<u64>,
     /// What was ended and is still open, by the epoch that ended it.
@@ -88,6 +98,7 @@ impl Reviews {
             entries: RefCell::default(),
             free: RefCell::default(),
             seen: Cell::default(),
+            next_expiry: Cell::new(i64::MAX),
             reviewed: Cell::default(),
             closing: RefCell::default(),
             enforced,
@@ -97,7 +108,12 @@ impl Reviews {
     /// Puts `subject` under review until the guard is dropped. It is asked at once: what was verified under an earlier
     /// snapshot may be forbidden under `snapshot`, the one in force.
     pub fn register(self: &Rc<Self>, subject: Box<dyn Subject>, snapshot: &Snapshot) -> Review {
+        let expiry = subject.expiry();
+        if let Some((at, _)) = expiry {
+            self.next_expiry.set(self.next_expiry.get().min(at));
+        }
         let entry = Rc::new(Entry {
+            expiry,
             subject,
             verdict: Cell::new(None),
             waker: RefCell::new(None),
@@ -123,10 +139,38 @@ impl Reviews {
 
     /// Reviews everything open whenever `epochs` tells of a new snapshot, for as long as somebody publishes them.
     pub async fn follow(&self, shared: &SharedSnapshot, mut epochs: watch::Receiver<u64>) {
-        while epochs.changed().await.is_ok() {
-            let snapshot = shared.load_full();
-            self.pass(&snapshot).await;
+        let mut second = tokio::time::interval(EXPIRY_TICK);
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = epochs.changed() => match changed {
+                    Ok(()) => {
+                        let snapshot = shared.load_full();
+                        self.pass(&snapshot).await;
+                    }
+                    Err(_) => return,
+                },
+                // One timer for all of them: most are gone long before they expire.
+                _ = second.tick() => self.expire(unix_now(), shared.load().epoch),
+            }
         }
+    }
+
+    /// Ends what expires at `now`, Unix seconds.
+    fn expire(&self, now: i64, epoch: u64) {
+        if now < self.next_expiry.get() {
+            return;
+        }
+        let mut next = i64::MAX;
+        let entries: Vec<_> = self.entries.borrow().iter().flatten().cloned().collect();
+        for entry in entries {
+            match entry.expiry {
+                Some((at, reason)) if at <= now => self.condemn(&entry, reason, epoch),
+                Some((at, _)) => next = next.min(at),
+                None => {}
+            }
+        }
+        self.next_expiry.set(next);
     }
 
     async fn pass(&self, snapshot: &Snapshot) {
@@ -158,14 +202,19 @@ impl Reviews {
     }
 
     fn ask(&self, entry: &Entry, snapshot: &Snapshot) {
+        if entry.verdict.get().is_none()
+            && let Some(reason) = entry.subject.review(snapshot)
+        {
+            self.condemn(entry, reason, snapshot.epoch);
+        }
+    }
+
+    fn condemn(&self, entry: &Entry, reason: Reason, epoch: u64) {
         if entry.verdict.get().is_some() {
             return;
         }
-        let Some(reason) = entry.subject.review(snapshot) else {
-            return;
-        };
-        entry.verdict.set(Some((reason, snapshot.epoch)));
-        *self.closing.borrow_mut().entry(snapshot.epoch).or_default() += 1;
+        entry.verdict.set(Some((reason, epoch)));
+        *self.closing.borrow_mut().entry(epoch).or_default() += 1;
         let direction = entry.subject.direction().as_str();
         counter!("postern_connections_ended_total", "direction" => direction, "reason" => reason.code())
             .increment(1);
@@ -173,7 +222,7 @@ impl Reviews {
             reason = reason.code(),
             peer = entry.subject.peer(),
             direction,
-            epoch = snapshot.epoch,
+            epoch,
             "ended by review"
         );
         if let Some(waker) = entry.waker.borrow_mut().take() {
@@ -274,6 +323,12 @@ impl Drop for Review {
     }
 }
 
+fn unix_now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,6 +423,43 @@ mod tests {
         drop(ended.review);
         assert_eq!(*told.borrow(), 3);
         assert_eq!(reviews.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_expires_is_ended_then_and_nothing_else() {
+        struct Expiring(i64);
+        impl Subject for Expiring {
+            fn topics(&self) -> &[Topic] {
+                &[Topic::Token]
+            }
+            fn review(&self, _: &Snapshot) -> Option<Reason> {
+                None
+            }
+            fn expiry(&self) -> Option<(i64, Reason)> {
+                Some((self.0, Reason::TokenExpired))
+            }
+            fn direction(&self) -> Direction {
+                Direction::Inbound
+            }
+            fn peer(&self) -> &'static str {
+                "-"
+            }
+        }
+        let (enforced, told) = watch::channel(0);
+        let reviews = Reviews::new(enforced);
+        let first = snapshot(1, 1, 1);
+        reviews.pass(&first).await;
+        let open = |at| reviews.register(Box::new(Expiring(at)), &first);
+        let (soon, late) = (open(10), open(20));
+        for (now, soon_ends, late_ends) in [(9, false, false), (10, true, false), (25, true, true)]
+        {
+            reviews.expire(now, 1);
+            assert_eq!(soon.verdict().is_some(), soon_ends, "{now}");
+            assert_eq!(late.verdict().is_some(), late_ends, "{now}");
+        }
+        drop((soon, late));
+        assert_eq!(*told.borrow(), 1);
+        assert!(reviews.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

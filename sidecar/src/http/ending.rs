@@ -1,0 +1,58 @@
+//! What ends an exchange or a tunnel before it is done, and what is said then.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, header};
+use mesh_auth::Reason;
+use tokio::time::Sleep;
+
+/// How long a last word may take to be written before the stream is cut.
+pub const LAST_WORD: Duration = Duration::from_millis(200);
+
+/// Tells that something must end.
+pub trait Ending {
+    /// Ready, with the reason, once it must end. Wakes the task that asked last.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Reason>;
+}
+
+/// Nothing ends it from outside.
+#[derive(Debug, Clone, Copy)]
+pub struct Endless;
+
+impl Ending for Endless {
+    fn poll_end(&mut self, _: &mut Context<'_>) -> Poll<Reason> {
+        Poll::Pending
+    }
+}
+
+/// True if a head is gRPC's: its stream can be ended with a status.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The trailers that end a gRPC response whose head was sent: code 16, UNAUTHENTICATED.
+pub fn grpc_trailers(reason: Reason) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("16"));
+    trailers.insert("grpc-message", HeaderValue::from_static(reason.code()));
+    trailers
+}
+
+/// The time that a last word has, from the first time it is asked for.
+#[derive(Debug, Default)]
+pub struct Patience(Option<Pin<Box<Sleep>>>);
+
+impl Patience {
+    /// Ready when it is over.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WORD)))
+            .as_mut()
+            .poll(cx)
+    }
+}
