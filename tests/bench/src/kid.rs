@@ -63,6 +63,12 @@ impl Kid {
         }
     }
 
+    /// Its log so far.
+    pub(crate) fn log(&self) -> anyhow::Result<String> {
+        std::fs::read_to_string(&self.log)
+            .with_context(|| format!("cannot read {}", self.log.display()))
+    }
+
     /// The end of its log.
     pub(crate) fn last_words(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

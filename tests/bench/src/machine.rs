@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::programs::{self, Programs};
 
 /// The machine and the versions of the programs beside ours.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Machine {
     cpu_model: String,
     cores: usize,
@@ -13,6 +13,7 @@ pub(crate) struct Machine {
     nginx: Option<String>,
     haproxy: Option<String>,
     wrk: Option<String>,
+    envoy: Option<String>,
 }
 
 impl Machine {
@@ -29,6 +30,7 @@ impl Machine {
             nginx: programs::version(programs.nginx.as_deref()).await,
             haproxy: programs::version(programs.haproxy.as_deref()).await,
             wrk: programs::version(programs.wrk.as_deref()).await,
+            envoy: programs::version(programs.envoy.as_deref()).await,
         }
     }
 }

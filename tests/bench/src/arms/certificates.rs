@@ -1,12 +1,16 @@
-//! An authority and two certificates for the peers: ECDSA P-256, as the mesh's own are.
+//! An authority and two certificates for the peers: ECDSA P-256 with SPIFFE IDs, as the mesh's own are.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 
 /// The name that the server's certificate is for.
@@ -16,6 +20,10 @@ pub(super) const CLIENT_FILE: &str = "client.pem";
 pub(super) const SERVER_FILE: &str = "server.pem";
 
 const CLIENT_NAME: &str = "client.bench";
+/// Organization of both leafs, for proxies that cannot look at URI names.
+pub(super) const ORGANIZATION: &str = "mesh";
+pub(super) const CLIENT_ID: &str = "spiffe://bench.postern/ns/bench/sa/client";
+pub(super) const SERVER_ID: &str = "spiffe://bench.postern/ns/bench/sa/server";
 
 /// Writes the authority's certificate, and a file with certificate and key for each side.
 pub(super) fn write(folder: &Path) -> anyhow::Result<()> {
@@ -25,20 +33,26 @@ pub(super) fn write(folder: &Path) -> anyhow::Result<()> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let authority = CertifiedIssuer::self_signed(params, key)?;
     save(folder, AUTHORITY_FILE, &authority.pem())?;
-    for (file, name, usage) in [
+    for (file, name, id, usage) in [
         (
             CLIENT_FILE,
             CLIENT_NAME,
+            CLIENT_ID,
             ExtendedKeyUsagePurpose::ClientAuth,
         ),
         (
             SERVER_FILE,
             SERVER_NAME,
+            SERVER_ID,
             ExtendedKeyUsagePurpose::ServerAuth,
         ),
     ] {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = self::params(name, vec![name.to_owned()])?;
+        params.subject_alt_names.push(SanType::URI(id.try_into()?));
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, ORGANIZATION);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
@@ -59,6 +73,24 @@ fn params(name: &str, alternative: Vec<String>) -> anyhow::Result<CertificatePar
     params.not_before = now - Duration::hours(1);
     params.not_after = now + Duration::days(1);
     Ok(params)
+}
+
+/// A TLS client that shows the client's certificate and takes the server's, as a peer's client-side proxy does.
+pub(super) fn client(folder: &Path, alpn: &[u8]) -> anyhow::Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_file_iter(folder.join(AUTHORITY_FILE))? {
+        roots.add(root?)?;
+    }
+    let chain =
+        CertificateDer::pem_file_iter(folder.join(CLIENT_FILE))?.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(folder.join(CLIENT_FILE))?;
+    let mut config = ClientConfig::builder_with_provider(mesh_auth::tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?;
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
 }
 
 /// The folder is a temporary one that only this user may enter.

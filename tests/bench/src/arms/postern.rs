@@ -9,11 +9,10 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use super::Pair;
 use super::nginx::App;
-use super::{Arm, folder};
-use crate::args::ArmName;
 use crate::kid::Kid;
-use crate::probe;
+use crate::ports;
 use crate::programs::Ours;
 use crate::wrk::Target;
 
@@ -43,8 +42,8 @@ struct Sidecar {
     outbound: SocketAddr,
 }
 
-pub(crate) async fn start(ours: &Ours, app: &App) -> anyhow::Result<Arm> {
-    let folder = folder()?;
+pub(crate) async fn start(ours: &Ours, app: &App) -> anyhow::Result<Pair> {
+    let folder = ports::folder()?;
     let mut command = Command::new(&ours.meshctl);
     command
         .args(["demo", "--hold", "--json", "--workers", "1", "--app"])
@@ -68,16 +67,17 @@ pub(crate) async fn start(ours: &Ours, app: &App) -> anyhow::Result<Arm> {
         address: workloads.web.sidecar.outbound.to_string(),
         host: "orders".to_owned(),
     };
-    probe::wait_for(&target, &app.body, &mut [&mut kid]).await?;
-    let (web, orders) = (workloads.web.sidecar.pid, workloads.orders.sidecar.pid);
-    Ok(Arm {
-        name: ArmName::Postern,
+    let mut pair = Pair {
         target,
-        counted: vec![web, orders],
-        far: vec![orders],
+        grpc: None,
+        tls: None,
+        client: workloads.web.sidecar.pid,
+        server: workloads.orders.sidecar.pid,
         kids: vec![kid],
         _folder: Some(folder),
-    })
+    };
+    pair.answers(&app.body).await?;
+    Ok(pair)
 }
 
 fn announcement(line: &str) -> anyhow::Result<Announcement> {

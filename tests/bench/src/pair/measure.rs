@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::arms::Arm;
+use super::Arm;
 use crate::cpu::Sample;
 use crate::wrk;
 
@@ -37,22 +37,23 @@ pub(crate) struct Figures {
 }
 
 pub(crate) async fn measure(arm: &mut Arm, load: Load<'_>) -> anyhow::Result<Figures> {
-    for kid in &mut arm.kids {
-        kid.check()?;
+    if let Some(pair) = &mut arm.pair {
+        pair.check()?;
     }
+    let counted = arm.counted();
     let Load {
         wrk,
         connections,
         seconds,
     } = load;
     wrk::run(wrk, &arm.target, connections, WARM_UP_SECONDS).await?;
-    let before = Sample::take(&arm.counted)?;
+    let before = Sample::take(&counted)?;
     let loaded = wrk::run(wrk, &arm.target, connections, seconds).await?;
-    let spent = Sample::take(&arm.counted)?.since(&before);
+    let spent = Sample::take(&counted)?.since(&before);
     let single = wrk::run(wrk, &arm.target, 1, seconds).await?;
     let per_request = spent.nanoseconds as f64 / 1e3 / loaded.requests as f64;
     Ok(Figures {
-        cpu_us_per_request: (!arm.counted.is_empty()).then_some(per_request),
+        cpu_us_per_request: (!counted.is_empty()).then_some(per_request),
         rps: loaded.rps,
         loaded_p50_us: loaded.p50_us,
         loaded_p99_us: loaded.p99_us,

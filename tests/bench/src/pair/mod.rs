@@ -1,53 +1,75 @@
-//! The whole comparison: programs, application, arms, rounds. Ends in a report whatever happens.
+//! `mesh-bench pair`: programs, application, arms, rounds. Ends in a report whatever happens.
+
+mod arguments;
+mod measure;
+mod report;
 
 use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use crate::args::{ArmName, PairArgs};
+pub(crate) use self::arguments::{Arguments, ArmName};
+use self::measure::{Figures, Load, measure};
 use crate::arms::haproxy::{self, Between};
 use crate::arms::nginx::App;
-use crate::arms::{Arm, postern};
+use crate::arms::{Pair, postern};
 use crate::machine::Machine;
-use crate::measure::{Figures, Load, measure};
 use crate::placement::Processors;
 use crate::programs::{self, Ours, Programs};
 use crate::report::Report;
 use crate::say;
+use crate::wrk::Target;
+
+/// Something that answers, with the processes between its client and the application.
+struct Arm {
+    name: ArmName,
+    target: Target,
+    /// What runs it; the application itself needs nothing.
+    pair: Option<Pair>,
+}
+
+impl Arm {
+    /// Processes whose time is counted, client side first.
+    fn counted(&self) -> Vec<u32> {
+        self.pair
+            .iter()
+            .flat_map(|p| [p.client, p.server])
+            .collect()
+    }
+}
 
 type Rounds = BTreeMap<ArmName, Vec<Figures>>;
 
-pub(crate) async fn run(arguments: &PairArgs) -> Report {
+pub(crate) async fn run(arguments: &Arguments) -> Report {
     let names = arguments.arms();
     let mut programs = Programs::find();
-    let mut problems = Vec::new();
+    let mut problem = None;
     let missing = programs.missing(&names);
-    if arguments.install && !missing.is_empty() {
-        if let Err(error) = programs::install(&missing).await {
-            problems.push(format!("{error:#}"));
-        }
+    if arguments.common.install && !missing.is_empty() {
+        problem = programs::install(&missing).await.err();
         programs = Programs::find();
     }
     let missing = programs.missing(&names);
-    let machine = Machine::look(&programs).await;
+    let mut report = Report::new("pair", Machine::look(&programs).await);
     let mut rounds = Rounds::new();
     let mut placement = None;
     if missing.is_empty() {
-        let outcome = compare(arguments, &names, &programs, &mut placement, &mut rounds).await;
-        if let Err(error) = outcome {
-            problems.push(format!("{error:#}"));
-        }
+        problem = compare(arguments, &names, &programs, &mut placement, &mut rounds)
+            .await
+            .err();
     }
-    let report = Report::new(machine, placement, &rounds, missing, problems);
-    for problem in &report.problems {
-        say(problem);
+    report.placed(placement);
+    report.missing(&missing, true);
+    if let Some(error) = problem {
+        report.problem(format!("{error:#}"));
     }
+    report::fill(&mut report, &rounds);
     report
 }
 
 /// Fills in the rounds as they are measured, so that an error leaves the earlier ones.
 async fn compare(
-    arguments: &PairArgs,
+    arguments: &Arguments,
     names: &[ArmName],
     programs: &Programs,
     placement: &mut Option<String>,
@@ -72,16 +94,19 @@ async fn compare(
         let arm = start(*name, &app, programs, ours.as_ref())
             .await
             .with_context(|| format!("{} does not start", name.as_str()))?;
-        processors.move_far(&arm.far)?;
+        if let Some(pair) = &arm.pair {
+            processors.move_far(&[pair.server])?;
+        }
         arms.push(arm);
     }
 
+    let (rounds_wanted, seconds) = arguments.length();
     let load = Load {
         wrk,
         connections: arguments.connections,
-        seconds: arguments.seconds,
+        seconds,
     };
-    for round in 1..=arguments.rounds {
+    for round in 1..=rounds_wanted {
         for arm in &mut arms {
             let name = arm.name.as_str();
             app.kid.check()?;
@@ -89,8 +114,7 @@ async fn compare(
                 .await
                 .with_context(|| format!("round {round} of {name} failed"))?;
             say(&format!(
-                "round {round} of {}: {name}: {}, {:.0} requests/s, p50 {:.0} us",
-                arguments.rounds,
+                "round {round} of {rounds_wanted}: {name}: {}, {:.0} requests/s, p50 {:.0} us",
                 figures
                     .cpu_us_per_request
                     .map_or("no proxy".to_owned(), |us| format!(
@@ -114,10 +138,17 @@ async fn start(
     ours: Option<&Ours>,
 ) -> anyhow::Result<Arm> {
     let haproxy = || programs.haproxy.as_deref().context("haproxy is missing");
-    match name {
-        ArmName::Direct => Ok(app.direct()),
-        ArmName::Postern => postern::start(ours.context("meshctl is missing")?, app).await,
-        ArmName::HaproxyH1 => haproxy::start(haproxy()?, Between::Http1, app).await,
-        ArmName::HaproxyH2 => haproxy::start(haproxy()?, Between::Http2, app).await,
-    }
+    let pair = match name {
+        ArmName::Direct => None,
+        ArmName::Postern => Some(postern::start(ours.context("meshctl is missing")?, app).await?),
+        ArmName::HaproxyH1 => Some(haproxy::start(haproxy()?, Between::Http1, None, app).await?),
+        ArmName::HaproxyH2 => Some(haproxy::start(haproxy()?, Between::Http2, None, app).await?),
+    };
+    Ok(Arm {
+        name,
+        target: pair
+            .as_ref()
+            .map_or_else(|| app.target(), |p| p.target.clone()),
+        pair,
+    })
 }
