@@ -148,6 +148,30 @@ impl Reason {
         Self::Draining,
     ];
 
+    /// True when a better token would have helped.
+    pub const fn is_about_token(self) -> bool {
+        matches!(
+            self,
+            Self::TokenMissing
+                | Self::TokenMalformed
+                | Self::TokenTooLarge
+                | Self::TokenDuplicate
+                | Self::TokenUnknownIssuer
+                | Self::TokenUnknownKey
+                | Self::TokenAlgorithm
+                | Self::TokenBadSignature
+                | Self::TokenWrongType
+                | Self::TokenClaim
+                | Self::TokenExpired
+                | Self::TokenNotYetValid
+                | Self::TokenTooOld
+                | Self::TokenWrongAudience
+                | Self::TokenBindingMismatch
+                | Self::TokenRevoked
+                | Self::TokenInactive
+        )
+    }
+
     /// The stable code.
     pub const fn code(self) -> &'static str {
         match self {

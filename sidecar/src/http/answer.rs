@@ -15,6 +15,22 @@ pub const REASON_HEADER: HeaderName = HeaderName::from_static("postern-reason");
 /// Names the decision, for `meshctl authz why` and the log.
 pub const DECISION_HEADER: HeaderName = HeaderName::from_static("postern-decision-id");
 
+/// How to authenticate, whatever went wrong.
+const CHALLENGE: &str = "Bearer realm=\"postern\"";
+
+/// A refusal, for the caller and the log.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// Why.
+    pub reason: Reason,
+    /// Identifies the decision.
+    pub id: u64,
+    /// The scope that would have been enough.
+    pub scope: Option<Box<str>>,
+    /// What is demanded of the subject's authentication, seconds.
+    pub max_age: Option<u32>,
+}
+
 /// An answer in place of the application's.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -24,6 +40,10 @@ pub struct Answer {
     pub reason: Reason,
     /// Identifies the decision in the log.
     pub decision_id: u64,
+    /// The scope that would have been enough.
+    scope: Option<Box<str>>,
+    /// What is demanded of the subject's authentication, seconds.
+    max_age: Option<u32>,
 }
 
 impl Answer {
@@ -33,7 +53,48 @@ impl Answer {
             status: status_of(reason),
             reason,
             decision_id,
+            scope: None,
+            max_age: None,
         }
+    }
+
+    /// The answer to a refusal.
+    pub fn of(refused: &Refused) -> Self {
+        Self {
+            scope: refused.scope.clone(),
+            max_age: refused.max_age,
+            ..Self::new(refused.reason, refused.id)
+        }
+    }
+
+    /// What a client is told to do about its token (RFC 6750 §3, RFC 9470 §3). Without a token: no error.
+    fn challenge(&self) -> Option<HeaderValue> {
+        let error = match self.reason {
+            Reason::TokenMissing => return Some(HeaderValue::from_static(CHALLENGE)),
+            Reason::TokenDuplicate => "invalid_request",
+            Reason::InsufficientScope => "insufficient_scope",
+            Reason::TokenTooOld => "insufficient_user_authentication",
+            reason if reason.is_about_token() => "invalid_token",
+            _ => return None,
+        };
+        let mut text = format!(
+            "{CHALLENGE}, error=\"{error}\", error_description=\"{}\"",
+            self.reason.code()
+        );
+        if self.reason == Reason::InsufficientScope
+            && let Some(scope) = &self.scope
+        {
+            // Quotes cannot be in a scope (RFC 6749 §3.3); who configured one gets no attribute.
+            if !scope.contains(['"', '\\']) {
+                text.push_str(&format!(", scope=\"{scope}\""));
+            }
+        }
+        if self.reason == Reason::TokenTooOld
+            && let Some(seconds) = self.max_age
+        {
+            text.push_str(&format!(", max_age=\"{seconds}\""));
+        }
+        HeaderValue::try_from(text).ok()
     }
 
     /// The same reason with another status.
@@ -69,6 +130,9 @@ impl Answer {
         }
         head.headers
             .insert(REASON_HEADER, HeaderValue::from_static(self.reason.code()));
+        if let Some(challenge) = self.challenge() {
+            head.headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if is_grpc(request) {
             head.headers.insert(
                 header::CONTENT_TYPE,
@@ -122,9 +186,13 @@ fn status_of(reason: Reason) -> StatusCode {
     match reason {
         Reason::BadRequest | Reason::ProtocolError => StatusCode::BAD_REQUEST,
         Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Reason::TokenDuplicate => StatusCode::BAD_REQUEST,
         Reason::UnauthenticatedPeer => StatusCode::UNAUTHORIZED,
+        reason if reason.is_about_token() => StatusCode::UNAUTHORIZED,
         Reason::NoSnapshot
         | Reason::NoIdentity
+        | Reason::KeysUnavailable
+        | Reason::IntrospectionFailed
         | Reason::NoHealthyEndpoint
         | Reason::ConnectFailed
         | Reason::Draining => StatusCode::SERVICE_UNAVAILABLE,

@@ -7,7 +7,8 @@ use mesh_auth::policy::{Decision, PolicySet, Request};
 use mesh_auth::token::VerifiedToken;
 use metrics::counter;
 
-use super::source::{Refused, Source};
+use super::source::Source;
+use crate::http::answer::Refused;
 use crate::ledger::{self, ShadowKey};
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;

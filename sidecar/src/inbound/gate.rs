@@ -10,9 +10,9 @@ use mesh_auth::{Reason, headers};
 use std::rc::Rc;
 
 use super::decide;
-use super::source::{Refused, Source};
+use super::source::Source;
 use crate::http::admit;
-use crate::snapshot::Snapshot;
+use crate::http::answer::Refused;
 use crate::worker::Worker;
 
 /// What the application is spoken to.
@@ -39,7 +39,7 @@ pub struct Passed {
 ///
 /// # Errors
 /// The refusal, already counted and logged.
-pub async fn http2(
+pub fn http2(
     worker: &Worker,
     source: &Source,
     head: &mut request::Parts,
@@ -55,24 +55,24 @@ pub async fn http2(
         tracing::debug!(peer = source.peer_name(), %error, "request not admitted");
         return Err(source.refuse(worker, port, Reason::BadRequest, None));
     }
-    pass(worker, source, head, port, protocol).await
+    pass(worker, source, head, port, protocol)
 }
 
 /// Passes an HTTP/1.1 request, which its parser admitted, for application port `port`.
 ///
 /// # Errors
 /// The refusal, already counted and logged.
-pub async fn http1(
+pub fn http1(
     worker: &Worker,
     source: &Source,
     head: &mut request::Parts,
     port: u16,
 ) -> Result<Passed, Refused> {
     take_target(&mut head.headers);
-    pass(worker, source, head, port, AppProtocol::Http1).await
+    pass(worker, source, head, port, AppProtocol::Http1)
 }
 
-async fn pass(
+fn pass(
     worker: &Worker,
     source: &Source,
     head: &mut request::Parts,
@@ -84,19 +84,30 @@ async fn pass(
         return Err(source.refuse(worker, port, Reason::BadRequest, None));
     }
     let snapshot = worker.snapshot();
-    let token = token(&snapshot).await?;
-    decide::request(worker, source, &snapshot, port, head, token.as_deref())?;
+    let token = match &snapshot.tokens {
+        None => None,
+        Some(policy) => {
+            policy.strip_claim_headers(&mut head.headers);
+            worker
+                .tokens
+                .pass(policy, source, head, port)
+                .map_err(|denied| {
+                    let refused = source.refuse(worker, port, denied.reason, None);
+                    Refused {
+                        max_age: denied.max_age,
+                        ..refused
+                    }
+                })?
+        }
+    };
+    let subject = token.as_deref().map(Verified::token);
+    decide::request(worker, source, &snapshot, port, head, subject)?;
     source.stamp(&mut head.headers);
     Ok(Passed {
         port,
         protocol,
         token,
     })
-}
-
-/// The token stage. A token that can be verified here and now is, without a wait; an opaque one is asked about.
-async fn token(_: &Snapshot) -> Result<Option<Rc<Verified>>, Refused> {
-    Ok(None)
 }
 
 /// What the private headers of a request from a sidecar say, and that they are gone.

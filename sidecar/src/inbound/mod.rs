@@ -10,3 +10,4 @@ pub mod mesh;
 pub mod plain;
 pub mod request;
 pub mod source;
+pub mod token;

@@ -14,9 +14,9 @@ use std::future::poll_fn;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::source::{Refused, Source};
+use super::source::Source;
 use super::{mesh, request};
-use crate::http::answer::Answer;
+use crate::http::answer::{Answer, Refused};
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::http::h1_server::Responder;

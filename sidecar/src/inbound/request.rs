@@ -15,8 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::gate::{self, AppProtocol, Passed};
 use super::lifetime::Lifetime;
 use super::mesh::flush;
-use super::source::{Refused, Source};
-use crate::http::answer::Answer;
+use super::source::Source;
+use crate::http::answer::{Answer, Refused};
 use crate::http::body::{BodySink as _, BodySource, Pump};
 use crate::http::forward::{
     Downstream, Exchanged, ForwardError, Head, Response as _, Upstream as _, forward,
@@ -41,7 +41,7 @@ pub async fn serve_http2(
     let (mut head, body) = request.into_parts();
     let mut responder = Responder::new(response, &head.method);
     let upgrade = head.extensions.remove::<h2::ext::Protocol>();
-    let passed = match gate::http2(worker, source, &mut head).await {
+    let passed = match gate::http2(worker, source, &mut head) {
         Ok(passed) => passed,
         Err(refused) => return answer(worker, &mut responder, &head.headers, refused).await,
     };
@@ -98,11 +98,11 @@ pub async fn serve_http1<S>(
         let length = parsed.body;
         let upgrade = parsed.upgrade.clone();
         let mut head = into_parts(parsed);
-        let passed = match gate::http1(worker, source, &mut head, port).await {
+        let passed = match gate::http1(worker, source, &mut head, port) {
             Ok(passed) => passed,
             Err(refused) => {
                 responder.close_after();
-                let _ = Answer::new(refused.reason, refused.id).send(&mut responder, &head.headers);
+                let _ = Answer::of(&refused).send(&mut responder, &head.headers);
                 let _ = responder.flush().await;
                 break;
             }
@@ -433,7 +433,7 @@ fn failure(worker: &Worker, source: &Source, error: &ForwardError, port: u16) ->
 }
 
 async fn answer(worker: &Worker, responder: &mut Responder, request: &HeaderMap, refused: Refused) {
-    let problem = Answer::new(refused.reason, refused.id);
+    let problem = Answer::of(&refused);
     worker
         .counters
         .request(Direction::Inbound, problem.status, 0, 0);

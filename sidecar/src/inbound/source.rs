@@ -9,6 +9,7 @@ use mesh_auth::svid::VerifiedPeer;
 use mesh_auth::token::VerifiedToken;
 use mesh_auth::{Reason, headers};
 
+use crate::http::answer::Refused;
 use crate::ledger::{self, Denial, RequestFacts, TokenFacts};
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
@@ -52,15 +53,6 @@ impl Decided {
             scope: None,
         }
     }
-}
-
-/// A refusal, for the caller and the log.
-#[derive(Debug, Clone, Copy)]
-pub struct Refused {
-    /// Why.
-    pub reason: Reason,
-    /// Identifies the decision.
-    pub id: u64,
 }
 
 impl Source {
@@ -201,7 +193,12 @@ impl Source {
             revision = (decision.revision > 0).then_some(decision.revision),
             "refused"
         );
-        Refused { reason, id }
+        Refused {
+            reason,
+            id,
+            scope: decision.scope.map(Into::into),
+            max_age: None,
+        }
     }
 
     /// Writes the peer's identity for the application, in place of whatever was there (removed before).

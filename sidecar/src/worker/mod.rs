@@ -126,6 +126,8 @@ pub struct Worker {
     pub drain: Rc<Drain>,
     /// What is open and reviewed when the snapshot changes.
     pub reviews: Rc<Reviews>,
+    /// Tokens that were verified.
+    pub tokens: inbound::token::Tokens,
     /// Counters.
     pub counters: Counters,
     /// What is reported to the control API.
@@ -199,6 +201,7 @@ pub fn run(
             learned: outbound::detect::Learned::default(),
             drain: Drain::new(),
             reviews,
+            tokens: inbound::token::Tokens::new(secret()?),
             counters: Counters::new(),
             notebook: Notebook::new(ledger),
             decisions: Cell::new(seed.rotate_left(17)),
@@ -207,6 +210,12 @@ pub fn run(
         });
         serve(&worker, listeners, epochs.published, shutdown).await
     })
+}
+
+fn secret() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| io::Error::other("no randomness"))?;
+    Ok(bytes)
 }
 
 async fn serve(

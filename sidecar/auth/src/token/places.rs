@@ -37,6 +37,11 @@ impl Presented<'_> {
     pub fn expose(&self) -> &[u8] {
         self.text
     }
+
+    /// Where it was, for [`super::TokenPolicy::remove`].
+    pub fn place(&self) -> usize {
+        self.place
+    }
 }
 
 /// The tokens of a request.

@@ -1,0 +1,234 @@
+//! Tokens that were verified, and a few that were not, by a keyed digest of the whole token.
+//!
+//! Bounded in entries and bytes. Only what an issuer signed gets into the one, so nobody can push good tokens out with made
+//! up ones; failures have a small table of their own. Whole digests are compared: a mutated twin is another token. What is
+//! found is still to be checked: time, provider, caller.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use mesh_auth::Reason;
+use mesh_auth::token::{Provider, TokenPolicy, Verified};
+
+/// Tokens remembered.
+const MAX_ENTRIES: usize = 8192;
+/// Bytes that they may hold together, about.
+const MAX_BYTES: usize = 16 << 20;
+/// Failures remembered.
+const MAX_FAILURES: usize = 1024;
+/// How long a failure is remembered, seconds: the issuer may have published the key since.
+const FAILURE_TTL: i64 = 10;
+
+/// SHA-256 over this process's secret and the token.
+pub(super) type Digest = [u8; 32];
+
+/// Digests tokens.
+pub(super) struct Digester(Context);
+
+impl Digester {
+    pub(super) fn new(seed: [u8; 32]) -> Self {
+        let mut context = Context::new(&SHA256);
+        context.update(&seed);
+        Self(context)
+    }
+
+    pub(super) fn digest(&self, token: &[u8]) -> Digest {
+        let mut context = self.0.clone();
+        context.update(token);
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.finish().as_ref());
+        digest
+    }
+}
+
+/// A keyed digest is a hash already: its start is taken as it is.
+#[derive(Default)]
+pub(super) struct Start(u64);
+
+impl Hasher for Start {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for (i, byte) in bytes.iter().take(8).enumerate() {
+            self.0 ^= u64::from(*byte) << (8 * i);
+        }
+    }
+}
+
+type Map<V> = HashMap<Digest, V, BuildHasherDefault<Start>>;
+
+struct Entry {
+    verified: Rc<Verified>,
+    weight: usize,
+    /// Used since the hand passed.
+    used: bool,
+}
+
+/// Verified tokens; the one that makes room was not used since it was looked at last (CLOCK).
+#[derive(Default)]
+pub(super) struct Cache {
+    entries: Map<Entry>,
+    clock: VecDeque<Digest>,
+    bytes: usize,
+}
+
+impl Cache {
+    /// What is held of a token.
+    pub(super) fn get(&mut self, digest: &Digest) -> Option<Rc<Verified>> {
+        let entry = self.entries.get_mut(digest)?;
+        entry.used = true;
+        Some(Rc::clone(&entry.verified))
+    }
+
+    pub(super) fn remove(&mut self, digest: &Digest) {
+        // Its place on the clock goes when the hand finds nothing there.
+        if let Some(entry) = self.entries.remove(digest) {
+            self.bytes -= entry.weight;
+        }
+    }
+
+    /// Remembers a token; returns how many were forgotten for it.
+    pub(super) fn put(&mut self, digest: Digest, verified: Rc<Verified>) -> u64 {
+        let weight = verified.weight();
+        if weight > MAX_BYTES / 64 {
+            return 0;
+        }
+        self.remove(&digest);
+        let mut evicted = 0;
+        while self.entries.len() >= MAX_ENTRIES || self.bytes + weight > MAX_BYTES {
+            evicted += self.evict();
+        }
+        // Tokens that expired and came again leave empty places behind.
+        if self.clock.len() >= 2 * MAX_ENTRIES {
+            self.clock.retain(|held| self.entries.contains_key(held));
+        }
+        self.bytes += weight;
+        self.clock.push_back(digest);
+        let entry = Entry {
+            verified,
+            weight,
+            used: false,
+        };
+        self.entries.insert(digest, entry);
+        evicted
+    }
+
+    /// Moves the hand by one; returns 1 if that made room.
+    fn evict(&mut self) -> u64 {
+        let Some(digest) = self.clock.pop_front() else {
+            self.entries.clear();
+            self.bytes = 0;
+            return 0;
+        };
+        match self.entries.get_mut(&digest) {
+            Some(entry) if entry.used => {
+                entry.used = false;
+                self.clock.push_back(digest);
+                0
+            }
+            Some(_) => {
+                self.remove(&digest);
+                1
+            }
+            None => 0,
+        }
+    }
+}
+
+struct Failure {
+    reason: Reason,
+    provider: Option<Arc<Provider>>,
+    until: i64,
+}
+
+/// Tokens that were refused under one token policy.
+#[derive(Default)]
+pub(super) struct Failures {
+    under: Option<Arc<TokenPolicy>>,
+    entries: Map<Failure>,
+}
+
+impl Failures {
+    pub(super) fn get(
+        &self,
+        policy: &Arc<TokenPolicy>,
+        digest: &Digest,
+        now: i64,
+    ) -> Option<(Reason, Option<Arc<Provider>>)> {
+        self.under.as_ref().filter(|p| Arc::ptr_eq(p, policy))?;
+        let failure = self.entries.get(digest).filter(|f| now < f.until)?;
+        Some((failure.reason, failure.provider.clone()))
+    }
+
+    pub(super) fn put(
+        &mut self,
+        policy: &Arc<TokenPolicy>,
+        digest: Digest,
+        reason: Reason,
+        provider: Option<Arc<Provider>>,
+        now: i64,
+    ) {
+        let same = self.under.as_ref().is_some_and(|p| Arc::ptr_eq(p, policy));
+        if !same || self.entries.len() >= MAX_FAILURES {
+            self.entries.clear();
+            self.under = Some(Arc::clone(policy));
+        }
+        let failure = Failure {
+            reason,
+            provider,
+            until: now.saturating_add(FAILURE_TTL),
+        };
+        self.entries.insert(digest, failure);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_depend_on_every_byte_and_on_the_secret() {
+        let digester = Digester::new([1; 32]);
+        let token = b"eyJ.eyJ.sig";
+        assert_eq!(digester.digest(token), digester.digest(token));
+        assert_ne!(digester.digest(token), digester.digest(b"eyJ.eyJ.siG"));
+        assert_ne!(digester.digest(token), digester.digest(b"eyJ.eyJ.sig "));
+        assert_ne!(digester.digest(token), Digester::new([2; 32]).digest(token));
+    }
+
+    #[test]
+    fn failures_are_bounded_short_lived_and_of_one_policy() {
+        let document = mesh_proto::mesh::RequestAuthentication {
+            name: "r".into(),
+            namespace: "shop".into(),
+            rules: vec![mesh_proto::mesh::TokenRule {
+                issuer: "https://idp".into(),
+                jwks_uri: "https://idp/keys".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let compile = || {
+            let policy = TokenPolicy::compile([&document], &Default::default(), None);
+            Arc::new(policy.expect("compiles").expect("has a rule"))
+        };
+        let (policy, other) = (compile(), compile());
+        let mut failures = Failures::default();
+        for i in 0..10 * MAX_FAILURES {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&i.to_le_bytes());
+            failures.put(&policy, digest, Reason::TokenBadSignature, None, 100);
+            assert!(failures.entries.len() <= MAX_FAILURES);
+        }
+        let digest = [7; 32];
+        failures.put(&policy, digest, Reason::TokenBadSignature, None, 100);
+        assert!(failures.get(&policy, &digest, 100).is_some());
+        assert!(failures.get(&policy, &digest, 100 + FAILURE_TTL).is_none());
+        assert!(failures.get(&other, &digest, 100).is_none());
+    }
+}

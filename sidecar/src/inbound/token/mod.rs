@@ -1,0 +1,262 @@
+//! The token stage of the gate: finds a request's token, verifies it or remembers that it was verified, holds it to its
+//! caller, and tells the application what it says.
+//!
+//! A request without a token goes on to policy, which decides (Istio's rule), unless the rule or its route demands one. A
+//! token that is not good never goes on. Nothing here waits: an opaque token whose issuer would have to be asked is refused.
+
+mod cache;
+mod recent;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::request;
+use mesh_auth::Reason;
+use mesh_auth::svid::VerifiedPeer;
+use mesh_auth::token::{
+    Caller, Fingerprint, HeaderMemo, Outcome, Presented, Provider, TokenPolicy, Verified,
+};
+use metrics::{Counter, counter};
+
+use self::cache::{Cache, Digest, Digester, Failures};
+use self::recent::Recent;
+use super::source::Source;
+use std::sync::Arc;
+
+/// Label value of a refusal that no provider made.
+const NOBODY: &str = "-";
+
+/// What one worker knows of tokens.
+pub struct Tokens {
+    digester: Digester,
+    cache: RefCell<Cache>,
+    failures: RefCell<Failures>,
+    memo: RefCell<HeaderMemo>,
+    recent: RefCell<Recent>,
+    hits: Counter,
+    misses: Counter,
+    evictions: Counter,
+}
+
+/// Why a request does not pass the stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denied {
+    /// Why.
+    pub reason: Reason,
+    /// What is demanded of the subject's authentication, seconds (RFC 9470).
+    pub max_age: Option<u32>,
+}
+
+impl From<Reason> for Denied {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            max_age: None,
+        }
+    }
+}
+
+impl Tokens {
+    /// Knows nothing yet. `seed` keys the digests: they must not be foreseeable.
+    pub fn new(seed: [u8; 32]) -> Self {
+        describe();
+        let lookups = |result| counter!("postern_token_cache_lookups_total", "result" => result);
+        Self {
+            digester: Digester::new(seed),
+            cache: RefCell::default(),
+            failures: RefCell::default(),
+            memo: RefCell::default(),
+            recent: RefCell::default(),
+            hits: lookups("hit"),
+            misses: lookups("miss"),
+            evictions: counter!("postern_token_cache_evictions_total"),
+        }
+    }
+
+    /// Passes a request of which everything that only we write was removed. Returns the token that speaks for its subject.
+    ///
+    /// # Errors
+    /// Why the request is refused; it was counted.
+    pub fn pass(
+        &self,
+        policy: &Arc<TokenPolicy>,
+        source: &Source,
+        head: &mut request::Parts,
+        port: u16,
+    ) -> Result<Option<Rc<Verified>>, Denied> {
+        let result = self.judge(policy, source, head, port);
+        if let Err((denied, provider)) = &result {
+            count(provider.as_ref(), denied.reason.code());
+        }
+        let (credential, transaction) = result.map_err(|(denied, _)| denied)?;
+        for (verified, place) in [&credential, &transaction].into_iter().flatten() {
+            if !verified.provider().keeps(head.uri.path(), port) {
+                policy.remove(*place, head);
+            }
+            for (name, value) in verified.headers() {
+                head.headers.insert(name.clone(), value.clone());
+            }
+        }
+        Ok(credential.or(transaction).map(|(verified, _)| verified))
+    }
+
+    #[allow(clippy::type_complexity)] // What was found in each of the two places, or why not and by whom.
+    fn judge(
+        &self,
+        policy: &Arc<TokenPolicy>,
+        source: &Source,
+        head: &request::Parts,
+        port: u16,
+    ) -> Result<
+        (Option<(Rc<Verified>, usize)>, Option<(Rc<Verified>, usize)>),
+        (Denied, Option<Arc<Provider>>),
+    > {
+        let found = policy.find(head).map_err(|reason| (reason.into(), None))?;
+        let mut verified = [found.credential, found.transaction]
+            .into_iter()
+            .map(|presented| {
+                let Some(presented) = presented else {
+                    return Ok(None);
+                };
+                let verified = self.verify(policy, presented)?;
+                self.check_caller(&verified, source.peer.as_ref())
+                    .map_err(|reason| (reason.into(), Some(Arc::clone(verified.provider()))))?;
+                Ok(Some((verified, presented.place())))
+            });
+        let credential = verified.next().transpose()?.flatten();
+        let transaction = verified.next().transpose()?.flatten();
+        if credential.is_none()
+            && let Some(provider) = policy.requires(head.uri.path(), port)
+            && transaction
+                .as_ref()
+                .is_none_or(|(verified, _)| !Arc::ptr_eq(verified.provider(), provider))
+        {
+            let denied = Denied {
+                reason: Reason::TokenMissing,
+                max_age: provider.max_age(),
+            };
+            return Err((denied, Some(Arc::clone(provider))));
+        }
+        Ok((credential, transaction))
+    }
+
+    /// Verifies a token, or finds that it was.
+    fn verify(
+        &self,
+        policy: &Arc<TokenPolicy>,
+        presented: Presented<'_>,
+    ) -> Result<Rc<Verified>, (Denied, Option<Arc<Provider>>)> {
+        let now = unix_seconds();
+        let digest = self.digester.digest(presented.expose());
+        let held = self.cache.borrow_mut().get(&digest);
+        // Another rule or other keys are another provider, under which it has to be verified anew.
+        if let Some(verified) = held
+            && policy.has(verified.provider())
+            && policy.permits(verified.provider(), presented)
+        {
+            self.hits.increment(1);
+            return match verified.check_time(now) {
+                Ok(()) => Ok(verified),
+                Err(reason) => {
+                    self.cache.borrow_mut().remove(&digest);
+                    Err(denied(reason, Some(verified.provider())))
+                }
+            };
+        }
+        if let Some((reason, provider)) = self.failures.borrow().get(policy, &digest, now) {
+            self.hits.increment(1);
+            return Err(denied(reason, provider.as_ref()));
+        }
+        self.misses.increment(1);
+        let outcome = policy.verify(
+            presented,
+            now,
+            fingerprint(&digest),
+            &mut self.memo.borrow_mut(),
+        );
+        match outcome {
+            Ok(Outcome::Verified(verified)) => {
+                count(Some(verified.provider()), "verified");
+                let verified = Rc::from(verified);
+                let evicted = self.cache.borrow_mut().put(digest, Rc::clone(&verified));
+                self.evictions.increment(evicted);
+                Ok(verified)
+            }
+            Ok(Outcome::Introspect(provider)) => {
+                tracing::warn!(
+                    provider = &**provider.name(),
+                    token = %fingerprint(&digest),
+                    "an opaque token was refused: introspection is not available"
+                );
+                Err(denied(Reason::IntrospectionFailed, Some(&provider)))
+            }
+            Err(refusal) => {
+                // Only what cost a signature check is worth remembering, and time cannot heal.
+                if refusal.reason == Reason::TokenBadSignature {
+                    let provider = refusal.provider.clone();
+                    let mut failures = self.failures.borrow_mut();
+                    failures.put(policy, digest, refusal.reason, provider, now);
+                }
+                Err(denied(refusal.reason, refusal.provider.as_ref()))
+            }
+        }
+    }
+
+    fn check_caller(&self, verified: &Verified, peer: Option<&VerifiedPeer>) -> Result<(), Reason> {
+        let mut recent = self.recent.borrow_mut();
+        if let Some(peer) = peer {
+            recent.note(peer.id(), peer.leaf_sha256());
+        }
+        let presented_before =
+            |digest: &[u8; 32]| peer.is_some_and(|peer| recent.was_presented(peer.id(), digest));
+        verified.check_caller(&Caller {
+            id: peer.map(VerifiedPeer::id),
+            certificate: peer.map(VerifiedPeer::leaf_sha256),
+            presented_before: &presented_before,
+        })
+    }
+}
+
+fn denied(reason: Reason, provider: Option<&Arc<Provider>>) -> (Denied, Option<Arc<Provider>>) {
+    let denied = Denied {
+        reason,
+        max_age: provider.and_then(|p| p.max_age()),
+    };
+    (denied, provider.cloned())
+}
+
+/// Names the token in logs without telling it.
+fn fingerprint(digest: &Digest) -> Fingerprint {
+    let mut start = [0; 8];
+    start.copy_from_slice(&digest[..8]);
+    Fingerprint::new(start)
+}
+
+fn count(provider: Option<&Arc<Provider>>, result: &'static str) {
+    // Providers are configured, not sent: the label is bounded.
+    let provider = provider.map_or(NOBODY.to_owned(), |p| p.name().to_string());
+    counter!("postern_token_verifications_total", "provider" => provider, "result" => result)
+        .increment(1);
+}
+
+fn unix_seconds() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+fn describe() {
+    metrics::describe_counter!(
+        "postern_token_verifications_total",
+        "Tokens verified or refused, by provider and result; repeated uses of a remembered token are lookups."
+    );
+    metrics::describe_counter!(
+        "postern_token_cache_lookups_total",
+        "Lookups in the caches of verified and of refused tokens, by result."
+    );
+    metrics::describe_counter!(
+        "postern_token_cache_evictions_total",
+        "Verified tokens forgotten to make room."
+    );
+}
