@@ -7,6 +7,7 @@ pub mod app;
 pub mod envoy;
 pub mod http;
 pub mod tls;
+pub mod token;
 pub mod venv;
 
 use std::io::{BufRead, BufReader};
