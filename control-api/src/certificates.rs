@@ -170,7 +170,9 @@ fn status(error: &IssueError) -> Status {
         IssueError::Request(_) | IssueError::KeyReused => {
             Status::invalid_argument(format!("csr: {text}"))
         }
-        IssueError::NotRegistered { .. } => Status::permission_denied(text),
+        IssueError::Revoked(_) | IssueError::NotRegistered { .. } => {
+            Status::permission_denied(text)
+        }
         IssueError::Authority(_) => Status::internal(text),
     }
 }

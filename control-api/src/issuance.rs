@@ -37,6 +37,9 @@ pub enum IssueError {
         /// Identity.
         id: String,
     },
+    /// The identity is revoked.
+    #[error("{0}")]
+    Revoked(String),
     /// The authority does not sign.
     #[error(transparent)]
     Authority(#[from] CaError),
@@ -113,6 +116,10 @@ impl Issuance {
         lifetime: Duration,
         now: i64,
     ) -> Result<Granted, IssueError> {
+        self.registry
+            .world()
+            .refuse_revoked(peer, now)
+            .map_err(|status| IssueError::Revoked(status.message().to_owned()))?;
         let key = RequestedKey::parse(request)?;
         let workload = self.workload_of(peer)?;
         let granted = self.store.write(|write| {
@@ -153,6 +160,11 @@ impl Issuance {
         lifetime: Duration,
         now: i64,
     ) -> Result<Granted, IssueError> {
+        // In the transaction that signs: a revocation that was committed before is seen.
+        self.registry
+            .world()
+            .refuse_revoked_identity(&workload.id, now)
+            .map_err(|status| IssueError::Revoked(status.message().to_owned()))?;
         let fingerprint = hex(&key.fingerprint());
         if issued::identity_of_key(write, &fingerprint)?
             .is_some_and(|id| id != workload.id.as_str())

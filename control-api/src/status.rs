@@ -1,14 +1,21 @@
 //! Which sidecars are connected, what each of them holds, and when its certificate ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use mesh_proto::admin::{Nack, SidecarStatus};
+use tokio::sync::Notify;
+
+/// Moments that are remembered per sidecar.
+const REMEMBERED: usize = 64;
 
 /// The sidecars seen since the start, by workload.
 #[derive(Debug, Default)]
 pub struct Tracker {
     inner: Mutex<Inner>,
+    moved: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -21,6 +28,10 @@ struct Inner {
     trusting: BTreeMap<String, (u64, Trusting)>,
     /// Streams that are open.
     streams: u64,
+    /// When each workload's sidecar enforced which revision, oldest first.
+    enforced: BTreeMap<String, VecDeque<(u64, Instant)>>,
+    /// When revisions were asked for, oldest first.
+    begun: VecDeque<(u64, Instant)>,
 }
 
 /// What matters of a connected sidecar when roots change.
@@ -40,6 +51,7 @@ impl Tracker {
                 certificates,
                 ..Inner::default()
             }),
+            moved: Notify::new(),
         }
     }
 
@@ -93,6 +105,68 @@ impl Tracker {
             .collect()
     }
 
+    /// A stream's sidecar enforces the revocations of `revision`.
+    pub fn enforced(&self, stream: u64, workload: &str, revision: u64) {
+        let mut inner = self.lock();
+        let speaks = inner
+            .sidecars
+            .get(workload)
+            .is_some_and(|(current, _)| *current == stream);
+        let history = inner.enforced.entry(workload.to_owned()).or_default();
+        if !speaks || history.back().is_some_and(|(last, _)| *last >= revision) {
+            return;
+        }
+        push(history, (revision, Instant::now()));
+        drop(inner);
+        self.moved.notify_waiters();
+    }
+
+    /// A change that made `revision` was asked for at `at`.
+    pub fn begun(&self, revision: u64, at: Instant) {
+        push(&mut self.lock().begun, (revision, at));
+    }
+
+    /// How long each sidecar that is connected, or was until then, took to enforce `revision`, counted from when the change was asked for; `None` for
+    /// one that has not yet. Sidecars that connect later hold it from the start.
+    pub fn enforcement(&self, revision: u64) -> Vec<(String, Option<Duration>)> {
+        let inner = self.lock();
+        let begun = inner.begun.iter().find(|(made, _)| *made == revision);
+        inner
+            .sidecars
+            .values()
+            .filter_map(|(_, status)| {
+                let history = inner.enforced.get(&status.workload);
+                let at = history.and_then(|h| h.iter().find(|(reached, _)| *reached >= revision));
+                let took = at.map(|(_, at)| {
+                    begun.map_or(Duration::ZERO, |(_, begun)| {
+                        at.saturating_duration_since(*begun)
+                    })
+                });
+                // The streams of sidecars that are themselves revoked end when they have enforced it.
+                (status.connected || took.is_some()).then(|| (status.workload.clone(), took))
+            })
+            .collect()
+    }
+
+    /// Waits until every connected sidecar enforces `revision`, at most until `deadline`.
+    pub async fn enforced_by_all(
+        &self,
+        revision: u64,
+        deadline: tokio::time::Instant,
+    ) -> Vec<(String, Option<Duration>)> {
+        loop {
+            let mut moved = pin!(self.moved.notified());
+            // From here on no move is missed.
+            moved.as_mut().enable();
+            let all = self.enforcement(revision);
+            if all.iter().all(|(_, took)| took.is_some())
+                || tokio::time::timeout_at(deadline, moved).await.is_err()
+            {
+                return all;
+            }
+        }
+    }
+
     /// A stream ended.
     pub fn disconnected(&self, stream: u64, workload: &str, now: i64) {
         {
@@ -110,6 +184,7 @@ impl Tracker {
             status.connected = false;
             status.since = now;
         });
+        self.moved.notify_waiters();
     }
 
     /// A certificate was issued.
@@ -137,6 +212,7 @@ impl Tracker {
         inner
             .certificates
             .retain(|workload, _| registered(workload));
+        inner.enforced.retain(|workload, _| registered(workload));
         let end = |workload: &str| inner.certificates.get(workload).copied().unwrap_or(0);
         inner
             .sidecars
@@ -159,6 +235,13 @@ impl Tracker {
         let connected = inner.sidecars.values().filter(|(_, s)| s.connected);
         connected.map(|(_, s)| s.nacks.len() as u64).sum()
     }
+}
+
+fn push<T>(history: &mut VecDeque<T>, entry: T) {
+    if history.len() == REMEMBERED {
+        history.pop_front();
+    }
+    history.push_back(entry);
 }
 
 #[cfg(test)]
@@ -198,5 +281,28 @@ mod tests {
         assert_eq!(tracker.all(|_| true)[0].certificate_not_after, 7);
         tracker.certified("ns/a", 9);
         assert_eq!(tracker.all(|_| true)[0].certificate_not_after, 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn enforcement_is_waited_for_and_who_does_not_enforce_is_named() {
+        let tracker = Tracker::default();
+        tracker.connected(1, status("ns/a"));
+        tracker.connected(2, status("ns/b"));
+        tracker.enforced(1, "ns/a", 4);
+        tracker.begun(5, Instant::now());
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(9);
+        let (all, ()) = tokio::join!(tracker.enforced_by_all(5, deadline), async {
+            tracker.enforced(9, "ns/a", 5);
+            tokio::task::yield_now().await;
+            tracker.enforced(1, "ns/a", 6);
+        });
+        let took: Vec<_> = all.iter().map(|(w, t)| (w.as_str(), t.is_some())).collect();
+        assert_eq!(took, [("ns/a", true), ("ns/b", false)]);
+        assert_eq!(tokio::time::Instant::now(), deadline);
+        tracker.enforced(2, "ns/b", 5);
+        // A sidecar that is itself revoked is let go when it has enforced it, and counts all the same.
+        tracker.disconnected(2, "ns/b", 5);
+        let all = tracker.enforced_by_all(5, deadline).await;
+        assert!(all.len() == 2 && all.iter().all(|(_, t)| t.is_some()));
     }
 }

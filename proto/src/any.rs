@@ -24,6 +24,8 @@ pub enum ResourceType {
     MeshDefaults,
     /// [`mesh::TrustBundle`].
     TrustBundle,
+    /// [`mesh::Revocation`].
+    Revocation,
     /// [`mesh::KeySet`].
     KeySet,
     /// [`mesh::PeerAuthentication`].
@@ -40,9 +42,10 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// Every type, in order of application.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::MeshDefaults,
         Self::TrustBundle,
+        Self::Revocation,
         Self::KeySet,
         Self::PeerAuthentication,
         Self::RequestAuthentication,
@@ -56,6 +59,7 @@ impl ResourceType {
         match self {
             Self::MeshDefaults => "type.googleapis.com/postern.mesh.v1.MeshDefaults",
             Self::TrustBundle => "type.googleapis.com/postern.mesh.v1.TrustBundle",
+            Self::Revocation => "type.googleapis.com/postern.mesh.v1.Revocation",
             Self::KeySet => "type.googleapis.com/postern.mesh.v1.KeySet",
             Self::RequestAuthentication => {
                 "type.googleapis.com/postern.mesh.v1.RequestAuthentication"
@@ -109,6 +113,7 @@ macro_rules! typed {
 
 typed!(mesh::MeshDefaults, MeshDefaults, |_m| "default".to_owned());
 typed!(mesh::TrustBundle, TrustBundle, |m| m.trust_domain.clone());
+typed!(mesh::Revocation, Revocation, |m| m.name.clone());
 typed!(mesh::KeySet, KeySet, |m| m.name.clone());
 typed!(mesh::PeerAuthentication, PeerAuthentication, |m| format!(
     "{}/{}",

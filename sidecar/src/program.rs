@@ -228,6 +228,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             control,
             Arc::clone(&shared),
             epochs,
+            control::Enforcement::new(enforced),
             clock,
             stop.clone(),
             Arc::clone(&status),

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use mesh_auth::bundle::{TrustBundle, TrustBundles};
 use mesh_auth::policy::{PolicySet, PortModes};
-use mesh_auth::tls::{self, ClientAuth, Identity};
+use mesh_auth::revocation::{Entry, RevocationError, Revocations, Revoked};
+use mesh_auth::tls::{self, ClientAuth, Identity, Trust};
 use mesh_auth::token::TokenPolicy;
 use mesh_auth::{SpiffeId, TrustDomain};
 use mesh_proto::mesh;
@@ -33,6 +34,8 @@ pub struct Resources {
     pub defaults: Option<mesh::MeshDefaults>,
     /// Trust bundles by trust domain.
     pub bundles: BTreeMap<String, Arc<mesh::TrustBundle>>,
+    /// What is revoked, by name of the entry.
+    pub revocations: BTreeMap<String, Arc<mesh::Revocation>>,
     /// Keys of token issuers, by name.
     pub key_sets: BTreeMap<String, Arc<mesh::KeySet>>,
     /// Peer authentication policies that can select this workload.
@@ -51,7 +54,7 @@ pub struct Resources {
 
 /// TLS contexts, built once per identity or bundle change.
 pub struct TlsContexts {
-    /// Changes whenever the identity or a bundle does.
+    /// Changes whenever the identity or a bundle does: what a connection was made under.
     pub epoch: u64,
     /// This workload's identity.
     pub identity: Arc<Identity>,
@@ -77,7 +80,9 @@ pub struct Snapshot {
     pub tls: Option<Arc<TlsContexts>>,
     /// Roots by trust domain.
     pub bundles: Arc<TrustBundles>,
-    /// Changes whenever a bundle does: whom to believe.
+    /// What is no longer believed in spite of them.
+    pub revocations: Arc<Revocations>,
+    /// Changes whenever a bundle or a revocation does: whom to believe.
     pub trust_epoch: u64,
     /// Policy on connections to this workload; `None` until mesh defaults are held: deny.
     pub policy: Option<Arc<PolicySet>>,
@@ -104,6 +109,14 @@ pub enum SnapshotError {
         /// What is wrong.
         reason: String,
     },
+    /// A revocation is malformed.
+    #[error("revocation '{name}': {error}")]
+    Revocation {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: RevocationError,
+    },
     /// The policies do not compile.
     #[error("authorization policy: {0}")]
     Policy(#[from] mesh_auth::policy::PolicyError),
@@ -129,6 +142,7 @@ impl Snapshot {
             own: None,
             tls: None,
             bundles: Arc::default(),
+            revocations: Arc::default(),
             trust_epoch: 0,
             policy: None,
             policy_epoch: 0,
@@ -161,14 +175,30 @@ impl Snapshot {
                 fallback_roots,
             )?)
         };
+        let unchanged_revocations =
+            self.epoch > 0 && self.resources.revocations == resources.revocations;
+        let revocations = if unchanged_revocations {
+            Arc::clone(&self.revocations)
+        } else {
+            Arc::new(build_revocations(resources)?)
+        };
+        let unchanged_trust = unchanged_bundles && unchanged_revocations;
+        let trust = Trust {
+            bundles: Arc::clone(&bundles),
+            revocations: Arc::clone(&revocations),
+        };
         let tls = match (identity, &self.tls) {
             (None, _) => None,
             (Some(identity), Some(held))
-                if unchanged_bundles && Arc::ptr_eq(&held.identity, &identity) =>
+                if Arc::ptr_eq(&held.identity, &identity) && unchanged_bundles =>
             {
-                Some(Arc::clone(held))
+                // Connections stay as they are: those that a revocation forbids are ended one by one.
+                match unchanged_revocations {
+                    true => Some(Arc::clone(held)),
+                    false => Some(Arc::new(TlsContexts::new(held.epoch, identity, &trust)?)),
+                }
             }
-            (Some(identity), _) => Some(Arc::new(TlsContexts::new(epoch, identity, &bundles)?)),
+            (Some(identity), _) => Some(Arc::new(TlsContexts::new(epoch, identity, &trust)?)),
         };
         let root_namespace = root_namespace(resources);
         let own_namespace = self.own_uid.split('/').next().unwrap_or_default();
@@ -212,7 +242,8 @@ impl Snapshot {
             own: directory.workload(&self.own_uid).cloned(),
             tls,
             bundles,
-            trust_epoch: if unchanged_bundles {
+            revocations,
+            trust_epoch: if unchanged_trust {
                 self.trust_epoch
             } else {
                 epoch
@@ -228,6 +259,13 @@ impl Snapshot {
             directory,
             resources: Arc::clone(resources),
         })
+    }
+
+    /// Why this workload itself is not believed by others at `now` (Unix seconds), as far as it knows.
+    pub fn own_revocation(&self, now: i64) -> Option<&Revoked> {
+        let own = &self.tls.as_ref()?.identity;
+        self.revocations
+            .of_certificate(own.id(), own.serial(), own.not_before(), now)
     }
 
     fn build_tokens(
@@ -253,13 +291,9 @@ impl Snapshot {
 }
 
 impl TlsContexts {
-    fn new(
-        epoch: u64,
-        identity: Arc<Identity>,
-        bundles: &Arc<TrustBundles>,
-    ) -> Result<Self, SnapshotError> {
+    fn new(epoch: u64, identity: Arc<Identity>, trust: &Trust) -> Result<Self, SnapshotError> {
         let server = |alpn| {
-            tls::server_config(&identity, Arc::clone(bundles), ClientAuth::Required, alpn)
+            tls::server_config(&identity, trust.clone(), ClientAuth::Required, alpn)
                 .map_err(|e| SnapshotError::Identity(e.to_string()))
         };
         Ok(Self {
@@ -277,6 +311,16 @@ pub fn root_namespace(resources: &Resources) -> &str {
         Some(d) if !d.root_namespace.is_empty() => &d.root_namespace,
         _ => "postern-system",
     }
+}
+
+fn build_revocations(resources: &Resources) -> Result<Revocations, SnapshotError> {
+    let entries = resources.revocations.iter().map(|(name, message)| {
+        Entry::parse(message).map_err(|error| SnapshotError::Revocation {
+            name: name.clone(),
+            error,
+        })
+    });
+    Ok(Revocations::new(entries.collect::<Result<Vec<_>, _>>()?))
 }
 
 fn same_bundles(a: &Resources, b: &Resources) -> bool {

@@ -16,6 +16,8 @@ use crate::spec::metadata::Metadata;
 pub enum Resource {
     /// Mesh-wide settings; the trust domain is left empty.
     MeshDefaults(mesh::MeshDefaults),
+    /// Something no longer believed.
+    Revocation(mesh::Revocation),
     /// How strictly ports demand mutual TLS.
     PeerAuthentication(mesh::PeerAuthentication),
     /// Which tokens are accepted.

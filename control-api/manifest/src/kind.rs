@@ -11,6 +11,8 @@ const ISTIO: [&str; 2] = ["security.istio.io/v1", "security.istio.io/v1beta1"];
 pub enum Kind {
     /// Mesh-wide settings.
     MeshDefaults,
+    /// Something no longer believed.
+    Revocation,
     /// How strictly ports demand mutual TLS.
     PeerAuthentication,
     /// Which tokens are accepted.
@@ -25,8 +27,9 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::MeshDefaults,
+        Self::Revocation,
         Self::PeerAuthentication,
         Self::RequestAuthentication,
         Self::AuthorizationPolicy,
@@ -38,6 +41,7 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MeshDefaults => "MeshDefaults",
+            Self::Revocation => "Revocation",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
@@ -71,7 +75,7 @@ impl Kind {
             Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication => {
                 &ISTIO
             }
-            Self::MeshDefaults | Self::Service | Self::Workload => &[],
+            Self::MeshDefaults | Self::Revocation | Self::Service | Self::Workload => &[],
         };
         std::iter::once(API_VERSION)
             .chain(istio.iter().copied())

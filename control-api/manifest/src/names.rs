@@ -141,6 +141,21 @@ pub(crate) fn addresses(path: &str, texts: &[String]) -> Result<Vec<Vec<u8>>, Fi
     Ok(addresses)
 }
 
+/// Reads a moment (RFC 3339) as Unix seconds; parts of a second are dropped.
+pub(crate) fn moment(path: &str, text: &str) -> Result<i64, FieldError> {
+    time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
+        .map(time::OffsetDateTime::unix_timestamp)
+        .map_err(|_| {
+            FieldError::new(
+                path,
+                format!(
+                    "'{}' is not a moment as RFC 3339 writes it, e.g. 2026-01-31T12:00:00Z",
+                    text.escape_default()
+                ),
+            )
+        })
+}
+
 /// Refuses lists that are longer than any real one.
 pub(crate) fn at_most(path: &str, len: usize) -> Result<(), FieldError> {
     if len > MAX_ENTRIES {

@@ -128,6 +128,7 @@ pub fn from_json(text: &str) -> Result<Document, FieldError> {
     }
     match kind_of(&head)? {
         Kind::MeshDefaults => finish(read::<Envelope<spec::MeshDefaults>>(text)?),
+        Kind::Revocation => finish(read::<Envelope<spec::Revocation>>(text)?),
         Kind::PeerAuthentication => finish(read::<Envelope<spec::PeerAuthentication>>(text)?),
         Kind::RequestAuthentication => finish(read::<Envelope<spec::RequestAuthentication>>(text)?),
         Kind::AuthorizationPolicy => finish(read::<Envelope<spec::AuthorizationPolicy>>(text)?),
@@ -140,6 +141,7 @@ fn document(text: &str) -> Result<Document, Problem> {
     let head: Head = read(text)?;
     Ok(match kind_of(&head)? {
         Kind::MeshDefaults => finish(read::<Envelope<spec::MeshDefaults>>(text)?),
+        Kind::Revocation => finish(read::<Envelope<spec::Revocation>>(text)?),
         Kind::PeerAuthentication => finish(read::<Envelope<spec::PeerAuthentication>>(text)?),
         Kind::RequestAuthentication => finish(read::<Envelope<spec::RequestAuthentication>>(text)?),
         Kind::AuthorizationPolicy => finish(read::<Envelope<spec::AuthorizationPolicy>>(text)?),

@@ -82,6 +82,9 @@ pub(crate) enum Command {
     /// The certificate authority: change of roots
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Believe certificates, identities or whole namespaces no longer, everywhere and at once
+    #[command(subcommand)]
+    Revoke(RevokeCommand),
     #[command(name = "demo-app", hide = true)]
     DemoApp(DemoAppArgs),
     #[command(name = "demo-launch", hide = true)]
@@ -179,6 +182,71 @@ pub(crate) enum RotateStep {
     Retire,
     /// Give the prepared root up
     Cancel,
+}
+
+/// What all ways to revoke have in common.
+#[derive(Debug, Args)]
+pub(crate) struct RevokeOptions {
+    /// Why, for the log and `revoke list`
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// When it ends by itself, e.g. 2h, 7d; never when omitted
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub(crate) expires: Option<u32>,
+    /// Name of the entry; made from what is revoked when omitted
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Wait until every connected sidecar enforces it, and say how long that took; exit 1 if one does not
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait at most, up to 60s
+    #[arg(long, default_value = "30s", value_parser = seconds, requires = "wait")]
+    pub(crate) timeout: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RevokeCommand {
+    /// One certificate
+    Serial {
+        /// Serial number, hexadecimal, as `openssl x509 -serial` prints it
+        serial: String,
+        /// Trust domain whose authority issued it; this mesh's when omitted
+        #[arg(long)]
+        trust_domain: Option<String>,
+        #[command(flatten)]
+        options: RevokeOptions,
+    },
+    /// Every certificate of one identity
+    Id {
+        /// SPIFFE ID
+        id: String,
+        #[command(flatten)]
+        options: RevokeOptions,
+    },
+    /// Every identity under a path
+    Prefix {
+        /// e.g. spiffe://example.org/ns/shop: that ID and those below it
+        prefix: String,
+        #[command(flatten)]
+        options: RevokeOptions,
+    },
+    /// Certificates that were issued before a moment; their workloads have to prove themselves anew
+    IssuedBefore {
+        /// RFC 3339, or `now`
+        time: String,
+        /// Only identities under this path, e.g. spiffe://example.org/ns/shop
+        #[arg(long, value_name = "SPIFFE-ID")]
+        prefix: Option<String>,
+        #[command(flatten)]
+        options: RevokeOptions,
+    },
+    /// List what is revoked, by whom, when and why
+    List,
+    /// Take one entry back
+    Undo {
+        /// Name, as `revoke list` shows it
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -117,6 +117,14 @@ impl AdminService for Fake {
         Ok(Response::new(RevokeJoinTokenResponse { revision: 10 }))
     }
 
+    async fn wait_enforced(
+        &self,
+        request: Request<WaitEnforcedRequest>,
+    ) -> Answer<WaitEnforcedResponse> {
+        self.0.note(&request)?;
+        Ok(Response::new(WaitEnforcedResponse::default()))
+    }
+
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
         self.0.note(&request)?;
         Ok(Response::new(self.0.status.clone()))

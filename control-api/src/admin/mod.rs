@@ -7,15 +7,16 @@ pub use authority::AuthorityAdministration;
 pub use operator::Operator;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_manifest::Kind;
 use mesh_proto::admin::admin_service_server::AdminService;
 use mesh_proto::admin::{
     AppliedResource, ApplyRequest, ApplyResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
-    DeleteRequest, DeleteResponse, GetRequest, GetResponse, InfoRequest, InfoResponse, JoinToken,
-    KeySetStatus, ListJoinTokensRequest, ListJoinTokensResponse, RevokeJoinTokenRequest,
-    RevokeJoinTokenResponse, StatusRequest, StatusResponse, StoredResource,
+    DeleteRequest, DeleteResponse, Enforcement, GetRequest, GetResponse, InfoRequest, InfoResponse,
+    JoinToken, KeySetStatus, ListJoinTokensRequest, ListJoinTokensResponse, RevokeJoinTokenRequest,
+    RevokeJoinTokenResponse, StatusRequest, StatusResponse, StoredResource, WaitEnforcedRequest,
+    WaitEnforcedResponse,
 };
 use mesh_proto::admin::{
     FindDecisionRequest, FindDecisionResponse, ReportsRequest, ReportsResponse,
@@ -36,6 +37,8 @@ use crate::store::{Store, StoreError};
 
 /// How long sidecars may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest that one call waits for sidecars.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The service.
 #[derive(Clone)]
@@ -63,13 +66,20 @@ pub struct Administration {
 impl Administration {
     fn operator<T>(&self, request: &Request<T>) -> Result<Operator, Status> {
         let caller = Caller::of(request);
-        Operator::of(
+        let current = match &caller.peer {
+            Some(peer) => self
+                .registry
+                .world()
+                .refuse_revoked(peer, self.clock.seconds()),
+            None => Ok(()),
+        };
+        let operator = Operator::of(
             &caller,
             self.authorities.trust_domain(),
             self.own_uid,
             &self.clock,
-        )
-        .inspect_err(|status| {
+        );
+        current.and(operator).inspect_err(|status| {
             self.metrics.admin_refused.add(1);
             tracing::warn!(
                 address = caller.address,
@@ -158,6 +168,7 @@ impl AdminService for Administration {
     ) -> Result<Response<ApplyResponse>, Status> {
         let operator = self.operator(&request)?;
         let request = request.into_inner();
+        let asked = Instant::now();
         let response = self
             .blocking(move |this| -> Result<ApplyResponse, Status> {
                 let source = match request.source.as_str() {
@@ -173,6 +184,7 @@ impl AdminService for Administration {
                     let applied =
                         this.registry
                             .apply(documents, operator.as_str(), this.clock.seconds())?;
+                    this.tracker.begun(applied.0, asked);
                     tracing::info!(
                         operator = operator.as_str(),
                         revision = applied.0,
@@ -346,6 +358,36 @@ impl AdminService for Administration {
         );
         Ok(Response::new(RevokeJoinTokenResponse {
             revision: self.registry.world().revision,
+        }))
+    }
+
+    async fn wait_enforced(
+        &self,
+        request: Request<WaitEnforcedRequest>,
+    ) -> Result<Response<WaitEnforcedResponse>, Status> {
+        self.operator(&request)?;
+        let request = request.into_inner();
+        if request.revision == 0 || request.revision > self.registry.world().revision {
+            return Err(Status::invalid_argument(format!(
+                "revision: {} is not a revision of this store",
+                request.revision
+            )));
+        }
+        let timeout = Duration::from_millis(request.timeout_ms.into()).min(MAX_WAIT);
+        let deadline = tokio::time::Instant::now() + timeout;
+        let all = self
+            .tracker
+            .enforced_by_all(request.revision, deadline)
+            .await;
+        Ok(Response::new(WaitEnforcedResponse {
+            sidecars: all
+                .into_iter()
+                .map(|(workload, took)| Enforcement {
+                    workload,
+                    enforced: took.is_some(),
+                    micros: took.map_or(0, |t| u64::try_from(t.as_micros()).unwrap_or(u64::MAX)),
+                })
+                .collect(),
         }))
     }
 

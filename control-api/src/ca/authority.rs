@@ -18,7 +18,7 @@ use crate::files;
 use crate::store::roots::{self, RootRecord};
 
 /// How far certificates are backdated, seconds: clocks differ.
-pub(super) const BACKDATE: i64 = 300;
+pub const BACKDATE: i64 = 300;
 
 /// A serial number: positive, 159 bits, random.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ mod request;
 mod root;
 
 pub use authorities::{Authorities, Phase, State, StepError};
-pub use authority::{Authority, Issued, Serial};
+pub use authority::{Authority, BACKDATE, Issued, Serial};
 pub(crate) use authority::{hex, pem, unhex};
 pub use request::{MAX_REQUEST, RequestError, RequestedKey};
 

@@ -8,13 +8,15 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use mesh_auth::revocation::{self, Revocations};
 use mesh_auth::{SpiffeId, TrustDomain};
 use mesh_manifest::Resource;
+use mesh_proto::mesh::revocation::Subject;
 use mesh_proto::{Any, ResourceType, TypedResource, mesh};
 
 use super::keys::{self, KeySets, KeySource};
 use super::world::{Changes, Entry, Key, Registered, Selects, Stored, Table, World};
-use crate::ca::hex;
+use crate::ca::{BACKDATE, hex};
 use crate::store::documents::PublishedRecord;
 
 /// Namespace whose policies hold for the whole mesh, where the mesh's defaults name none.
@@ -77,6 +79,7 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
         revision,
         tables: BTreeMap::new(),
         workloads: BTreeMap::new(),
+        revoked: Vec::new(),
         key_sources: BTreeMap::new(),
     };
     let resources = || inputs.documents.values().map(|s| &s.document.resource);
@@ -105,6 +108,7 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
     for resource in resources() {
         match resource {
             Resource::MeshDefaults(_) => {}
+            Resource::Revocation(revocation) => builder.add_revocation(revocation),
             Resource::Service { service, .. } => builder.add_service(service),
             Resource::Workload(workload) => {
                 builder.add_workload(workload, &services, inputs.trust_domain);
@@ -147,6 +151,7 @@ struct Builder<'a> {
     revision: u64,
     tables: BTreeMap<ResourceType, Table>,
     workloads: BTreeMap<String, Arc<Registered>>,
+    revoked: Vec<revocation::Entry>,
     key_sources: BTreeMap<String, KeySource>,
 }
 
@@ -195,6 +200,18 @@ impl Builder<'_> {
             vec![],
             None,
         );
+    }
+
+    /// What is written is the moment of issue; what certificates show is a `notBefore` that the authority sets back.
+    fn add_revocation(&mut self, written: &mesh::Revocation) {
+        let mut revocation = written.clone();
+        if let Some(Subject::IssuedBefore(before)) = &mut revocation.subject {
+            before.not_before = before.not_before.saturating_sub(BACKDATE).max(1);
+        }
+        // What does not parse was refused when it was written.
+        self.revoked
+            .extend(revocation::Entry::parse(&revocation).ok());
+        self.add(&revocation, vec![], None);
     }
 
     /// Those that were fetched; what no document names any more is not there.
@@ -308,6 +325,7 @@ impl Builder<'_> {
             documents,
             tables: self.tables,
             workloads: self.workloads,
+            revocations: Revocations::new(self.revoked),
             key_sources: self.key_sources,
         }
     }

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use mesh_auth::SpiffeId;
+use mesh_auth::revocation::{Revocations, Revoked};
+use mesh_auth::svid::VerifiedPeer;
 use mesh_manifest::{Document, Kind};
 use mesh_proto::{Any, ResourceType};
+use tonic::Status;
 
 use super::keys::KeySource;
 
@@ -155,6 +158,16 @@ impl Table {
     }
 }
 
+fn refused(id: &SpiffeId, revoked: Option<&Revoked>) -> Result<(), Status> {
+    match revoked {
+        None => Ok(()),
+        Some(mark) => Err(Status::permission_denied(format!(
+            "peer_revoked: '{id}' is revoked by '{}'",
+            mark.name
+        ))),
+    }
+}
+
 /// Everything at one revision.
 #[derive(Debug, Default)]
 pub struct World {
@@ -164,6 +177,8 @@ pub struct World {
     pub documents: BTreeMap<Key, Arc<Stored>>,
     pub(super) tables: BTreeMap<ResourceType, Table>,
     pub(super) workloads: BTreeMap<String, Arc<Registered>>,
+    /// What is no longer believed.
+    pub revocations: Revocations,
     pub(super) key_sources: BTreeMap<String, KeySource>,
 }
 
@@ -187,6 +202,22 @@ impl World {
         self.tables
             .values()
             .flat_map(|table| table.entries.values().map(|e| &**e))
+    }
+
+    /// Refuses a peer whose certificate or identity is revoked.
+    ///
+    /// # Errors
+    /// Names the entry.
+    pub fn refuse_revoked(&self, peer: &VerifiedPeer, now: i64) -> Result<(), Status> {
+        refused(peer.id(), self.revocations.of(peer, now))
+    }
+
+    /// Refuses an identity that is revoked as a whole.
+    ///
+    /// # Errors
+    /// Names the entry.
+    pub fn refuse_revoked_identity(&self, id: &SpiffeId, now: i64) -> Result<(), Status> {
+        refused(id, self.revocations.of_identity(id, now))
     }
 
     /// A registered workload.

@@ -32,6 +32,8 @@ use crate::status::{Tracker, Trusting};
 
 /// Responses between us and the transport: each is bounded, and there is at most one per type.
 const BUFFER: usize = 1;
+/// How long a revoked sidecar is given to enforce what revokes it.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// How long the first request is waited for.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Longest text of a client that is shown to people.
@@ -148,7 +150,7 @@ impl Stream {
             .node
             .clone()
             .ok_or_else(|| Status::invalid_argument("node: must be set in the first request"))?;
-        let workload = self.authorize(&self.parts.worlds.borrow(), &node.id)?;
+        let workload = self.admit(&self.parts.worlds.borrow(), &node.id)?;
         let _open = Open::new(self, &workload, &node);
         tracing::info!(
             workload = workload.uid,
@@ -156,6 +158,11 @@ impl Stream {
             "discovery stream opened"
         );
         self.drive(first, requests, workload).await
+    }
+
+    fn admit(&self, world: &World, node: &str) -> Result<Arc<Registered>, Status> {
+        world.refuse_revoked(&self.peer, self.parts.clock.seconds())?;
+        self.authorize(world, node)
     }
 
     /// The workload that `node` names, if this peer is it.
@@ -184,6 +191,11 @@ impl Stream {
         self.take(&mut state, &first, &uid)?;
         loop {
             let world = Arc::clone(&worlds.borrow_and_update());
+            if let Err(refused) = world.refuse_revoked(&self.peer, self.parts.clock.seconds()) {
+                let told = self.tell_revocations(&mut state, &world, requests, &uid);
+                let _ = tokio::time::timeout(LAST_WORD, told).await;
+                return Err(refused);
+            }
             state.set_workload(self.authorize(&world, &uid)?);
             for response in state.responses(&world) {
                 if self.sender.send(Ok(response)).await.is_err() {
@@ -199,6 +211,31 @@ impl Stream {
                 changed = worlds.changed() => if changed.is_err() {
                     return Err(Status::unavailable("the control API is stopping; connect again"));
                 },
+            }
+        }
+    }
+
+    /// The last that a revoked sidecar hears is what is revoked: two of them must not go on talking to each other.
+    async fn tell_revocations(
+        &self,
+        state: &mut State,
+        world: &World,
+        requests: &mut Streaming<DeltaDiscoveryRequest>,
+        uid: &str,
+    ) -> Result<(), Status> {
+        loop {
+            if let Some(response) = state.responses_of(ResourceType::Revocation, world)
+                && self.sender.send(Ok(response)).await.is_err()
+            {
+                return Ok(());
+            }
+            self.report(state, uid);
+            if state.enforced_revision() >= world.revision {
+                return Ok(());
+            }
+            match requests.message().await? {
+                Some(request) => self.take(state, &request, uid)?,
+                None => return Ok(()),
             }
         }
     }
@@ -241,6 +278,9 @@ impl Stream {
         self.parts
             .tracker
             .progressed(self.number, uid, state.acked_revision(), nacks.collect());
+        self.parts
+            .tracker
+            .enforced(self.number, uid, state.enforced_revision());
     }
 }
 

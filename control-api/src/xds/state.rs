@@ -35,6 +35,7 @@ pub struct State {
     unknown: VecDeque<DeltaDiscoveryResponse>,
     last_nonce: u64,
     acked_revision: u64,
+    enforced_revision: u64,
 }
 
 impl State {
@@ -46,6 +47,7 @@ impl State {
             unknown: VecDeque::new(),
             last_nonce: 0,
             acked_revision: 0,
+            enforced_revision: 0,
         }
     }
 
@@ -117,21 +119,54 @@ impl State {
         responses
     }
 
+    /// As [`Self::responses`], of one type only.
+    pub fn responses_of(
+        &mut self,
+        kind: ResourceType,
+        world: &World,
+    ) -> Option<DeltaDiscoveryResponse> {
+        let nonce = || {
+            self.last_nonce += 1;
+            self.last_nonce.to_string()
+        };
+        let response = self.types.get_mut(&kind)?.respond(
+            world.table(kind),
+            world.revision,
+            &self.workload,
+            nonce,
+        );
+        self.note_enforcement(world.revision);
+        response
+    }
+
+    fn note_enforcement(&mut self, revision: u64) {
+        let Some(revocations) = self.types.get(&ResourceType::Revocation) else {
+            return;
+        };
+        if revocations.is_settled(revision) {
+            let reached = reached(revision, revocations.rejected().map(|(_, r)| r));
+            self.enforced_revision = self.enforced_revision.max(reached);
+        }
+    }
+
     fn note_progress(&mut self, revision: u64) {
+        self.note_enforcement(revision);
         if self.types.is_empty() || !self.types.values().all(|s| s.is_settled(revision)) {
             return;
         }
-        // What was rejected is not held: the revision that brought it is not reached.
-        let reached = self
-            .rejected()
-            .map(|(_, _, r)| r.version.parse::<u64>().map_or(0, |v| v.saturating_sub(1)))
-            .fold(revision, u64::min);
+        let reached = reached(revision, self.rejected().map(|(_, _, r)| r));
         self.acked_revision = self.acked_revision.max(reached);
     }
 
     /// Highest revision of which this client holds everything that it asked for.
     pub fn acked_revision(&self) -> u64 {
         self.acked_revision
+    }
+
+    /// Highest revision whose revocations this client enforces: a sidecar acknowledges them when nothing that they forbid
+    /// is open any more.
+    pub fn enforced_revision(&self) -> u64 {
+        self.enforced_revision
     }
 
     /// The version of a resource that the client has acknowledged and holds.
@@ -147,4 +182,11 @@ impl State {
                 .map(|(name, rejected)| (*kind, name.as_ref(), rejected))
         })
     }
+}
+
+/// What was rejected is not held: the revision that brought it is not reached.
+fn reached<'a>(revision: u64, rejected: impl Iterator<Item = &'a Rejected>) -> u64 {
+    rejected
+        .map(|r| r.version.parse::<u64>().map_or(0, |v| v.saturating_sub(1)))
+        .fold(revision, u64::min)
 }

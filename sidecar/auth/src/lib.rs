@@ -9,6 +9,7 @@ mod spiffe;
 
 pub mod bundle;
 mod der;
+pub mod revocation;
 pub mod svid;
 pub mod tls;
 

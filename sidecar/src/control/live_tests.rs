@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::testing::ManualClock;
+use super::enforcement::Enforcement;
 use super::fake_api::{
     API_ID, Authority, DOMAIN, FakeApi, Script, TOKEN, WORKLOAD, WORKLOAD_ID, wrap,
 };
@@ -64,6 +65,7 @@ impl Sidecar {
             config,
             Arc::clone(&shared),
             sender,
+            Enforcement::default(),
             Arc::clone(&clock) as Arc<dyn Clock>,
             stop.clone(),
             Arc::clone(&status),

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod certificate;
 pub mod keystore;
 
+pub mod enforcement;
 pub mod resource;
 pub mod stream;
 pub mod xds;
@@ -32,5 +33,6 @@ mod fake_api;
 mod live_tests;
 
 pub use clock::{Clock, SystemClock};
+pub use enforcement::Enforcement;
 pub use run::{ControlConfig, describe_metrics, run};
 pub use status::ControlStatus;

@@ -66,6 +66,11 @@ impl Publisher {
             .build(resources, parts.identity.clone(), &parts.initial_roots)
     }
 
+    /// The epoch of the snapshot in force.
+    pub fn epoch(&self) -> u64 {
+        self.shared.load().epoch
+    }
+
     /// Puts a snapshot that [`Self::build`] made in force. Both run on the control thread with no wait between them, so
     /// no other snapshot comes between.
     pub fn store(&self, snapshot: Snapshot) {

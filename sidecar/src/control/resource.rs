@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mesh_auth::TrustDomain;
 use mesh_auth::bundle::TrustBundle;
+use mesh_auth::revocation::Entry;
 use mesh_auth::{policy, token};
 use mesh_proto::{ResourceType, TypedResource, mesh};
 use rustls_pki_types::CertificateDer;
@@ -26,6 +27,8 @@ pub enum Item {
     Defaults(mesh::MeshDefaults),
     /// Roots of a trust domain.
     Bundle(Arc<mesh::TrustBundle>),
+    /// Something no longer believed.
+    Revocation(Arc<mesh::Revocation>),
     /// Keys of a token issuer.
     KeySet(Arc<mesh::KeySet>),
     /// Mutual TLS modes.
@@ -61,6 +64,11 @@ impl Item {
                 let message: mesh::TrustBundle = decode(name, value)?;
                 check_bundle(&message)?;
                 Ok(Self::Bundle(Arc::new(message)))
+            }
+            ResourceType::Revocation => {
+                let message: mesh::Revocation = decode(name, value)?;
+                Entry::parse(&message).map_err(|e| e.to_string())?;
+                Ok(Self::Revocation(Arc::new(message)))
             }
             ResourceType::KeySet => {
                 let message: mesh::KeySet = decode(name, value)?;
@@ -108,6 +116,7 @@ impl Item {
         match self {
             Self::Defaults(m) => resources.defaults = Some(m),
             Self::Bundle(m) => drop(resources.bundles.insert(m.resource_name(), m)),
+            Self::Revocation(m) => drop(resources.revocations.insert(m.resource_name(), m)),
             Self::KeySet(m) => drop(resources.key_sets.insert(m.resource_name(), m)),
             Self::PeerAuthentication(m) => {
                 drop(resources.peer_authentications.insert(m.resource_name(), m));
@@ -131,6 +140,7 @@ pub fn take(resources: &mut Resources, kind: ResourceType, name: &str) {
     match kind {
         ResourceType::MeshDefaults => resources.defaults = None,
         ResourceType::TrustBundle => drop(resources.bundles.remove(name)),
+        ResourceType::Revocation => drop(resources.revocations.remove(name)),
         ResourceType::KeySet => drop(resources.key_sets.remove(name)),
         ResourceType::PeerAuthentication => drop(resources.peer_authentications.remove(name)),
         ResourceType::RequestAuthentication => {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::certificate::{Certificates, Settings, TICK};
 use super::clock::Clock;
 use super::connect::Target;
+use super::enforcement::Enforcement;
 use super::keystore::KeyStore;
 use super::persist::Persistence;
 use super::publisher::Publisher;
@@ -55,6 +56,7 @@ pub async fn run(
     config: ControlConfig,
     shared: SharedSnapshot,
     epochs: watch::Sender<u64>,
+    enforcement: Enforcement,
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
     status: Arc<ControlStatus>,
@@ -143,7 +145,7 @@ pub async fn run(
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = certificates.keep() => {}
-        () = discovery.follow(identities) => {}
+        () = discovery.follow(identities, enforcement) => {}
         () = persist => {}
         () = reporter.follow(reported) => {}
         () = monitor => {}

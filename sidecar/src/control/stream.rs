@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh_auth::tls::Identity;
+use mesh_proto::ResourceType;
 use mesh_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{Notify, mpsc, watch};
@@ -19,6 +20,7 @@ use tonic::transport::Channel;
 use super::backoff::{Backoff, Limits};
 use super::clock::Clock;
 use super::connect::{Target, status_text};
+use super::enforcement::Enforcement;
 use super::publisher::Publisher;
 use super::status::{ControlStatus, Stream};
 use super::xds::Client;
@@ -49,6 +51,15 @@ enum End {
     NewIdentity,
     /// It failed.
     Lost(String),
+}
+
+/// What to answer, and when.
+struct Reply {
+    request: DeltaDiscoveryRequest,
+    delay: Duration,
+    /// An acknowledgement of revocations says that nothing they forbid is open any more: it waits until the workers have
+    /// enforced this epoch.
+    enforce: Option<u64>,
 }
 
 /// Owner of the stream.
@@ -124,9 +135,13 @@ impl Discovery {
     }
 
     /// Follows the control API for ever, with whatever identity is current.
-    pub async fn follow(&self, mut identities: watch::Receiver<Option<Arc<Identity>>>) {
+    pub async fn follow(
+        &self,
+        mut identities: watch::Receiver<Option<Arc<Identity>>>,
+        mut enforcement: Enforcement,
+    ) {
         tokio::join!(
-            self.stream_for_ever(&mut identities),
+            self.stream_for_ever(&mut identities, &mut enforcement),
             self.fall_back_in_time()
         );
     }
@@ -137,7 +152,11 @@ impl Discovery {
         self.fall_back();
     }
 
-    async fn stream_for_ever(&self, identities: &mut watch::Receiver<Option<Arc<Identity>>>) {
+    async fn stream_for_ever(
+        &self,
+        identities: &mut watch::Receiver<Option<Arc<Identity>>>,
+        enforcement: &mut Enforcement,
+    ) {
         let mut backoff = Backoff::new(RECONNECT);
         loop {
             let identity = identities.borrow_and_update().clone();
@@ -150,7 +169,7 @@ impl Discovery {
                 continue;
             };
             let opened = Instant::now();
-            let end = self.stream(&identity, identities).await;
+            let end = self.stream(&identity, identities, enforcement).await;
             self.channels.send_replace(None);
             if opened.elapsed() >= STABLE {
                 backoff.reset();
@@ -194,6 +213,7 @@ impl Discovery {
         &self,
         identity: &Identity,
         identities: &mut watch::Receiver<Option<Arc<Identity>>>,
+        enforcement: &mut Enforcement,
     ) -> End {
         self.status.update(|view| {
             if view.stream == Stream::WaitingForCertificate {
@@ -224,14 +244,18 @@ impl Discovery {
         };
         let complete_by = Instant::now() + FIRST_ANSWERS;
         let mut delayed: Vec<(Instant, DeltaDiscoveryRequest)> = Vec::new();
+        // At most one of a type is unanswered, and only one type's answers wait for the workers.
+        let mut enforcing: Option<(u64, DeltaDiscoveryRequest)> = None;
         loop {
             let incomplete = !self.client().missing().is_empty();
             let next_due = delayed.iter().map(|(at, _)| *at).min();
             tokio::select! {
                 message = incoming.message() => match message {
                     Ok(Some(response)) => {
-                        let (request, delay) = self.apply(response);
-                        if !delay.is_zero() {
+                        let Reply { request, delay, enforce } = self.apply(response);
+                        if let Some(epoch) = enforce.filter(|epoch| enforcement.epoch() < *epoch) {
+                            enforcing = Some((epoch, request));
+                        } else if !delay.is_zero() {
                             delayed.push((Instant::now() + delay, request));
                         } else if requests.send(request).await.is_err() {
                             return End::Lost("the control API closed the stream".into());
@@ -240,6 +264,13 @@ impl Discovery {
                     Ok(None) => return End::Lost("the control API closed the stream".into()),
                     Err(status) => return End::Lost(status_text(&status)),
                 },
+                () = enforcement.changed(), if enforcing.is_some() => {
+                    if let Some((_, request)) = enforcing.take_if(|(epoch, _)| enforcement.epoch() >= *epoch)
+                        && requests.send(request).await.is_err()
+                    {
+                        return End::Lost("the control API closed the stream".into());
+                    }
+                }
                 () = sleep_until(next_due.unwrap_or(complete_by)), if next_due.is_some() => {
                     for (_, request) in delayed.extract_if(.., |(at, _)| *at <= Instant::now()) {
                         if requests.try_send(request).is_err() {
@@ -262,7 +293,8 @@ impl Discovery {
     }
 
     /// Applies one response and says what to answer, and when.
-    fn apply(&self, response: DeltaDiscoveryResponse) -> (DeltaDiscoveryRequest, Duration) {
+    fn apply(&self, response: DeltaDiscoveryResponse) -> Reply {
+        let revokes = response.type_url == ResourceType::Revocation.type_url();
         let now = self.clock.now();
         let open = *self.gate() == Gate::Open;
         let mut client = self.client();
@@ -309,7 +341,11 @@ impl Discovery {
             self.changed.notify_one();
         }
         self.report_snapshot();
-        (answer.request, answer.delay)
+        Reply {
+            request: answer.request,
+            delay: answer.delay,
+            enforce: (revokes && answer.delay.is_zero()).then(|| self.publisher.epoch()),
+        }
     }
 
     /// A server that answers pings and claims of versions with silence has nothing newer. Without a state whose versions

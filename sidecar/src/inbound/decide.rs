@@ -28,6 +28,9 @@ pub fn request(
     if worker.is_internal(port) {
         return Err(source.refuse(worker, port, Reason::InternalPort, None));
     }
+    if let Some(reason) = source.revoked(snapshot) {
+        return Err(source.refuse(worker, port, reason, None));
+    }
     let Some(policy) = &snapshot.policy else {
         return Err(source.refuse(worker, port, Reason::NoSnapshot, None));
     };

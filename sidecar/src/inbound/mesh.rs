@@ -12,7 +12,7 @@ use h2::server::SendResponse;
 use h2::{Reason as H2Reason, RecvStream};
 use http::{HeaderMap, Method, Request, StatusCode};
 use mesh_auth::Reason;
-use mesh_auth::svid::VerifiedPeer;
+use mesh_auth::svid::{SvidError, VerifiedPeer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -98,12 +98,10 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     address: std::net::SocketAddr,
 ) -> Option<(TlsStream<S>, VerifiedPeer)> {
-    let failed = |error: &dyn std::fmt::Display| {
+    let failed = |error: &dyn std::fmt::Display, reason: Reason| {
         worker.counters.handshake(false);
-        worker
-            .counters
-            .denial(Direction::Inbound, Reason::PeerUnverified);
-        tracing::info!(source = %address, error = %error, "TLS handshake failed");
+        worker.counters.denial(Direction::Inbound, reason);
+        tracing::info!(source = %address, reason = reason.code(), error = %error, "TLS handshake failed");
     };
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(tls)) => match mesh_auth::tls::peer_of(tls.get_ref().1) {
@@ -112,18 +110,23 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
                 Some((tls, peer))
             }
             Err(error) => {
-                failed(&error);
+                failed(&error, Reason::PeerUnverified);
                 None
             }
         },
         Ok(Err(error)) => {
-            failed(&error);
+            let reason = match mesh_auth::tls::refusal(&error) {
+                Some(SvidError::Revoked { .. }) => Reason::PeerRevoked,
+                _ => Reason::PeerUnverified,
+            };
+            failed(&error, reason);
             None
         }
         Err(_) => {
-            failed(&format_args!(
-                "no complete handshake within {HANDSHAKE_TIMEOUT:?}"
-            ));
+            failed(
+                &format_args!("no complete handshake within {HANDSHAKE_TIMEOUT:?}"),
+                Reason::PeerUnverified,
+            );
             None
         }
     }

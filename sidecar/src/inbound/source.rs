@@ -1,6 +1,6 @@
 //! Who is at the other end of an inbound connection, and what was decided about it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderValue};
@@ -14,6 +14,7 @@ use crate::ledger::{self, Denial, RequestFacts, TokenFacts};
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
+use crate::worker::peer_review::unix_now;
 
 /// The source of an inbound connection. Identity is known once per connection; decisions are remembered per port
 /// until the policy changes.
@@ -27,6 +28,8 @@ pub struct Source {
     /// The port that every request on this connection is for; `None` when requests name it.
     pub port: Option<u16>,
     xfcc: Option<HeaderValue>,
+    /// Trust epoch under which the peer was last found not to be revoked.
+    trusted: Cell<u64>,
     decided: RefCell<Vec<Decided>>,
 }
 
@@ -74,6 +77,7 @@ impl Source {
             own,
             port,
             xfcc,
+            trusted: Cell::new(0),
             decided: RefCell::default(),
         }
     }
@@ -95,6 +99,9 @@ impl Source {
     ) -> Result<(), Refused> {
         if worker.is_internal(port) {
             return Err(self.refuse(worker, port, Reason::InternalPort, None));
+        }
+        if let Some(reason) = self.revoked(snapshot) {
+            return Err(self.refuse(worker, port, reason, None));
         }
         let Some(policy) = &snapshot.policy else {
             return Err(self.refuse(worker, port, Reason::NoSnapshot, None));
@@ -123,6 +130,19 @@ impl Source {
         } else {
             Err(self.refuse_by(worker, port, decision, None))
         }
+    }
+
+    /// Why the peer is not believed any more. Asked again only under another trust epoch: between a change and the review of the connection no request slips by.
+    pub fn revoked(&self, snapshot: &Snapshot) -> Option<Reason> {
+        let peer = self.peer.as_ref()?;
+        if self.trusted.get() == snapshot.trust_epoch {
+            return None;
+        }
+        if snapshot.revocations.of(peer, unix_now()).is_some() {
+            return Some(Reason::PeerRevoked);
+        }
+        self.trusted.set(snapshot.trust_epoch);
+        None
     }
 
     /// What policy knows of this connection when it is for application port `port`.

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use mesh_auth::SpiffeId;
 use mesh_auth::bundle::TrustBundles;
+use mesh_auth::tls::Trust;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -133,6 +134,7 @@ struct Client {
     bundles: Arc<TrustBundles>,
     own_not_after: i64,
     tls_epoch: u64,
+    trust_epoch: u64,
 }
 
 /// The connections of one worker.
@@ -388,12 +390,18 @@ impl Peer {
     fn client(&self, key: &Key, snapshot: &Snapshot) -> Result<Client, ConnectError> {
         let tls = snapshot.tls.as_ref().ok_or(ConnectError::NoIdentity)?;
         let mut held = self.client.borrow_mut();
-        if let Some(client) = held.as_ref().filter(|held| held.tls_epoch == tls.epoch) {
+        if let Some(client) = held
+            .as_ref()
+            .filter(|held| held.tls_epoch == tls.epoch && held.trust_epoch == snapshot.trust_epoch)
+        {
             return Ok(client.clone());
         }
         let config = mesh_auth::tls::client_config(
             Some(&tls.identity),
-            Arc::clone(&snapshot.bundles),
+            Trust {
+                bundles: Arc::clone(&snapshot.bundles),
+                revocations: Arc::clone(&snapshot.revocations),
+            },
             std::slice::from_ref(&key.id),
             MESH_ALPN,
         )
@@ -407,6 +415,7 @@ impl Peer {
             bundles: Arc::clone(&snapshot.bundles),
             own_not_after: tls.identity.not_after(),
             tls_epoch: tls.epoch,
+            trust_epoch: snapshot.trust_epoch,
         };
         *held = Some(client.clone());
         Ok(client)

@@ -69,6 +69,13 @@ impl Subject for PeerReview {
     }
 
     fn review(&self, snapshot: &Snapshot) -> Option<Reason> {
+        let seconds = unix_now();
+        if snapshot.revocations.of(&self.peer, seconds).is_some() {
+            return Some(Reason::PeerRevoked);
+        }
+        if snapshot.own_revocation(seconds).is_some() {
+            return Some(Reason::IdentityRevoked);
+        }
         (!self.is_trusted(&snapshot.bundles)).then_some(Reason::PeerUntrusted)
     }
 
@@ -79,6 +86,11 @@ impl Subject for PeerReview {
     fn peer(&self) -> &str {
         self.peer.id().as_str()
     }
+}
+
+/// The wall clock, Unix seconds.
+pub fn unix_now() -> i64 {
+    i64::try_from(now().as_secs()).unwrap_or(i64::MAX)
 }
 
 fn now() -> UnixTime {

@@ -85,9 +85,14 @@ impl Metadata {
         match kind {
             // Part of host names and of a workload's identifier: one label.
             Kind::Service | Kind::Workload => names::label("metadata.name", &self.name),
-            Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
-                names::subdomain("metadata.name", &self.name)
-            }
+            Kind::Revocation if self.namespace != SYSTEM_NAMESPACE => Err(FieldError::new(
+                "metadata.namespace",
+                format!("revocations are mesh-wide: their namespace is '{SYSTEM_NAMESPACE}'"),
+            )),
+            Kind::AuthorizationPolicy
+            | Kind::PeerAuthentication
+            | Kind::RequestAuthentication
+            | Kind::Revocation => names::subdomain("metadata.name", &self.name),
             Kind::MeshDefaults if self.name != "default" => Err(FieldError::new(
                 "metadata.name",
                 "there is exactly one MeshDefaults, and its name is 'default'",

@@ -5,6 +5,7 @@ mod defaults;
 pub(crate) mod metadata;
 mod peer;
 mod request;
+mod revocation;
 mod service;
 mod shapes;
 mod workload;
@@ -13,6 +14,7 @@ pub(crate) use authorization::AuthorizationPolicy;
 pub(crate) use defaults::MeshDefaults;
 pub(crate) use peer::PeerAuthentication;
 pub(crate) use request::RequestAuthentication;
+pub(crate) use revocation::Revocation;
 pub(crate) use service::Service;
 pub(crate) use workload::Workload;
 

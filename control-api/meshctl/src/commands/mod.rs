@@ -5,6 +5,7 @@ mod ca;
 mod check;
 mod delete;
 mod get;
+mod revoke;
 mod status;
 pub(crate) mod token;
 
@@ -37,6 +38,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Fa
         Command::Get(arguments) => get::run(&mut admin, arguments, output).await,
         Command::Delete(arguments) => delete::run(&mut admin, arguments, output).await,
         Command::Token(command) => token::run(&mut admin, command, output).await,
+        Command::Revoke(command) => revoke::run(&mut admin, command, output).await,
         Command::Status => status::run(&mut admin, output).await,
         Command::Ca(_)
         | Command::Check(_)

@@ -71,6 +71,16 @@ pub enum SvidError {
         /// Seconds since it expired.
         seconds: i64,
     },
+    /// An operator revoked it.
+    #[error("'{id}' is revoked by '{entry}'{}", if reason.is_empty() { String::new() } else { format!(": {reason}") })]
+    Revoked {
+        /// Who.
+        id: SpiffeId,
+        /// Name of the entry.
+        entry: String,
+        /// Why, as its author said.
+        reason: String,
+    },
     /// No bundle for the trust domain.
     #[error("no trust bundle is held for trust domain '{0}'")]
     UnknownTrustDomain(String),
@@ -118,6 +128,7 @@ impl SvidError {
             Self::SanNotCritical => "san_not_critical",
             Self::NotYetValid { .. } => "not_yet_valid",
             Self::Expired { .. } => "expired",
+            Self::Revoked { .. } => "revoked",
             Self::UnknownTrustDomain(_) => "unknown_trust_domain",
             Self::Untrusted { .. } => "untrusted",
             Self::Signer { .. } => "signing_certificate",

@@ -116,7 +116,7 @@ pub(crate) fn check_size(chain: &[CertificateDer<'_>]) -> Result<(), SvidError> 
 }
 
 /// Unix seconds, as the rest of the crate counts them.
-fn seconds(time: UnixTime) -> i64 {
+pub(crate) fn seconds(time: UnixTime) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 

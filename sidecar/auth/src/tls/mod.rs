@@ -4,8 +4,10 @@
 //! name; SNI is neither sent nor looked at. Certificates are verified at the time that the configuration's `time_provider`
 //! tells, rustls' own unless it is replaced.
 
+mod trust;
 mod verifier;
 
+pub use trust::Trust;
 pub use verifier::refusal;
 
 use std::fmt;
@@ -18,7 +20,6 @@ use rustls::{ClientConfig, CommonState, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use zeroize::Zeroize as _;
 
-use crate::bundle::TrustBundles;
 use crate::svid::{self, SvidError, VerifiedPeer};
 use crate::{SpiffeId, der};
 use verifier::Verifier;
@@ -66,6 +67,7 @@ pub struct Identity {
     id: SpiffeId,
     not_before: i64,
     not_after: i64,
+    serial: Vec<u8>,
 }
 
 impl fmt::Debug for Identity {
@@ -95,6 +97,7 @@ impl Identity {
         let facts = der::facts(leaf).map_err(SvidError::Malformed)?;
         let id = svid::check_leaf(&facts)?;
         let (not_before, not_after) = (facts.not_before, facts.not_after);
+        let serial = facts.serial.to_vec();
         let key = CertifiedKey::new(chain, signing);
         key.keys_match().map_err(IdentityError::Key)?;
         Ok(Self {
@@ -102,6 +105,7 @@ impl Identity {
             id,
             not_before,
             not_after,
+            serial,
         })
     }
 
@@ -118,6 +122,11 @@ impl Identity {
     /// End of validity, Unix seconds.
     pub fn not_after(&self) -> i64 {
         self.not_after
+    }
+
+    /// Serial number, big-endian as encoded.
+    pub fn serial(&self) -> &[u8] {
+        &self.serial
     }
 
     /// The chain, leaf first.
@@ -154,18 +163,18 @@ impl rustls::client::ResolvesClientCert for Single {
     }
 }
 
-/// A server that presents `identity` and verifies clients against `bundles`.
+/// A server that presents `identity` and lets in clients that `trust` believes.
 ///
 /// # Errors
 /// The configuration is inconsistent.
 pub fn server_config(
     identity: &Identity,
-    bundles: Arc<TrustBundles>,
+    trust: impl Into<Trust>,
     clients: ClientAuth,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, ConfigError> {
     let verifier = Arc::new(Verifier {
-        bundles,
+        trust: trust.into(),
         expected: None,
         mandatory: clients == ClientAuth::Required,
     });
@@ -187,12 +196,12 @@ pub fn server_config(
 /// The configuration is inconsistent.
 pub fn client_config(
     identity: Option<&Identity>,
-    bundles: Arc<TrustBundles>,
+    trust: impl Into<Trust>,
     expected: &[SpiffeId],
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, ConfigError> {
     let verifier = Arc::new(Verifier {
-        bundles,
+        trust: trust.into(),
         expected: Some(expected.to_vec()),
         mandatory: true,
     });

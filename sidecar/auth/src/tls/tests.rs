@@ -10,6 +10,7 @@ use rustls::{ClientConnection, HandshakeKind, ProtocolVersion, ServerConnection}
 use rustls_pki_types::UnixTime;
 
 use super::*;
+use crate::bundle::TrustBundles;
 use crate::testing::*;
 
 const WEB: &str = "spiffe://td/ns/a/sa/web";
@@ -50,6 +51,7 @@ fn unchecked(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Identity {
         id: SpiffeId::parse(WEB).unwrap(),
         not_before: 0,
         not_after: 0,
+        serial: vec![1],
     }
 }
 
@@ -178,7 +180,7 @@ fn a_peer_without_the_hybrid_group_is_met_with_x25519() {
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier {
-            bundles: Arc::clone(&mesh.bundles),
+            trust: Arc::clone(&mesh.bundles).into(),
             expected: None,
             mandatory: true,
         }))
@@ -345,7 +347,7 @@ fn the_reason_of_a_refusal_is_found_in_the_error_of_a_handshake() {
     let mesh = Mesh::new();
     let intruder = forged(|p| p.not_after = at(-1), &mesh.root);
     let verifier = Verifier {
-        bundles: Arc::clone(&mesh.bundles),
+        trust: Arc::clone(&mesh.bundles).into(),
         expected: None,
         mandatory: true,
     };

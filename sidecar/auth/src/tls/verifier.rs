@@ -12,14 +12,14 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::PROVIDER;
+use super::Trust;
 use crate::SpiffeId;
-use crate::bundle::TrustBundles;
-use crate::svid::{self, SvidError, Usage};
+use crate::svid::{SvidError, Usage};
 
 /// Verifies the peer of a handshake, in either direction.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    pub(super) bundles: Arc<TrustBundles>,
+    pub(super) trust: Trust,
     /// `None`: any valid SVID (policy decides later).
     pub(super) expected: Option<Vec<SpiffeId>>,
     /// Whether a client must present a certificate.
@@ -37,7 +37,7 @@ impl Verifier {
         let mut chain = Vec::with_capacity(1 + intermediates.len());
         chain.push(leaf.clone());
         chain.extend(intermediates.iter().cloned());
-        let peer = svid::verify(&chain, usage, &self.bundles, now).map_err(tls_error)?;
+        let peer = self.trust.verify(&chain, usage, now).map_err(tls_error)?;
         match &self.expected {
             Some(expected) if !expected.contains(peer.id()) => {
                 Err(tls_error(SvidError::UnexpectedId {
