@@ -46,11 +46,12 @@ pub fn request(
         headers: &head.headers,
         token,
     };
-    let decision = policy.decide_request(&request);
+    let standing = source.standing(policy, snapshot.policy_epoch, port);
+    let decision = policy.decide_with(&standing, &request);
     if policy.has_audit() {
         audit(policy, source, &request);
     }
-    if let Some(would) = policy.would_decide_request(&request) {
+    if let Some(would) = policy.would_decide_with(&standing, &request) {
         compare(worker, source, &request, &decision, &would);
     }
     if decision.is_allowed() {

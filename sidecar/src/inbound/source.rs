@@ -2,9 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 use http::{HeaderMap, HeaderValue};
-use mesh_auth::policy::{self, Connection, Decision, Verdict};
+use mesh_auth::policy::{self, Connection, Decision, PolicySet, Standing, Verdict};
 use mesh_auth::svid::VerifiedPeer;
 use mesh_auth::token::VerifiedToken;
 use mesh_auth::{Reason, headers};
@@ -31,7 +32,11 @@ pub struct Source {
     /// Trust epoch under which the peer was last found not to be revoked.
     trusted: Cell<u64>,
     decided: RefCell<Vec<Decided>>,
+    standings: RefCell<Vec<(u64, u16, Rc<Standing>)>>,
 }
+
+/// Ports of one connection for which decisions are remembered. Who names more pays with his own time.
+const MAX_PORTS: usize = 8;
 
 /// What was decided for a port under a policy.
 struct Decided {
@@ -79,6 +84,7 @@ impl Source {
             xfcc,
             trusted: Cell::new(0),
             decided: RefCell::default(),
+            standings: RefCell::default(),
         }
     }
 
@@ -112,6 +118,9 @@ impl Source {
             return self.act(worker, port, &held.decision());
         }
         let decision = policy.decide(&self.connection(port));
+        if decided.len() == MAX_PORTS {
+            decided.remove(0);
+        }
         decided.push(Decided {
             epoch: snapshot.policy_epoch,
             port,
@@ -122,6 +131,22 @@ impl Source {
             revision: decision.revision,
         });
         self.act(worker, port, &decision)
+    }
+
+    /// How this connection stands with the policies in force when it is for application port `port`: looked at once.
+    pub fn standing(&self, policy: &PolicySet, epoch: u64, port: u16) -> Rc<Standing> {
+        let mut standings = self.standings.borrow_mut();
+        let held = standings.iter().find(|(e, p, _)| *e == epoch && *p == port);
+        if let Some((.., standing)) = held {
+            return Rc::clone(standing);
+        }
+        standings.retain(|(e, ..)| *e == epoch);
+        if standings.len() == MAX_PORTS {
+            standings.remove(0);
+        }
+        let standing = Rc::new(policy.standing(&self.connection(port)));
+        standings.push((epoch, port, Rc::clone(&standing)));
+        standing
     }
 
     fn act(&self, worker: &Worker, port: u16, decision: &Decision<'_>) -> Result<(), Refused> {

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::{pair, peers, scale};
+use crate::{decision_cost, differential, pair, peers, scale};
 
 /// Measures the mesh beside its peers, on this machine.
 #[derive(Debug, Parser)]
@@ -15,6 +15,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Measure a decision on a request with 10 and with 1,000 policies
+    DecisionCost(decision_cost::Arguments),
+    /// Compare compiled policies with an interpreter of the specification on random cases
+    Differential(differential::Arguments),
     /// Compare a pair of sidecars with a pair of HAProxy in front of the same application
     Pair(pair::Arguments),
     /// Compare a pair of sidecars with pairs of Envoy, HAProxy and nginx in everything that a user feels

@@ -7,6 +7,8 @@
 mod args;
 mod report;
 
+mod decision_cost;
+mod differential;
 mod pair;
 mod peers;
 mod scale;
@@ -87,6 +89,8 @@ async fn run(command: &Command) -> anyhow::Result<ExitCode> {
 /// Runs one subcommand; also whether its report is wanted as JSON.
 async fn perform(command: &Command) -> (Report, bool) {
     match command {
+        Command::DecisionCost(a) => (decision_cost::run(a).await, a.common.json),
+        Command::Differential(a) => (differential::run(a).await, a.common.json),
         Command::Pair(a) => (pair::run(a).await, a.common.json),
         Command::Peers(a) => (peers::run(a).await, a.common.json),
         Command::Scale(a) => (scale::run(a).await, a.common.json),

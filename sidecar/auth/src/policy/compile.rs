@@ -392,8 +392,17 @@ fn each<T, U>(
         .collect()
 }
 
+/// Longest pattern: no identity, host or path that anybody accepts is longer.
+const MAX_PATTERN: usize = 4096;
+
 fn check_texts(patterns: &[String], field: &str) -> Compiled<()> {
     for (i, pattern) in patterns.iter().enumerate() {
+        if pattern.len() > MAX_PATTERN {
+            return Err(FieldError::new(
+                format!("{field}[{i}]"),
+                format!("has {} bytes, more than {MAX_PATTERN}", pattern.len()),
+            ));
+        }
         let inner = pattern
             .strip_prefix('*')
             .or(pattern.strip_suffix('*'))
@@ -435,7 +444,7 @@ fn methods(wanted: &[String], unwanted: &[String], fields: [&str; 2]) -> Compile
 
 fn paths(patterns: &[String], field: &str) -> Compiled<Option<Paths>> {
     for (i, pattern) in patterns.iter().enumerate() {
-        if template::is_template(pattern) {
+        if template::is_template(pattern) && pattern.len() <= MAX_PATTERN {
             Template::parse(pattern).map_err(|problem| {
                 FieldError::new(
                     format!("{field}[{i}]"),

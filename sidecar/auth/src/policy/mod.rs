@@ -31,7 +31,11 @@ mod decision;
 mod request;
 
 mod set;
+mod standing;
 mod table;
+
+mod index;
+mod radix;
 
 mod compile;
 mod rule;
@@ -50,6 +54,7 @@ pub use decision::{Decision, Verdict};
 pub use modes::{MtlsMode, PortModes, validate_peer_authentication};
 pub use request::{Connection, Request};
 pub use set::PolicySet;
+pub use standing::Standing;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

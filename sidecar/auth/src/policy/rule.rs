@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::attribute::Attribute;
 use super::block::Blocks;
 use super::facts::{Effect, Facts, claim, claim_holds, header_holds, host_holds, path_holds};
+use super::index::{Demands, Key};
 use super::template::Paths;
 use super::text::{List, Methods};
 use crate::SpiffeId;
@@ -131,6 +132,42 @@ impl Rule {
             }
         }
         open
+    }
+
+    /// True if nothing but `from` and `to` can need the request.
+    pub(super) fn is_rest_empty(&self) -> bool {
+        self.rest.when.is_empty() && self.rest.capabilities.is_empty() && !self.rest.bound
+    }
+
+    /// What a request must have for the rule with this operation to match; see [`super::index`].
+    pub(super) fn demands(&self, operation: Option<&Operation>, effect: Effect) -> Demands {
+        let mut demands = Demands::new();
+        if let Some(request) = operation.and_then(|o| o.request.as_ref()) {
+            demands.extend(request.paths.as_ref().and_then(Paths::keys));
+            let hosts = request.hosts.as_ref().and_then(|list| list.wanted.as_ref());
+            demands.extend(hosts.and_then(|texts| texts.keys(Key::Host)));
+        }
+        let principals = self.from.iter().map(|source| {
+            let list = source.request.as_ref()?.principals.as_ref()?;
+            list.wanted.as_ref()?.keys(Key::Principal)
+        });
+        if let Some(keys) = principals.collect::<Option<Vec<_>>>()
+            && !keys.is_empty()
+        {
+            demands.push(keys.concat());
+        }
+        let routes = self.rest.capabilities.iter().flat_map(|c| &c.routes);
+        let routes = routes.map(|route| route.paths.as_ref().and_then(Paths::keys));
+        if let Some(keys) = routes.collect::<Option<Vec<_>>>()
+            && !keys.is_empty()
+        {
+            demands.push(keys.concat());
+        }
+        // Who denies also acts on what is not said in so many words: a header that is not ASCII, a number for a text.
+        if effect == Effect::Permit {
+            demands.extend(self.rest.when.iter().filter_map(Condition::keys));
+        }
+        demands
     }
 
     /// What is left when [`Self::on_connection`] said `from` and an operation matches.
@@ -285,6 +322,24 @@ impl Condition {
             },
             // Nor any other with blocks.
             (_, Test::Blocks(_)) => effect.of_unknown(),
+        }
+    }
+}
+
+impl Condition {
+    /// The values of which a request must have one for the condition to hold.
+    fn keys(&self) -> Option<Vec<Key>> {
+        let Test::Texts(list) = &self.test else {
+            return None;
+        };
+        let wanted = list.wanted.as_ref()?;
+        match &self.attribute {
+            Attribute::Header(name) => {
+                wanted.keys(|value| Key::Header(name.as_str().into(), value))
+            }
+            Attribute::TokenPrincipal => wanted.keys(Key::Principal),
+            Attribute::TokenClaim(names) => wanted.keys(|value| Key::Claim(names.clone(), value)),
+            _ => None,
         }
     }
 }

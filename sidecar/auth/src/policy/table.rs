@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::facts::{Effect, Facts};
-use super::rule::Rule;
+use super::index::{Demands, Index};
+use super::rule::{From, Operation, Rule};
+use super::standing::{Live, NONE};
 
 /// Rules with one effect.
 #[derive(Debug)]
@@ -12,8 +14,19 @@ pub(super) struct Table {
     /// Names of the policies, `namespace/name`.
     policies: Vec<Arc<str>>,
     rules: Vec<Rule>,
+    /// What can match on its own, in the order of the rules.
+    units: Vec<Unit>,
+    index: Index,
     /// Rules that look at scopes.
     scoped: Vec<u32>,
+}
+
+/// One operation of a rule, or a rule without operations.
+#[derive(Debug, Clone, Copy)]
+struct Unit {
+    rule: u32,
+    /// [`NONE`] for a rule without operations.
+    operation: u32,
 }
 
 /// The rule that matched.
@@ -29,6 +42,8 @@ impl Table {
             effect,
             policies: Vec::new(),
             rules: Vec::new(),
+            units: Vec::new(),
+            index: Index::default(),
             scoped: Vec::new(),
         }
     }
@@ -48,11 +63,90 @@ impl Table {
         self.policies.push(name);
         for rule in rules {
             let at = index(self.rules.len());
+            match index(rule.to.len()) {
+                0 => self.units.push(Unit {
+                    rule: at,
+                    operation: NONE,
+                }),
+                count => self.units.extend((0..count).map(|operation| Unit {
+                    rule: at,
+                    operation,
+                })),
+            }
             if !rule.rest.capabilities.is_empty() {
                 self.scoped.push(at);
             }
             self.rules.push(rule);
         }
+    }
+
+    /// Builds the index; before, [`Self::first`] finds nothing.
+    pub(super) fn finish(&mut self) {
+        let demands: Vec<Demands> = self
+            .units
+            .iter()
+            .map(|unit| {
+                let (rule, operation) = self.parts(*unit);
+                rule.demands(operation, self.effect)
+            })
+            .collect();
+        self.index = Index::build(self.effect, &demands);
+    }
+
+    fn parts(&self, unit: Unit) -> (&Rule, Option<&Operation>) {
+        let rule = &self.rules[unit.rule as usize];
+        (rule, rule.to.get(unit.operation as usize))
+    }
+
+    /// What the connection makes of the units.
+    pub(super) fn live(&self, facts: &Facts<'_>) -> Live {
+        let mut settled = NONE;
+        let mut live = Vec::new();
+        let mut last = (NONE, None);
+        for (at, unit) in (0..).zip(&self.units) {
+            let (rule, operation) = self.parts(*unit);
+            if last.0 != unit.rule {
+                last = (unit.rule, rule.on_connection(facts));
+            }
+            let Some(from) = last.1 else { continue };
+            if !operation.is_none_or(|o| o.on_connection(facts)) {
+                continue;
+            }
+            let needs_request = operation.is_some_and(|o| o.request.is_some());
+            if from == From::Settled && !needs_request && rule.is_rest_empty() {
+                settled = at;
+                break;
+            }
+            live.push((at, from));
+        }
+        Live::new(self.units.len(), settled, live)
+    }
+
+    /// The first rule that matches the request, on a connection that stands as `live` says.
+    pub(super) fn first(&self, live: &Live, facts: &Facts<'_>) -> Option<Matched<'_>> {
+        let mut best = live.settled;
+        let matches = |at: u32, from: From| {
+            let (rule, operation) = self.parts(self.units[at as usize]);
+            operation.is_none_or(|o| o.on_request(facts, self.effect))
+                && rule.on_request(facts, from, self.effect)
+        };
+        if let Some(units) = live.few() {
+            if let Some((at, _)) = units.iter().find(|(at, from)| matches(*at, *from)) {
+                best = *at;
+            }
+        } else {
+            self.index.look_up(facts, |units| {
+                // Each list is in order: behind the best there is nothing better.
+                for at in units.iter().take_while(|at| **at < best) {
+                    if live.from(*at).is_some_and(|from| matches(*at, from)) {
+                        best = *at;
+                        return;
+                    }
+                }
+            });
+        }
+        let unit = self.units.get(best as usize)?;
+        Some(self.matched(self.parts(*unit).0))
     }
 
     /// The first rule that matches, looking at one after the other.

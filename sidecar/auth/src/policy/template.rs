@@ -3,6 +3,7 @@
 //! An operator is a whole segment. `{**}` is the last operator; literal text may follow it. `/a/{**}` matches `/a/` and
 //! everything below, not `/a`.
 
+use super::index::Key;
 use super::text::Texts;
 
 /// A path pattern is a template if it has an operator.
@@ -115,6 +116,14 @@ impl Paths {
             texts: Texts::compile(texts.filter(|pattern| !is_template(pattern))),
             templates,
         }))
+    }
+
+    /// Under what an index finds them; `None` if one of them matches every path.
+    pub(super) fn keys(&self) -> Option<Vec<Key>> {
+        let mut keys = self.texts.path_keys()?;
+        let heads = self.templates.iter().map(|t| t.head.clone());
+        keys.extend(heads.map(Key::PathPrefix));
+        Some(keys)
     }
 
     pub(super) fn matches(&self, path: &str) -> bool {

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use http::Method;
 
+use super::index::Key;
+
 /// A list of text patterns, any of which may match.
 #[derive(Debug, Default)]
 pub(super) struct Texts {
@@ -26,6 +28,20 @@ impl Texts {
             }
         }
         texts
+    }
+
+    /// A key for each pattern; `None` if one of them is not an exact value.
+    pub(super) fn keys(&self, key: impl Fn(Box<str>) -> Key) -> Option<Vec<Key>> {
+        let exact = !self.present && self.prefixes.is_empty() && self.suffixes.is_empty();
+        exact.then(|| self.exact.iter().cloned().map(key).collect())
+    }
+
+    /// Keys for patterns of paths; `None` if one of them matches every path.
+    pub(super) fn path_keys(&self) -> Option<Vec<Key>> {
+        let exact = self.exact.iter().cloned().map(Key::Path);
+        let prefixes = self.prefixes.iter().cloned().map(Key::PathPrefix);
+        let suffixes = self.suffixes.iter().cloned().map(Key::PathSuffix);
+        (!self.present).then(|| exact.chain(prefixes).chain(suffixes).collect())
     }
 
     /// True if `text` matches any pattern.

@@ -178,7 +178,7 @@ impl Case {
         if random.chance(30) {
             defaults.set_default_decision(mesh::DefaultDecision::Deny);
         }
-        let count = [0, 1, 1, 2, 3, 4][random.below(6)];
+        let count = [0, 1, 1, 2, 3, 4, 8, 12][random.below(8)];
         let policies = (0..count).map(|i| policy(random, i)).collect();
         let peer = random.chance(85).then(|| random.pick(PEERS));
         Self {
@@ -234,7 +234,14 @@ impl Case {
             }
         };
         same("verdict", Some(told(&decided)), Some(expected.clone()));
-        same("dry run", tried.as_ref().map(told), would);
+        same("dry run", tried.as_ref().map(told), would.clone());
+        if let Some(request) = &request {
+            let standing = set.standing(&connection);
+            let indexed = told(&set.decide_with(&standing, request));
+            same("index", Some(indexed), Some(expected.clone()));
+            let tried = set.would_decide_with(&standing, request);
+            same("dry run by index", tried.as_ref().map(told), would);
+        }
         let mut audited = Vec::new();
         set.audited(&connection, request.as_ref(), |policy, rule| {
             audited.push((policy.to_owned(), rule));
