@@ -226,8 +226,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         }
         tasks.spawn(control::run(
             control,
-            Arc::clone(&shared),
-            epochs,
+            (Arc::clone(&shared), epochs),
             control::Enforcement::new(enforced),
             clock,
             stop.clone(),

@@ -63,8 +63,7 @@ impl Sidecar {
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(
             config,
-            Arc::clone(&shared),
-            sender,
+            (Arc::clone(&shared), sender),
             Enforcement::default(),
             Arc::clone(&clock) as Arc<dyn Clock>,
             stop.clone(),

@@ -51,11 +51,11 @@ pub struct ControlConfig {
     pub ledgers: Vec<Arc<Ledger>>,
 }
 
-/// Runs until `shutdown`, then writes what is not written yet and returns.
+/// Runs until `shutdown`, then writes what is not written yet and returns. Snapshots go to the one and their epochs to the
+/// other of the pair.
 pub async fn run(
     config: ControlConfig,
-    shared: SharedSnapshot,
-    epochs: watch::Sender<u64>,
+    (shared, epochs): (SharedSnapshot, watch::Sender<u64>),
     enforcement: Enforcement,
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,

@@ -266,7 +266,7 @@ fn call(i: usize, policies: usize) -> anyhow::Result<Call> {
     headers.insert("accept", HeaderValue::from_static("*/*"));
     let mut call = Call {
         peer: i % 16,
-        method: if i % 5 == 0 {
+        method: if i.is_multiple_of(5) {
             Method::POST
         } else {
             Method::GET
