@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, decode, encode, failed};
+use super::{META, StoreError, decode, encode, failed};
 
 const ISSUED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("issued");
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
+/// How many were issued: of two in one second the later one has the higher number.
+const COUNT: &str = "issued";
 /// How long after its end a certificate is remembered, seconds.
 const KEPT: i64 = 7 * 86_400;
 
@@ -26,6 +28,16 @@ pub struct IssuedRecord {
     /// SHA-256 of the root that it leads to, hexadecimal; empty in records from before roots could change.
     #[serde(default)]
     pub root: String,
+}
+
+/// A record as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    record: IssuedRecord,
+    /// Its number; 0 in records from before they were counted.
+    #[serde(default)]
+    number: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -70,9 +82,16 @@ pub fn record(
     key: &str,
     record: &IssuedRecord,
 ) -> Result<(), StoreError> {
+    let mut meta = write.open_table(META).map_err(failed)?;
+    let number = meta.get(COUNT).map_err(failed)?.map_or(0, |n| n.value()) + 1;
+    meta.insert(COUNT, number).map_err(failed)?;
+    let kept = Kept {
+        record: record.clone(),
+        number,
+    };
     let mut issued = write.open_table(ISSUED).map_err(failed)?;
     issued
-        .insert(serial, encode(record)?.as_slice())
+        .insert(serial, encode(&kept)?.as_slice())
         .map_err(failed)?;
     let mut keys = write.open_table(KEYS).map_err(failed)?;
     let owner = KeyRecord {
@@ -99,7 +118,7 @@ pub fn get(read: &ReadTransaction, serial: &str) -> Result<Option<IssuedRecord>,
 /// # Errors
 /// The store failed.
 pub fn latest(read: &ReadTransaction) -> Result<BTreeMap<String, IssuedRecord>, StoreError> {
-    let mut latest: BTreeMap<String, IssuedRecord> = BTreeMap::new();
+    let mut latest: BTreeMap<String, Kept> = BTreeMap::new();
     for entry in read
         .open_table(ISSUED)
         .map_err(failed)?
@@ -107,13 +126,17 @@ pub fn latest(read: &ReadTransaction) -> Result<BTreeMap<String, IssuedRecord>, 
         .map_err(failed)?
     {
         let (serial, bytes) = entry.map_err(failed)?;
-        let record: IssuedRecord = decode(serial.value(), bytes.value())?;
-        match latest.get(&record.workload) {
-            Some(held) if held.issued_at >= record.issued_at => {}
-            _ => drop(latest.insert(record.workload.clone(), record)),
+        let kept: Kept = decode(serial.value(), bytes.value())?;
+        let order = |kept: &Kept| (kept.record.issued_at, kept.number);
+        match latest.get(&kept.record.workload) {
+            Some(held) if order(held) >= order(&kept) => {}
+            _ => drop(latest.insert(kept.record.workload.clone(), kept)),
         }
     }
-    Ok(latest)
+    let records = latest
+        .into_iter()
+        .map(|(workload, kept)| (workload, kept.record));
+    Ok(records.collect())
 }
 
 /// End of the last certificate issued to each workload, Unix seconds.

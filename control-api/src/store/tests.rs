@@ -248,6 +248,26 @@ fn the_secret_of_a_token_is_not_in_the_file() {
 }
 
 #[test]
+fn of_certificates_made_in_one_second_the_later_one_is_the_latest() {
+    for serials in [["01", "02"], ["02", "01"]] {
+        let (_dir, store) = open();
+        for (serial, root) in serials.into_iter().zip(["old", "new"]) {
+            let record = IssuedRecord {
+                workload: "a".into(),
+                spiffe_id: "spiffe://td/a".into(),
+                issued_at: NOW,
+                root: root.into(),
+                not_after: NOW + 60,
+            };
+            store
+                .write(|write| issued::record(write, serial, serial, &record))
+                .unwrap();
+        }
+        assert_eq!(store.read(issued::latest).unwrap()["a"].root, "new");
+    }
+}
+
+#[test]
 fn what_ended_long_ago_is_forgotten_and_the_rest_is_not() {
     let (_dir, store) = open();
     let record = |workload: &str, not_after| IssuedRecord {
