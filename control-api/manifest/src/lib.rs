@@ -6,6 +6,7 @@
 mod document;
 mod kind;
 mod names;
+mod scope;
 mod spec;
 
 mod error;
@@ -17,4 +18,5 @@ pub use document::{Document, Resource};
 pub use error::{FieldError, ManifestError};
 pub use kind::{API_VERSION, Kind};
 pub use read::{MAX_BYTES, MAX_DOCUMENTS, from_json, parse};
+pub use scope::Scope;
 pub use spec::metadata::Metadata;

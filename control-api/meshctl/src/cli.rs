@@ -1,5 +1,9 @@
 //! The arguments. Owns names, defaults and help texts; decides nothing.
 
+mod policy;
+
+pub(crate) use policy::*;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -76,6 +80,19 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Delete one document
     Delete(DeleteArgs),
+    /// Which revisions there were, and who changed what
+    History(HistoryArgs),
+    /// Make the documents what they were at a revision (all or none)
+    Rollback(RollbackArgs),
+    /// Test, lint, compare and try out policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Explain decisions
+    #[command(subcommand)]
+    Authz(AuthzCommand),
+    /// Mutual TLS of the mesh
+    #[command(subcommand)]
+    Mtls(MtlsCommand),
     /// One-time join tokens, with which a new sidecar proves its workload
     #[command(subcommand)]
     Token(TokenCommand),
@@ -99,6 +116,9 @@ pub(crate) struct ApplyArgs {
     /// Only say what would happen
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Refuse if one of the documents was changed after this revision
+    #[arg(long, value_name = "REV", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) if_revision: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -121,6 +141,9 @@ pub(crate) struct DeleteArgs {
     /// Namespace
     #[arg(short, long)]
     pub(crate) namespace: String,
+    /// Refuse if it was changed after this revision
+    #[arg(long, value_name = "REV", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) if_revision: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,6 +9,7 @@ mod connect;
 mod demo;
 mod failure;
 mod moment;
+mod offline;
 mod output;
 mod progress;
 

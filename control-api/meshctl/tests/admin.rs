@@ -130,6 +130,21 @@ impl AdminService for Fake {
         Ok(Response::new(self.0.status.clone()))
     }
 
+    async fn history(&self, request: Request<HistoryRequest>) -> Answer<HistoryResponse> {
+        self.0.note(&request)?;
+        Ok(Response::new(HistoryResponse::default()))
+    }
+
+    async fn diff(&self, request: Request<DiffRequest>) -> Answer<DiffResponse> {
+        self.0.note(&request)?;
+        Ok(Response::new(DiffResponse::default()))
+    }
+
+    async fn rollback(&self, request: Request<RollbackRequest>) -> Answer<RollbackResponse> {
+        self.0.note(&request)?;
+        Ok(Response::new(RollbackResponse::default()))
+    }
+
     async fn find_decision(
         &self,
         request: Request<FindDecisionRequest>,
@@ -281,7 +296,7 @@ fn what_is_typed_is_what_is_asked() {
         ),
         (
             &["delete", "Service", "a", "-n", "b"],
-            r#"DeleteRequest { kind: "Service", namespace: "b", name: "a" }"#,
+            r#"DeleteRequest { kind: "Service", namespace: "b", name: "a", if_revision: 0 }"#,
         ),
         (
             &["token", "create", "demo/web", "--ttl", "2m"],
@@ -341,14 +356,18 @@ fn several_files_are_applied_in_order_and_named() {
         healthy(),
         &["apply", "-f", first, "-f", second, "--dry-run"],
     );
-    assert_eq!(asked.len(), 2);
+    assert_eq!(asked.len(), 1, "all or none: {asked:?}");
+    let (one, two) = asked[0].split_once("more: ").expect("further files");
     assert!(
-        asked[0].contains(r#"manifest: "one""#)
-            && asked[0].contains("a.yaml")
-            && asked[0].contains("dry_run: true"),
+        one.contains(r#"manifest: "one""#)
+            && one.contains("a.yaml")
+            && one.contains("dry_run: true"),
         "{asked:?}"
     );
-    assert!(asked[1].contains(r#"manifest: "two""#), "{asked:?}");
+    assert!(
+        two.contains(r#"manifest: "two""#) && two.contains("b.yaml"),
+        "{asked:?}"
+    );
     let (_, asked) = meshctl(healthy(), &["apply", "-f", first, "-f", "/nowhere.yaml"]);
     assert!(
         asked.is_empty(),

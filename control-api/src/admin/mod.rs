@@ -1,6 +1,7 @@
 //! The administration service. Every call is an operator's or refused.
 
 mod authority;
+mod documents;
 mod operator;
 
 pub use authority::AuthorityAdministration;
@@ -19,7 +20,9 @@ use mesh_proto::admin::{
     WaitEnforcedResponse,
 };
 use mesh_proto::admin::{
-    FindDecisionRequest, FindDecisionResponse, ReportsRequest, ReportsResponse,
+    DiffRequest, DiffResponse, Difference, FindDecisionRequest, FindDecisionResponse,
+    HistoryRequest, HistoryResponse, ReportsRequest, ReportsResponse, Revision, RollbackRequest,
+    RollbackResponse,
 };
 use mesh_proto::mesh::{FindDecision, report_answer, report_query};
 use tonic::{Request, Response, Status};
@@ -29,12 +32,15 @@ use crate::clock::Clock;
 use crate::keysets::{self, Keeper};
 use crate::listener::Caller;
 use crate::metrics::Metrics;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{Base, Registry, RegistryError};
 use crate::reports::{self, Board};
 use crate::status::Tracker;
 use crate::store::tokens::{self, TokenError};
 use crate::store::{Store, StoreError};
 
+/// Revisions that are listed if nothing is said, and at most.
+const DEFAULT_HISTORY: usize = 50;
+const MAX_HISTORY: usize = 1_000;
 /// How long sidecars may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Longest that one call waits for sidecars.
@@ -112,6 +118,12 @@ impl From<RegistryError> for Status {
     fn from(error: RegistryError) -> Self {
         match error {
             RegistryError::NotFound { .. } => Self::not_found(error.to_string()),
+            RegistryError::Conflict { .. } | RegistryError::Moved { .. } => {
+                Self::aborted(error.to_string())
+            }
+            RegistryError::FutureBase { .. } => Self::invalid_argument(error.to_string()),
+            RegistryError::Revision(_) => Self::out_of_range(error.to_string()),
+            RegistryError::Unreadable { .. } => Self::failed_precondition(error.to_string()),
             RegistryError::Store(error) => error.into(),
         }
     }
@@ -171,19 +183,14 @@ impl AdminService for Administration {
         let asked = Instant::now();
         let response = self
             .blocking(move |this| -> Result<ApplyResponse, Status> {
-                let source = match request.source.as_str() {
-                    "" => "<input>",
-                    source => source,
-                };
-                let documents = mesh_manifest::parse(&request.manifest, source)
-                    .map_err(|error| Status::invalid_argument(error.to_string()))?;
+                let documents = documents::read(&request)?;
+                let base = Base::of(request.if_revision);
                 let keys: Vec<_> = documents.iter().map(mesh_manifest::Document::key).collect();
                 let (revision, outcomes) = if request.dry_run {
-                    this.registry.dry_run(&documents)
+                    this.registry.dry_run(documents, base)?
                 } else {
-                    let applied =
-                        this.registry
-                            .apply(documents, operator.as_str(), this.clock.seconds())?;
+                    let (author, now) = (operator.as_str(), this.clock.seconds());
+                    let applied = this.registry.apply(documents, base, author, now)?;
                     this.tracker.begun(applied.0, asked);
                     tracing::info!(
                         operator = operator.as_str(),
@@ -252,10 +259,11 @@ impl AdminService for Administration {
         let revision = self
             .blocking(move |this| {
                 let (namespace, name) = (&request.namespace, &request.name);
-                let now = this.clock.seconds();
-                let revision =
-                    this.registry
-                        .delete(kind, namespace, name, operator.as_str(), now)?;
+                let base = Base::of(request.if_revision);
+                let (author, now) = (operator.as_str(), this.clock.seconds());
+                let revision = this
+                    .registry
+                    .delete(kind, namespace, name, base, author, now)?;
                 tracing::info!(
                     operator = operator.as_str(),
                     revision,
@@ -403,6 +411,91 @@ impl AdminService for Administration {
                 .tracker
                 .all(|workload| world.workload(workload).is_some()),
             key_sets: self.keeper.states().into_iter().map(key_set).collect(),
+        }))
+    }
+
+    async fn history(
+        &self,
+        request: Request<HistoryRequest>,
+    ) -> Result<Response<HistoryResponse>, Status> {
+        self.operator(&request)?;
+        let request = request.into_inner();
+        let limit = match request.limit {
+            0 => DEFAULT_HISTORY,
+            limit => (limit as usize).min(MAX_HISTORY),
+        };
+        let revisions = self
+            .blocking(move |this| this.registry.history(request.before, limit))
+            .await?;
+        let revisions = revisions.into_iter().map(|(number, change)| Revision {
+            number,
+            at: change.at,
+            author: change.author,
+            documents: change.documents,
+            note: change.note,
+        });
+        Ok(Response::new(HistoryResponse {
+            revisions: revisions.collect(),
+            latest: self.registry.world().revision,
+        }))
+    }
+
+    async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
+        self.operator(&request)?;
+        let DiffRequest { from, to } = request.into_inner();
+        let to = match to {
+            0 => self.registry.world().revision,
+            to => to,
+        };
+        let differences = self
+            .blocking(move |this| this.registry.difference(from, to))
+            .await?;
+        let differences = differences.into_iter().map(|difference| {
+            let (kind, namespace, name) = difference.key;
+            Difference {
+                kind,
+                namespace,
+                name,
+                before_json: difference.before.unwrap_or_default(),
+                after_json: difference.after.unwrap_or_default(),
+            }
+        });
+        Ok(Response::new(DiffResponse {
+            differences: differences.collect(),
+            to,
+        }))
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<RollbackRequest>,
+    ) -> Result<Response<RollbackResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let request = request.into_inner();
+        let done = self
+            .blocking(move |this| {
+                let done = this.registry.rollback(
+                    request.revision,
+                    Base::of(request.if_revision),
+                    request.dry_run,
+                    operator.as_str(),
+                    this.clock.seconds(),
+                )?;
+                if !request.dry_run {
+                    tracing::info!(
+                        operator = operator.as_str(),
+                        to = request.revision,
+                        revision = done.revision,
+                        documents = done.documents.len(),
+                        "documents rolled back"
+                    );
+                }
+                Ok::<_, RegistryError>(done)
+            })
+            .await?;
+        Ok(Response::new(RollbackResponse {
+            revision: done.revision,
+            documents: done.documents,
         }))
     }
 

@@ -4,10 +4,14 @@
 //! [`World`]; whoever reads it never waits for a writer.
 
 mod build;
+mod conflict;
+mod history;
 mod keys;
 mod world;
 
 pub use build::{Inputs, Prior, build};
+pub use conflict::Base;
+pub use history::{Difference, RolledBack};
 pub use keys::{KeySets, KeySource};
 pub use world::{Entry, Key, Registered, Selects, Stored, Table, World};
 
@@ -41,6 +45,58 @@ pub enum RegistryError {
         name: String,
         /// When and by whom it was deleted, if it ever was there.
         deleted: Option<String>,
+    },
+    /// Somebody else changed it meanwhile.
+    #[error(
+        "{subject} was {what} in revision {changed} by {author}, after revision {base} that this edit started from; \
+         get it again, repeat the edit, and apply that"
+    )]
+    Conflict {
+        /// The document.
+        subject: String,
+        /// `changed` or `deleted`.
+        what: &'static str,
+        /// The revision that did.
+        changed: u64,
+        /// By whom.
+        author: String,
+        /// What the edit started from.
+        base: u64,
+    },
+    /// A revision was named that is not there yet.
+    #[error("{subject}: revision {base} does not exist; the latest is {latest}")]
+    FutureBase {
+        /// Who named it.
+        subject: String,
+        /// What was named.
+        base: u64,
+        /// The latest.
+        latest: u64,
+    },
+    /// The store moved on.
+    #[error(
+        "the latest revision is {latest}, not {expected}: somebody else changed something; look at `meshctl history`"
+    )]
+    Moved {
+        /// What was expected.
+        expected: u64,
+        /// The latest.
+        latest: u64,
+    },
+    /// An earlier revision cannot be had.
+    #[error("{0}")]
+    Revision(String),
+    /// An earlier document does not parse any more.
+    #[error(
+        "{document} of revision {revision} is refused by this version: {reason}; nothing was changed"
+    )]
+    Unreadable {
+        /// The document.
+        document: String,
+        /// The revision.
+        revision: u64,
+        /// What is wrong.
+        reason: String,
     },
     /// The store failed.
     #[error(transparent)]
@@ -144,11 +200,7 @@ impl Registry {
                 number: next,
                 documents: BTreeMap::new(),
                 published,
-                change: Change {
-                    at: now,
-                    author: SELF.to_owned(),
-                    documents: BTreeMap::new(),
-                },
+                change: change(BTreeMap::new(), SELF, now),
             };
             registry.commit(world, &revision)?;
         }
@@ -166,24 +218,35 @@ impl Registry {
     }
 
     /// What [`Self::apply`] would do.
-    pub fn dry_run(&self, documents: &[Document]) -> (u64, Vec<Outcome>) {
-        let world = self.world();
-        let outcomes = documents.iter().map(|d| Outcome::of(&world, d)).collect();
-        (world.revision, outcomes)
-    }
-
-    /// Stores documents, all or none. Returns the revision after it.
     ///
     /// # Errors
-    /// The store failed; nothing was kept.
+    /// As for [`Self::apply`].
+    pub fn dry_run(
+        &self,
+        mut documents: Vec<Document>,
+        base: Base,
+    ) -> Result<(u64, Vec<Outcome>), RegistryError> {
+        let world = self.world();
+        self.check_bases(&world, &mut documents, base)?;
+        let outcomes = documents.iter().map(|d| Outcome::of(&world, d)).collect();
+        Ok((world.revision, outcomes))
+    }
+
+    /// Stores documents, all or none. Returns the revision after it. What the edit started from is said by `base`, and
+    /// by each document's `metadata.resourceVersion`.
+    ///
+    /// # Errors
+    /// A document was changed after what the edit started from, or the store failed; nothing was kept.
     pub fn apply(
         &self,
-        documents: Vec<Document>,
+        mut documents: Vec<Document>,
+        base: Base,
         author: &str,
         now: i64,
-    ) -> Result<(u64, Vec<Outcome>), StoreError> {
+    ) -> Result<(u64, Vec<Outcome>), RegistryError> {
         let _turn = self.writer.lock().map_err(failed)?;
         let world = self.world();
+        self.check_bases(&world, &mut documents, base)?;
         let revision = world.revision + 1;
         let mut next = world.documents.clone();
         let mut outcomes = Vec::with_capacity(documents.len());
@@ -209,19 +272,20 @@ impl Registry {
         if records.is_empty() {
             return Ok((world.revision, outcomes));
         }
-        self.advance(&world, next, records, named, author, now)?;
+        self.advance(&world, next, records, change(named, author, now))?;
         Ok((revision, outcomes))
     }
 
     /// Deletes a document. Returns the revision after it.
     ///
     /// # Errors
-    /// It is not there, or the store failed.
+    /// It is not there, was changed after `base`, or the store failed.
     pub fn delete(
         &self,
         kind: Kind,
         namespace: &str,
         name: &str,
+        base: Base,
         author: &str,
         now: i64,
     ) -> Result<u64, RegistryError> {
@@ -230,6 +294,7 @@ impl Registry {
         let key = (kind, namespace.to_owned(), name.to_owned());
         let record = record_key(&key);
         let mut next = world.documents.clone();
+        self.check_base(&world, &key, base)?;
         if next.remove(&key).is_none() {
             let tombstone = self
                 .store
@@ -248,7 +313,7 @@ impl Registry {
         }
         let named = BTreeMap::from([(record.clone(), "deleted".to_owned())]);
         let records = BTreeMap::from([(record, None)]);
-        self.advance(&world, next, records, named, author, now)?;
+        self.advance(&world, next, records, change(named, author, now))?;
         Ok(world.revision + 1)
     }
 
@@ -270,7 +335,12 @@ impl Registry {
         }
         let documents = world.documents.clone();
         let named = BTreeMap::from([("TrustBundle".to_owned(), "changed".to_owned())]);
-        match self.advance(&world, documents, BTreeMap::new(), named, author, now) {
+        match self.advance(
+            &world,
+            documents,
+            BTreeMap::new(),
+            change(named, author, now),
+        ) {
             Ok(()) => Ok(world.revision + 1),
             Err(error) => {
                 *self.bundles.lock().map_err(failed)? = before;
@@ -303,9 +373,7 @@ impl Registry {
             &world,
             world.documents.clone(),
             BTreeMap::new(),
-            named,
-            SELF,
-            now,
+            change(named, SELF, now),
         )?;
         Ok((world.revision + 1, true))
     }
@@ -332,9 +400,7 @@ impl Registry {
         world: &Arc<World>,
         documents: BTreeMap<Key, Arc<Stored>>,
         records: BTreeMap<String, Option<DocumentRecord>>,
-        named: BTreeMap<String, String>,
-        author: &str,
-        now: i64,
+        change: Change,
     ) -> Result<(), StoreError> {
         let number = world.revision + 1;
         let next = self.build(documents, &Prior::World(world), number)?;
@@ -343,11 +409,7 @@ impl Registry {
             number,
             documents: records,
             published: published(&next, &before, number),
-            change: Change {
-                at: now,
-                author: author.to_owned(),
-                documents: named,
-            },
+            change,
         };
         self.commit(next, &revision)
     }
@@ -374,6 +436,15 @@ impl Registry {
             key_sets: &key_sets,
         };
         Ok(build(inputs, prior, revision))
+    }
+}
+
+fn change(documents: BTreeMap<String, String>, author: &str, now: i64) -> Change {
+    Change {
+        at: now,
+        author: author.to_owned(),
+        documents,
+        note: String::new(),
     }
 }
 

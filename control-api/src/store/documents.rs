@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use super::{META, StoreError, decode, encode, failed};
+use super::{META, StoreError, decode, encode, failed, history};
 
 const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("documents");
 const DELETED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("deleted");
 const PUBLISHED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("published");
-const CHANGES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("changes");
+pub(super) const CHANGES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("changes");
 const REVISION: &str = "revision";
 /// Revisions of which the store remembers who changed what.
 const REMEMBERED: u64 = 10_000;
@@ -57,6 +57,9 @@ pub struct Change {
     pub author: String,
     /// `Kind/namespace/name`, with what happened to it: `created`, `changed`, `deleted`.
     pub documents: BTreeMap<String, String>,
+    /// What kind of change it was, where that says more; empty for an ordinary one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 /// One revision, to be written.
@@ -140,7 +143,11 @@ pub fn write(write: &WriteTransaction, revision: &Revision) -> Result<(), StoreE
     }
     let mut documents = write.open_table(DOCUMENTS).map_err(failed)?;
     let mut deleted = write.open_table(DELETED).map_err(failed)?;
+    let mut replaced = BTreeMap::new();
     for (key, record) in &revision.documents {
+        let held = documents.get(key.as_str()).map_err(failed)?;
+        let held = held.map(|bytes| decode(key, bytes.value())).transpose()?;
+        replaced.insert(key.as_str(), held);
         if let Some(record) = record {
             documents
                 .insert(key.as_str(), encode(record)?.as_slice())
@@ -173,6 +180,8 @@ pub fn write(write: &WriteTransaction, revision: &Revision) -> Result<(), StoreE
         .map_err(failed)?;
     let oldest = revision.number.saturating_sub(REMEMBERED);
     changes.retain_in(..oldest, |_, _| false).map_err(failed)?;
+    drop(meta);
+    history::keep(write, revision.number, &replaced, oldest)?;
     // One tombstone may go with each revision, so that they never grow beyond the remembered ones by much.
     deleted
         .retain(|_, bytes| {

@@ -4,6 +4,7 @@
 //! is refused by the file's lock. What the records mean is decided elsewhere.
 
 pub mod documents;
+pub mod history;
 pub mod issued;
 pub mod jwt_keys;
 pub mod keysets;
@@ -150,6 +151,7 @@ impl Store {
         };
         self.write(|write| {
             documents::make_tables(write)?;
+            history::make_tables(write)?;
             tokens::make_table(write)?;
             issued::make_tables(write)?;
             jwt_keys::make_table(write)?;

@@ -25,6 +25,7 @@ fn revision(number: u64, document: &str) -> Revision {
             at: NOW,
             author: "uid:0".into(),
             documents: [("Workload/demo/a".to_owned(), "changed".to_owned())].into(),
+            note: String::new(),
         },
     }
 }
@@ -304,4 +305,42 @@ fn what_ended_long_ago_is_forgotten_and_the_rest_is_not() {
         (None, Some("spiffe://td/b"))
     );
     assert_eq!(tokens::list(&store).unwrap().len(), 1);
+}
+
+#[test]
+fn earlier_states_are_had_as_far_back_as_they_are_remembered() {
+    let (_dir, store) = open();
+    for (number, text) in [(1, "one"), (2, "two"), (3, "three")] {
+        write(&store, &revision(number, text)).unwrap();
+    }
+    let mut gone = revision(4, "");
+    gone.documents.insert("Workload/demo/a".to_owned(), None);
+    write(&store, &gone).unwrap();
+    let states = |revisions: &[u64]| {
+        store
+            .read(|read| Ok(history::states(read, revisions)))
+            .unwrap()
+    };
+    let texts: Vec<_> = states(&[4, 1, 3, 0, 2])
+        .unwrap()
+        .iter()
+        .map(|state| state.get("Workload/demo/a").map(|r| r.document.clone()))
+        .collect();
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(texts, [None, some("one"), some("three"), None, some("two")]);
+    let error = states(&[5]).unwrap_err().to_string();
+    assert!(error.contains("the latest is 4"), "{error}");
+
+    // A store of a program that kept nothing: what it did cannot be undone.
+    store.write(|write| history::forget(write, 2)).unwrap();
+    let error = states(&[1]).unwrap_err().to_string();
+    assert!(
+        error.contains("revision 1 is no longer remembered"),
+        "{error}"
+    );
+    assert!(error.contains("is 2"), "{error}");
+    assert!(states(&[2]).is_ok());
+    let changes = store.read(|read| history::changes(read, 4, 2)).unwrap();
+    let numbers: Vec<_> = changes.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [3, 2], "newest first, before 4");
 }

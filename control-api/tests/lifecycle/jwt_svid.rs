@@ -83,6 +83,7 @@ async fn nobody_else_gets_a_token() {
         mesh_proto::admin::admin_service_client::AdminServiceClient::new(api.operator().await);
     admin
         .delete(mesh_proto::admin::DeleteRequest {
+            if_revision: 0,
             kind: "workload".into(),
             namespace: "demo".into(),
             name: "web".into(),

@@ -29,6 +29,9 @@ pub struct Metadata {
     /// Remarks.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// Revision of the store that the writer started from, if he says so; no part of the document.
+    #[serde(skip_serializing)]
+    pub resource_version: Option<u64>,
 }
 
 /// The fields of Kubernetes' ObjectMeta. A misspelt one is refused.
@@ -48,9 +51,17 @@ struct Written {
     generation: Option<IgnoredAny>,
     managed_fields: Option<IgnoredAny>,
     owner_references: Option<IgnoredAny>,
-    resource_version: Option<IgnoredAny>,
+    resource_version: Option<Version>,
     self_link: Option<IgnoredAny>,
     uid: Option<IgnoredAny>,
+}
+
+/// Kubernetes writes a string and calls it opaque; ours are numbers.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Version {
+    Number(u64),
+    Text(String),
 }
 
 impl From<Written> for Metadata {
@@ -62,6 +73,11 @@ impl From<Written> for Metadata {
                 .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
             labels: written.labels.unwrap_or_default(),
             annotations: written.annotations.unwrap_or_default(),
+            resource_version: match written.resource_version {
+                Some(Version::Number(number)) => Some(number),
+                Some(Version::Text(text)) => text.parse().ok(),
+                None => None,
+            },
         }
     }
 }

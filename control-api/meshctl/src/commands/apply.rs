@@ -1,10 +1,10 @@
-//! `meshctl apply`: documents from files into the store, each file all or none.
+//! `meshctl apply`: documents from files into the store, all or none.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use mesh_proto::admin::{ApplyRequest, ApplyResponse};
+use mesh_proto::admin::{ApplyRequest, ApplyResponse, ManifestFile};
 use serde_json::json;
 
 use crate::cli::{ApplyArgs, Format};
@@ -51,10 +51,43 @@ pub(crate) async fn send(
             manifest: text.to_owned(),
             source: source.to_owned(),
             dry_run,
+            ..ApplyRequest::default()
         })
         .await
         .map(tonic::Response::into_inner)
         .map_err(|status| Failure::from_status(&format!("nothing of {source} was stored"), &status))
+}
+
+/// Sends all manifests as one: all of their documents are stored, or none.
+async fn send_all(
+    admin: &mut Admin,
+    manifests: &[Manifest],
+    arguments: &ApplyArgs,
+) -> Result<ApplyResponse, Failure> {
+    let mut files = manifests.iter().map(|manifest| ManifestFile {
+        manifest: manifest.text.clone(),
+        source: manifest.source.clone(),
+    });
+    let first = files.next().unwrap_or_default();
+    let request = ApplyRequest {
+        manifest: first.manifest,
+        source: first.source,
+        dry_run: arguments.dry_run,
+        if_revision: arguments.if_revision.unwrap_or(0),
+        more: files.collect(),
+    };
+    let names: Vec<_> = manifests.iter().map(|m| m.source.as_str()).collect();
+    let what = format!("nothing of {} was stored", names.join(", "));
+    let answer = admin.apply(request).await.map_err(|status| {
+        let failure = Failure::from_status(&what, &status);
+        match status.code() {
+            tonic::Code::Aborted => failure.next(
+                "run `meshctl get -o yaml` for what is stored now and `meshctl history` for who changed it",
+            ),
+            _ => failure,
+        }
+    })?;
+    Ok(answer.into_inner())
 }
 
 pub(super) async fn run(
@@ -63,13 +96,10 @@ pub(super) async fn run(
     arguments: &ApplyArgs,
     format: Format,
 ) -> Result<ExitCode, Failure> {
-    let mut resources = Vec::new();
-    let mut revision = 0;
-    for manifest in manifests {
-        let answer = send(admin, &manifest.source, &manifest.text, arguments.dry_run).await?;
-        revision = answer.revision;
-        resources.extend(answer.resources);
-    }
+    let ApplyResponse {
+        revision,
+        resources,
+    } = send_all(admin, manifests, arguments).await?;
     let value = json!({
         "revision": revision,
         "dry_run": arguments.dry_run,

@@ -19,11 +19,13 @@ pub(super) async fn run(
         kind,
         name,
         namespace,
+        if_revision,
     } = arguments;
     let request = DeleteRequest {
         kind: kind.clone(),
         namespace: namespace.clone(),
         name: name.clone(),
+        if_revision: if_revision.unwrap_or(0),
     };
     let answer = admin.delete(request).await.map_err(|status| {
         Failure::from_status(

@@ -73,8 +73,17 @@ fn table(resources: &[StoredResource], revision: u64, now: i64) -> String {
     format!("{}revision {revision}\n", table.render(output::colour()))
 }
 
-/// The stored document.
+/// The stored document, with the revision that an edit of it starts from: `apply` refuses it if somebody was faster.
 fn document(resource: &StoredResource) -> Result<Value, Failure> {
+    let mut document: Value = parsed(resource)?;
+    if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+        let version = resource.revision.to_string();
+        metadata.insert("resourceVersion".to_owned(), version.into());
+    }
+    Ok(document)
+}
+
+fn parsed(resource: &StoredResource) -> Result<Value, Failure> {
     serde_json::from_str(&resource.document_json).map_err(|error| {
         Failure::problem(format!(
             "the control API sent a {} {}/{} that is no JSON",

@@ -1,25 +1,38 @@
 //! The commands that ask a control API.
 
 pub(crate) mod apply;
+mod authz;
 mod ca;
 mod check;
 mod delete;
+mod documents;
 mod get;
+mod history;
+mod mtls;
+mod policy;
 mod revoke;
 mod status;
 pub(crate) mod token;
 
 use std::process::ExitCode;
 
-use crate::cli::{Command, Global};
+use crate::cli::{AuthzCommand, Command, Global, MtlsCommand, PolicyCommand};
 use crate::connect::{Admin, Target};
 use crate::failure::Failure;
 use crate::progress::Progress;
 
 /// Runs one command.
 pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Failure> {
-    let target = Target::from_options(&global)?;
     let output = global.output;
+    // What asks no control API needs no address of one.
+    match &command {
+        Command::Policy(PolicyCommand::Test(arguments)) => return policy::test(arguments, output),
+        Command::Policy(PolicyCommand::Lint(arguments)) if !arguments.live => {
+            return policy::lint_files(arguments, output);
+        }
+        _ => {}
+    }
+    let target = Target::from_options(&global)?;
     if let Command::Check(arguments) = command {
         return check::run(&target, &arguments, output).await;
     }
@@ -40,7 +53,23 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Fa
         Command::Token(command) => token::run(&mut admin, command, output).await,
         Command::Revoke(command) => revoke::run(&mut admin, command, output).await,
         Command::Status => status::run(&mut admin, output).await,
+        Command::History(arguments) => history::run(&mut admin, arguments, output).await,
+        Command::Rollback(arguments) => history::rollback(&mut admin, arguments, output).await,
+        Command::Authz(AuthzCommand::Why(arguments)) => {
+            authz::why(&mut admin, *arguments, output).await
+        }
+        Command::Mtls(MtlsCommand::Readiness(arguments)) => {
+            mtls::readiness(&mut admin, arguments, output).await
+        }
+        Command::Policy(PolicyCommand::Diff(arguments)) => {
+            policy::diff(&mut admin, arguments, output).await
+        }
+        Command::Policy(PolicyCommand::Shadow(arguments)) => {
+            policy::shadow(&mut admin, arguments, output).await
+        }
+        Command::Policy(PolicyCommand::Lint(_)) => policy::lint_live(&mut admin, output).await,
         Command::Ca(_)
+        | Command::Policy(PolicyCommand::Test(_))
         | Command::Check(_)
         | Command::Demo(_)
         | Command::DemoApp(_)

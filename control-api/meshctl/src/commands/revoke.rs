@@ -261,6 +261,7 @@ async fn undo(admin: &mut Admin, name: &str, format: Format) -> Result<ExitCode,
         kind: KIND.to_owned(),
         namespace: NAMESPACE.to_owned(),
         name: name.to_owned(),
+        if_revision: 0,
     };
     let revision = admin
         .delete(request)
