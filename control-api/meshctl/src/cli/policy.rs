@@ -43,7 +43,7 @@ pub(crate) enum PolicyCommand {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 every test passed, 1 a test failed (or a rule is untested, with --require-coverage), 2 a file \
-                  cannot be read. The format is described in the README; deploy/examples/shop-test.yaml is an example."
+                  cannot be read. deploy/examples/shop-tests.yaml is an example of the format."
 )]
 pub(crate) struct TestArgs {
     /// Files with tests

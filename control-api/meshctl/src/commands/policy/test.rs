@@ -59,7 +59,7 @@ fn run_file(file: &Path) -> Result<(Report, Vec<String>), Failure> {
     let unreadable = |error: &dyn std::fmt::Display| {
         Failure::usage(format!("cannot read the tests in {name}"))
             .why(error)
-            .next("see \"Testing policies\" in the README and deploy/examples/shop-test.yaml for the format")
+            .next("see deploy/examples/shop-tests.yaml for the format")
     };
     let text = std::fs::read_to_string(file).map_err(|e| unreadable(&e))?;
     let suite: Suite = documents::yaml(&text).map_err(|e| unreadable(&e))?;
