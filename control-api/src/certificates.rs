@@ -110,7 +110,8 @@ impl Certificates {
         })?;
         token::check_audiences(&message.audiences).map_err(Status::invalid_argument)?;
         let (issuance, end) = (Arc::clone(&self.issuance), peer.not_after());
-        let workload = tokio::task::spawn_blocking(move || issuance.workload_of(&peer))
+        let now = self.clock.seconds();
+        let workload = tokio::task::spawn_blocking(move || issuance.workload_of(&peer, now))
             .await
             .map_err(|e| Status::internal(format!("the request was not finished: {e}")))?
             .map_err(|error| self.refused(caller, &error))?;
@@ -118,7 +119,6 @@ impl Certificates {
             0 => self.jwt.lifetime,
             asked => Duration::from_secs(asked.into()).min(self.jwt.lifetime),
         };
-        let now = self.clock.seconds();
         let lifetime = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
         // It says what the certificate proved, so it does not outlive it.
         let expires_at = now.saturating_add(lifetime).min(end);

@@ -116,12 +116,8 @@ impl Issuance {
         lifetime: Duration,
         now: i64,
     ) -> Result<Granted, IssueError> {
-        self.registry
-            .world()
-            .refuse_revoked(peer, now)
-            .map_err(|status| IssueError::Revoked(status.message().to_owned()))?;
+        let workload = self.workload_of(peer, now)?;
         let key = RequestedKey::parse(request)?;
-        let workload = self.workload_of(peer)?;
         let granted = self.store.write(|write| {
             let serial = unused_serial(write)?;
             self.issue(write, &key, workload, &serial, lifetime, now)
@@ -129,13 +125,20 @@ impl Issuance {
         Ok(self.granted(granted))
     }
 
-    /// The workload that a verified peer is. Several can share an identity: the one that the peer's certificate was issued
-    /// to, else the first.
+    /// The workload that a verified peer is, for whom anything may be issued. Several can share an identity: the one that
+    /// the peer's certificate was issued to, else the first.
     ///
     /// # Errors
-    /// There is none, or the store failed.
-    pub fn workload_of(&self, peer: &VerifiedPeer) -> Result<Arc<Registered>, IssueError> {
+    /// There is none, the peer is revoked, or the store failed.
+    pub fn workload_of(
+        &self,
+        peer: &VerifiedPeer,
+        now: i64,
+    ) -> Result<Arc<Registered>, IssueError> {
         let world = self.registry.world();
+        world
+            .refuse_revoked(peer, now)
+            .map_err(|status| IssueError::Revoked(status.message().to_owned()))?;
         let record = self
             .store
             .read(|read| issued::get(read, &hex(peer.serial())))?;

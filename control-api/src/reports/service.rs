@@ -189,8 +189,9 @@ impl Stream {
         }
     }
 
-    /// Checks that this peer is the workload that it says it is.
+    /// Checks that this peer is the workload that it says it is, and is believed.
     fn authorize(&self, world: &World, workload: &str) -> Result<(), Status> {
+        world.refuse_revoked(&self.peer, self.parts.clock.seconds())?;
         let id = self.peer.id();
         // One answer for "unknown" and for "not yours": who may not know learns nothing.
         if world.workload(workload).is_some_and(|w| w.id == *id) {

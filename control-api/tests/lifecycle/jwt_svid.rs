@@ -2,8 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use mesh_proto::mesh::IssueJwtSvidRequest;
 use mesh_proto::mesh::certificate_service_client::CertificateServiceClient;
+use mesh_proto::mesh::report_service_client::ReportServiceClient;
+use mesh_proto::mesh::{IssueJwtSvidRequest, ReportHello, SidecarReport, sidecar_report};
 use serde_json::Value;
 use tonic::Code;
 
@@ -95,4 +96,39 @@ async fn nobody_else_gets_a_token() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     let (status, _) = get(&api.address("metrics"), "/.well-known/openid-configuration").await;
     assert_eq!(status, 404, "no issuer, no discovery");
+}
+
+#[tokio::test]
+async fn a_revoked_workload_gets_no_token_and_may_not_report() {
+    let api = ControlApi::start(&[]);
+    let web = api.workload("web").await;
+    let channel = api.dial(Some(&web.identity), api.roots()).await;
+    let channel = channel.expect("a connection");
+    let mut client = CertificateServiceClient::new(channel.clone());
+    let before = client.issue_jwt_svid(asking(&["db"], 0)).await;
+    before.expect("a token while it is believed");
+
+    api.apply(
+        "apiVersion: postern.dev/v1alpha1\nkind: Revocation\nmetadata: {name: lost, namespace: postern-system}\n\
+         spec: {spiffeId: spiffe://test.example/ns/demo/sa/web, reason: lost}\n",
+    )
+    .await;
+    let refused = client.issue_jwt_svid(asking(&["db"], 0)).await;
+    let refused = refused.expect_err("it is revoked");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("peer_revoked"), "{refused}");
+
+    let hello = SidecarReport {
+        kind: Some(sidecar_report::Kind::Hello(ReportHello {
+            workload: "demo/web".to_owned(),
+            ..ReportHello::default()
+        })),
+    };
+    let mut answers = ReportServiceClient::new(channel)
+        .report(tokio_stream::iter([hello]))
+        .await
+        .expect("a stream")
+        .into_inner();
+    let refused = answers.message().await.expect_err("it is revoked");
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
 }
