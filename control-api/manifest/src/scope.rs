@@ -14,12 +14,17 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// The scope of a policy; `None` for a document that is none. In the root namespace an authorization policy holds
-    /// everywhere, for whom its selector selects (as Istio has it); a peer authentication with a selector is a workload's,
-    /// also there.
+    /// The scope of a policy; `None` for a document that is none. In the root namespace a policy on requests and connections
+    /// or on their tokens holds everywhere, for whom its selector selects (as Istio has it); a peer authentication with a
+    /// selector is a workload's, also there.
     pub fn of(resource: &Resource, root_namespace: &str) -> Option<Self> {
         let (namespace, selector, is_everywhere) = match resource {
             Resource::AuthorizationPolicy(policy) => (
+                &policy.namespace,
+                &policy.selector,
+                policy.namespace == root_namespace,
+            ),
+            Resource::RequestAuthentication(policy) => (
                 &policy.namespace,
                 &policy.selector,
                 policy.namespace == root_namespace,

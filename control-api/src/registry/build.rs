@@ -10,12 +10,12 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use mesh_auth::revocation::{self, Revocations};
 use mesh_auth::{SpiffeId, TrustDomain};
-use mesh_manifest::Resource;
+use mesh_manifest::{Resource, Scope};
 use mesh_proto::mesh::revocation::Subject;
 use mesh_proto::{Any, ResourceType, TypedResource, mesh};
 
 use super::keys::{self, KeySets, KeySource};
-use super::world::{Changes, Entry, Key, Registered, Selects, Stored, Table, World};
+use super::world::{Changes, Entry, Key, Registered, Stored, Table, World};
 use crate::ca::{BACKDATE, hex};
 use crate::store::documents::PublishedRecord;
 
@@ -106,6 +106,7 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
     );
     let services = Services::index(resources());
     for resource in resources() {
+        let scope = Scope::of(resource, &defaults.root_namespace);
         match resource {
             Resource::MeshDefaults(_) => {}
             Resource::Revocation(revocation) => builder.add_revocation(revocation),
@@ -113,34 +114,9 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
             Resource::Workload(workload) => {
                 builder.add_workload(workload, &services, inputs.trust_domain);
             }
-            Resource::AuthorizationPolicy(policy) => {
-                // In the root namespace a policy holds everywhere, for whom its selector selects (as Istio has it).
-                let everywhere = policy.namespace == defaults.root_namespace;
-                let selects = Selects {
-                    namespace: (!everywhere).then(|| policy.namespace.clone()),
-                    labels: policy.selector.clone(),
-                };
-                builder.add(policy, vec![], Some(selects));
-            }
-            Resource::RequestAuthentication(policy) => {
-                // As with authorization policies.
-                let everywhere = policy.namespace == defaults.root_namespace;
-                let selects = Selects {
-                    namespace: (!everywhere).then(|| policy.namespace.clone()),
-                    labels: policy.selector.clone(),
-                };
-                builder.add(policy, vec![], Some(selects));
-            }
-            Resource::PeerAuthentication(policy) => {
-                // With a selector it is a workload's, also in the root namespace.
-                let everywhere =
-                    policy.namespace == defaults.root_namespace && policy.selector.is_empty();
-                let selects = Selects {
-                    namespace: (!everywhere).then(|| policy.namespace.clone()),
-                    labels: policy.selector.clone(),
-                };
-                builder.add(policy, vec![], Some(selects));
-            }
+            Resource::AuthorizationPolicy(policy) => builder.add(policy, vec![], scope),
+            Resource::RequestAuthentication(policy) => builder.add(policy, vec![], scope),
+            Resource::PeerAuthentication(policy) => builder.add(policy, vec![], scope),
         }
     }
     builder.finish(inputs.documents)
@@ -156,12 +132,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn add<M: TypedResource>(
-        &mut self,
-        message: &M,
-        aliases: Vec<String>,
-        selects: Option<Selects>,
-    ) {
+    fn add<M: TypedResource>(&mut self, message: &M, aliases: Vec<String>, selects: Option<Scope>) {
         self.add_for(message, aliases, selects.map(|s| vec![s]));
     }
 
@@ -169,7 +140,7 @@ impl Builder<'_> {
         &mut self,
         message: &M,
         aliases: Vec<String>,
-        selects: Option<Vec<Selects>>,
+        selects: Option<Vec<Scope>>,
     ) {
         let any = message.to_any();
         let content = sha256(&any.value);
@@ -217,7 +188,7 @@ impl Builder<'_> {
     /// Those that were fetched; what no document names any more is not there.
     fn add_key_sets(
         &mut self,
-        sources: BTreeMap<String, (KeySource, Vec<Selects>)>,
+        sources: BTreeMap<String, (KeySource, Vec<Scope>)>,
         fetched: &KeySets,
     ) {
         for (name, (source, selects)) in sources {
@@ -282,7 +253,7 @@ impl Builder<'_> {
         digest: [u8; 32],
         revision: Option<u64>,
         aliases: Vec<String>,
-        selects: Option<Vec<Selects>>,
+        selects: Option<Vec<Scope>>,
     ) {
         let entry = match self.prior.entry(kind, &name) {
             Some(held) if revision.is_some() && held.selects == selects => Arc::clone(held),

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_auth::token::key_set_name;
-use mesh_manifest::Resource;
+use mesh_manifest::{Resource, Scope};
 use mesh_proto::mesh;
-
-use super::world::Selects;
 
 /// How long a fetch may take where no rule says.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,16 +29,13 @@ pub struct KeySource {
 pub(super) fn sources<'a>(
     resources: impl Iterator<Item = &'a Resource>,
     root_namespace: &str,
-) -> BTreeMap<String, (KeySource, Vec<Selects>)> {
-    let mut sources: BTreeMap<String, (KeySource, Vec<Selects>)> = BTreeMap::new();
+) -> BTreeMap<String, (KeySource, Vec<Scope>)> {
+    let mut sources: BTreeMap<String, (KeySource, Vec<Scope>)> = BTreeMap::new();
     for resource in resources {
-        let Resource::RequestAuthentication(document) = resource else {
+        let (Resource::RequestAuthentication(document), Some(scope)) =
+            (resource, Scope::of(resource, root_namespace))
+        else {
             continue;
-        };
-        let everywhere = document.namespace == root_namespace;
-        let selects = Selects {
-            namespace: (!everywhere).then(|| document.namespace.clone()),
-            labels: document.selector.clone(),
         };
         for rule in &document.rules {
             // The keys of JWT-SVIDs come with the trust bundle of their trust domain.
@@ -59,8 +54,8 @@ pub(super) fn sources<'a>(
             };
             let (held, selected) = sources.entry(name).or_insert((source.clone(), vec![]));
             held.timeout = held.timeout.max(source.timeout);
-            if !selected.contains(&selects) {
-                selected.push(selects.clone());
+            if !selected.contains(&scope) {
+                selected.push(scope.clone());
             }
         }
     }

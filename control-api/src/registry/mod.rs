@@ -13,7 +13,7 @@ pub use build::{Inputs, Prior, build};
 pub use conflict::Base;
 pub use history::{Difference, RolledBack};
 pub use keys::{KeySets, KeySource};
-pub use world::{Entry, Key, Registered, Selects, Stored, Table, World};
+pub use world::{Entry, Key, Registered, Stored, Table, World};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

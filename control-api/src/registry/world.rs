@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mesh_auth::SpiffeId;
 use mesh_auth::revocation::{Revocations, Revoked};
 use mesh_auth::svid::VerifiedPeer;
+use mesh_manifest::Scope;
 use mesh_manifest::{Document, Kind};
 use mesh_proto::{Any, ResourceType};
 use tonic::Status;
@@ -45,7 +46,7 @@ pub struct Entry {
     /// Other names it can be subscribed to by.
     pub aliases: Vec<String>,
     /// Whom it selects, for policies: any of these; `None`: everybody may have it.
-    pub selects: Option<Vec<Selects>>,
+    pub selects: Option<Vec<Scope>>,
     /// SHA-256 of the content.
     pub digest: [u8; 32],
 }
@@ -53,35 +54,15 @@ pub struct Entry {
 impl Entry {
     /// True if the sidecar of `workload` may have it.
     pub fn is_visible_to(&self, workload: &Registered) -> bool {
-        self.selects
-            .as_ref()
-            .is_none_or(|any| any.iter().any(|s| s.selects(workload)))
+        self.selects.as_ref().is_none_or(|any| {
+            any.iter()
+                .any(|s| s.selects(&workload.namespace, &workload.labels))
+        })
     }
 
     /// Where the store keeps its version.
     pub fn record_key(&self) -> String {
         format!("{}/{}", self.kind.kind(), self.name)
-    }
-}
-
-/// Whom a policy selects.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Selects {
-    /// Namespace of the workloads; `None`: every one.
-    pub namespace: Option<String>,
-    /// Labels they have.
-    pub labels: BTreeMap<String, String>,
-}
-
-impl Selects {
-    fn selects(&self, workload: &Registered) -> bool {
-        self.namespace
-            .as_ref()
-            .is_none_or(|namespace| *namespace == workload.namespace)
-            && self
-                .labels
-                .iter()
-                .all(|(k, v)| workload.labels.get(k) == Some(v))
     }
 }
 
