@@ -1,10 +1,12 @@
 //! Connections and who is at their other end: over TLS with or without a verified certificate, or over the Unix socket.
 
 mod metrics;
+mod stream;
 mod tls;
 mod unix;
 
 pub use metrics::{Page, serve as serve_pages};
+pub use stream::within_bounds;
 pub use tls::{ServerIdentity, accept as accept_tls};
 pub use unix::{accept as accept_unix, bind as bind_unix};
 

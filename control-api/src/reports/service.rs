@@ -13,7 +13,6 @@ use mesh_auth::svid::VerifiedPeer;
 use mesh_proto::mesh::report_service_server::ReportService;
 use mesh_proto::mesh::{ReportAnswer, ReportHello, ReportQuery, SidecarReport, sidecar_report};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Board;
 use crate::clock::Clock;
-use crate::listener::Caller;
+use crate::listener::{self, Caller};
 use crate::registry::World;
 
 /// Questions between us and the transport.
@@ -103,27 +102,14 @@ struct Stream {
 
 impl Stream {
     async fn run(self, mut reports: Streaming<SidecarReport>) {
-        let ended = tokio::select! {
-            ended = self.follow(&mut reports) => ended,
-            () = self.parts.stop.cancelled() => Err(Status::unavailable("the control API is stopping; connect again")),
-            () = self.certificate_end() => Err(Status::unauthenticated(
-                "the connection's certificate has ended; connect with the current one",
-            )),
-            () = self.sender.closed() => Ok(()),
-        };
+        let (parts, work) = (&self.parts, self.follow(&mut reports));
+        let ended =
+            listener::within_bounds(&self.peer, &parts.clock, &parts.stop, &self.sender, work)
+                .await;
         if let Err(status) = ended {
             tracing::debug!(peer = %self.peer.id(), code = ?status.code(), reason = status.message(), "report stream ended");
             // The transport may be gone or stuck: nobody waits for it.
             let _ = self.sender.try_send(Err(status));
-        }
-    }
-
-    async fn certificate_end(&self) {
-        let left = self.peer.not_after() - self.parts.clock.seconds();
-        let left = Duration::from_secs(u64::try_from(left).unwrap_or(0));
-        match Instant::now().checked_add(left) {
-            Some(end) => tokio::time::sleep_until(end).await,
-            None => std::future::pending().await,
         }
     }
 

@@ -16,7 +16,6 @@ use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mesh_proto::envoy::config::core::v3::Node;
 use mesh_proto::envoy::config::core::v3::node::UserAgentVersionType;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,7 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::state::State;
 use crate::ca::hex;
 use crate::clock::Clock;
-use crate::listener::Caller;
+use crate::listener::{self, Caller};
 use crate::metrics::Metrics;
 use crate::registry::{Registered, World};
 use crate::status::{Tracker, Trusting};
@@ -114,30 +113,14 @@ struct Stream {
 
 impl Stream {
     async fn run(self, mut requests: Streaming<DeltaDiscoveryRequest>) {
-        let ended = tokio::select! {
-            ended = self.follow(&mut requests) => ended,
-            () = self.parts.stop.cancelled() => Err(Status::unavailable("the control API is stopping; connect again")),
-            () = self.certificate_end() => Err(Status::unauthenticated(
-                "the connection's certificate has ended; connect with the current one",
-            )),
-            () = self.sender.closed() => Ok(()),
-        };
+        let (parts, work) = (&self.parts, self.follow(&mut requests));
+        let ended =
+            listener::within_bounds(&self.peer, &parts.clock, &parts.stop, &self.sender, work)
+                .await;
         if let Err(status) = ended {
             tracing::info!(peer = %self.peer.id(), address = self.address, code = ?status.code(), reason = status.message(), "discovery stream ended");
             // The transport may be gone or stuck: nobody waits for it.
             let _ = self.sender.try_send(Err(status));
-        }
-    }
-
-    async fn certificate_end(&self) {
-        let left = self
-            .peer
-            .not_after()
-            .saturating_sub(self.parts.clock.seconds());
-        let left = Duration::from_secs(u64::try_from(left).unwrap_or(0));
-        match Instant::now().checked_add(left) {
-            Some(end) => tokio::time::sleep_until(end).await,
-            None => std::future::pending().await,
         }
     }
 
