@@ -104,8 +104,8 @@ impl PolicySet {
         }
     }
 
-    /// Decides a request on a connection whose standing is known: what [`Self::decide_request`] says, at a cost that hardly
-    /// grows with the number of rules. Allocates nothing for a request without odd spellings.
+    /// Decides a request on a connection whose standing is known: what [`Self::decide_request`] says, without
+    /// looking again at what the connection has settled. Allocates nothing for a request without odd spellings.
     pub fn decide_with(&self, standing: &Standing, request: &Request<'_>) -> Decision<'_> {
         let facts = self.facts(&request.connection, Some(request));
         self.judge(&facts, Policies::InForce, Some(standing))
