@@ -8,11 +8,13 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use mesh_auth::Reason;
 use mesh_auth::policy::Verdict;
 use tokio::sync::Notify;
+
+use crate::wall_clock::unix_seconds;
 
 /// Denied decisions that a worker remembers.
 pub const MAX_DENIALS: usize = 512;
@@ -287,7 +289,7 @@ impl Notebook {
 
     /// Counts a decision that dry-run policies would have made.
     pub fn shadow(&self, key: ShadowKey, last_peer: Option<Arc<str>>) {
-        let seen = Seen::once(unix_now());
+        let seen = Seen::once(unix_seconds());
         let shadow = Shadow { seen, last_peer };
         self.notes.borrow_mut().shadow(key, shadow);
         self.touch();
@@ -295,7 +297,7 @@ impl Notebook {
 
     /// Counts a plaintext connection from `address` to `port`.
     pub fn plaintext(&self, address: IpAddr, port: u16, refused: bool) {
-        let seen = Seen::once(unix_now());
+        let seen = Seen::once(unix_seconds());
         self.notes
             .borrow_mut()
             .plaintext((address, port, refused), seen);
@@ -345,16 +347,6 @@ fn push(denials: &mut VecDeque<Denial>, denial: Denial) {
         denials.pop_front();
     }
     denials.push_back(denial);
-}
-
-/// Unix milliseconds, for people.
-pub fn unix_millis() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
-}
-
-fn unix_now() -> i64 {
-    unix_millis() / 1_000
 }
 
 /// The route of a path for counting: what looks like an identifier becomes `{id}`, so that a route is one line, whoever

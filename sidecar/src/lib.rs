@@ -22,6 +22,7 @@ pub mod tunnel;
 pub mod directory;
 pub mod ledger;
 pub mod snapshot;
+mod wall_clock;
 
 pub mod admin;
 pub mod control;

@@ -2,10 +2,12 @@
 //!
 //! Validity of certificates is a matter of the wall clock; waiting is a matter of the monotonic one (tokio's timers).
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use crate::wall_clock::unix_seconds;
 
 /// Tells the wall-clock time.
 pub trait Clock: Send + Sync + 'static {
@@ -19,11 +21,7 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> i64 {
-        // A clock before 1970 counts as 1970: every certificate is then not yet valid, which fails closed.
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        unix_seconds()
     }
 }
 

@@ -8,6 +8,7 @@ use mesh_auth::Reason;
 use mesh_http1::BodyLength;
 
 use super::body::{BodyError, BodySink as _};
+use super::ending::is_grpc;
 use super::forward::Downstream;
 
 /// Names the reason of an answer that the sidecar gave, for programs.
@@ -174,12 +175,6 @@ fn respond_with<D: Downstream>(
     // A HEAD request's sink takes no body; the length header has told what it would have been.
     let _ = sink.send(body, true);
     Ok(sink)
-}
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }
 
 fn status_of(reason: Reason) -> StatusCode {

@@ -13,6 +13,7 @@ use super::decide;
 use super::source::Source;
 use crate::http::admit;
 use crate::http::answer::Refused;
+use crate::http::ending::is_grpc;
 use crate::worker::Worker;
 
 /// What the application is spoken to.
@@ -126,10 +127,4 @@ fn take_target(headers: &mut HeaderMap) -> (Option<u16>, AppProtocol) {
     };
     headers::strip_reserved(headers);
     (port, protocol)
-}
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }

@@ -13,9 +13,9 @@ use mesh_auth::{Reason, headers};
 use crate::http::answer::Refused;
 use crate::ledger::{self, Denial, RequestFacts, TokenFacts};
 use crate::snapshot::Snapshot;
+use crate::wall_clock::{unix_millis, unix_seconds};
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
-use crate::worker::peer_review::unix_now;
 
 /// The source of an inbound connection. Identity is known once per connection; decisions are remembered per port
 /// until the policy changes.
@@ -163,7 +163,7 @@ impl Source {
         if self.trusted.get() == snapshot.trust_epoch {
             return None;
         }
-        if snapshot.revocations.of(peer, unix_now()).is_some() {
+        if snapshot.revocations.of(peer, unix_seconds()).is_some() {
             return Some(Reason::PeerRevoked);
         }
         self.trusted.set(snapshot.trust_epoch);
@@ -213,7 +213,7 @@ impl Source {
         worker.counters.denial(Direction::Inbound, reason);
         worker.notebook.denied(Denial {
             id,
-            at: ledger::unix_millis(),
+            at: unix_millis(),
             reason,
             policy: decision.policy.map(Into::into),
             rule: decision.rule,

@@ -1,8 +1,10 @@
 //! When a connection has to leave and when it is cut, so that it never outlives a certificate of either side.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use mesh_auth::svid::VerifiedPeer;
+
+use crate::wall_clock::unix_seconds;
 
 /// How long before a certificate expires its connections are drained.
 const MARGIN: i64 = 30;
@@ -19,10 +21,7 @@ pub struct Expiry {
 impl Expiry {
     /// Of a connection with `peer`, where the own certificate ends at `own_not_after` (Unix seconds).
     pub fn of(peer: &VerifiedPeer, own_not_after: i64) -> Self {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
-        Self::between(now, peer.not_after().min(own_not_after))
+        Self::between(unix_seconds(), peer.not_after().min(own_not_after))
     }
 
     /// Plaintext has no certificate to expire; a day is as long as a certificate lives.

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesh_auth::Reason;
 use mesh_auth::bundle::TrustBundles;
@@ -13,6 +12,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use super::metrics::Direction;
 use super::review::{Subject, Topic};
 use crate::snapshot::Snapshot;
+use crate::wall_clock::{since_epoch, unix_seconds};
 
 /// An open connection's peer, as the handshake verified it.
 pub struct PeerReview {
@@ -69,7 +69,7 @@ impl Subject for PeerReview {
     }
 
     fn review(&self, snapshot: &Snapshot) -> Option<Reason> {
-        let seconds = unix_now();
+        let seconds = unix_seconds();
         if snapshot.revocations.of(&self.peer, seconds).is_some() {
             return Some(Reason::PeerRevoked);
         }
@@ -88,15 +88,6 @@ impl Subject for PeerReview {
     }
 }
 
-/// The wall clock, Unix seconds.
-pub fn unix_now() -> i64 {
-    i64::try_from(now().as_secs()).unwrap_or(i64::MAX)
-}
-
 fn now() -> UnixTime {
-    UnixTime::since_unix_epoch(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default(),
-    )
+    UnixTime::since_unix_epoch(since_epoch())
 }

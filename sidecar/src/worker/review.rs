@@ -11,7 +11,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use mesh_auth::Reason;
 use metrics::counter;
@@ -20,6 +20,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::metrics::Direction;
 use crate::snapshot::{SharedSnapshot, Snapshot};
+use crate::wall_clock::unix_seconds;
 
 /// How long what was ended may still take to finish: time for GOAWAY to be heard and for short answers.
 pub const CUT_AFTER: Duration = Duration::from_millis(200);
@@ -151,7 +152,7 @@ impl Reviews {
                     Err(_) => return,
                 },
                 // One timer for all of them: most are gone long before they expire.
-                _ = second.tick() => self.expire(unix_now(), shared.load().epoch),
+                _ = second.tick() => self.expire(unix_seconds(), shared.load().epoch),
             }
         }
     }
@@ -321,12 +322,6 @@ impl Drop for Review {
             self.reviews.tell();
         }
     }
-}
-
-fn unix_now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod recent;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
 
 use http::request;
 use mesh_auth::Reason;
@@ -22,7 +22,7 @@ use metrics::{Counter, counter};
 use self::cache::{Cache, Digest, Digester, Failures};
 use self::recent::Recent;
 use super::source::Source;
-use std::sync::Arc;
+use crate::wall_clock::unix_seconds;
 
 /// Label value of a refusal that no provider made.
 const NOBODY: &str = "-";
@@ -238,12 +238,6 @@ fn count(provider: Option<&Arc<Provider>>, result: &'static str) {
     let provider = provider.map_or(NOBODY.to_owned(), |p| p.name().to_string());
     counter!("postern_token_verifications_total", "provider" => provider, "result" => result)
         .increment(1);
-}
-
-fn unix_seconds() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn describe() {
