@@ -212,6 +212,7 @@ impl CertificateService for Certificates {
             certificate_chain: issued.chain.iter().map(|c| c.to_vec()).collect(),
             spiffe_id: workload.id.to_string(),
             workload: workload.uid.clone(),
+            now_unix_ms: self.clock.millis(),
             bundle: Some(TrustBundleSnapshot {
                 trust_domain: authorities.trust_domain().to_string(),
                 x509_authorities: authorities

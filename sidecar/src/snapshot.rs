@@ -94,6 +94,8 @@ pub struct Snapshot {
     pub port_modes: Arc<PortModes>,
     /// Services and workloads.
     pub directory: Arc<Directory>,
+    /// Seconds that this clock is ahead of the control API's, as measured last.
+    pub clock_skew: Option<i64>,
     /// What it was built from.
     pub resources: Arc<Resources>,
 }
@@ -149,6 +151,7 @@ impl Snapshot {
             tokens: None,
             port_modes: Arc::new(PortModes::resolve(&[], "", "")),
             directory: Arc::default(),
+            clock_skew: None,
             resources: Arc::default(),
         }
     }
@@ -257,6 +260,7 @@ impl Snapshot {
                 root_namespace,
             )),
             directory,
+            clock_skew: self.clock_skew,
             resources: Arc::clone(resources),
         })
     }

@@ -66,6 +66,7 @@ const ROUTES: &[(&str, Method, &[Surface])] = &[
     ("/metrics", Method::GET, &[Surface::Admin, Surface::Metrics]),
     ("/config_dump", Method::GET, &[Surface::Admin]),
     ("/version", Method::GET, &[Surface::Admin]),
+    ("/certificates/rotate", Method::POST, &[Surface::Admin]),
     ("/drain", Method::POST, &[Surface::Admin]),
 ];
 
@@ -119,6 +120,10 @@ pub fn respond<B>(state: &AdminState, surface: Surface, request: &Request<B>) ->
             StatusCode::OK,
             &json!({"program": "sidecar", "version": env!("CARGO_PKG_VERSION")}),
         ),
+        "/certificates/rotate" => {
+            state.status.ask_rotation();
+            json_answer(StatusCode::ACCEPTED, &json!({"rotating": true}))
+        }
         _ => {
             tracing::info!("drain asked for over the admin port");
             state.drain.cancel();
@@ -262,6 +267,9 @@ mod tests {
             (Admin, "GET", "/config_dump", 200),
             (Admin, "GET", "/version", 200),
             (Admin, "GET", "/drain", 405),
+            (Admin, "POST", "/certificates/rotate", 202),
+            (Admin, "GET", "/certificates/rotate", 405),
+            (Metrics, "POST", "/certificates/rotate", 404),
             (Admin, "DELETE", "/metrics", 405),
             (Admin, "GET", "/../etc/passwd", 404),
             (Admin, "GET", "/", 404),

@@ -152,8 +152,12 @@ impl Certificates {
             self.hasten();
             let wait = due_in(self.clock.now(), self.lock().as_ref());
             if !wait.is_zero() {
-                tokio::time::sleep(wait.min(TICK)).await;
-                continue;
+                tokio::select! {
+                    () = tokio::time::sleep(wait.min(TICK)) => continue,
+                    () = self.status.rotation_asked() => {
+                        tracing::info!("another certificate was asked for");
+                    }
+                }
             }
             let outcome = self.renew(&mut key).await;
             let label = if outcome.is_ok() { "issued" } else { "failed" };
@@ -166,8 +170,11 @@ impl Certificates {
                     self.status.update(|view| view.certificate_error = None);
                 }
                 Err(error) => {
-                    let valid = self.lock().as_ref().is_some_and(|held| held.in_force);
-                    backoff.set_limits(if valid { PATIENT } else { URGENT });
+                    let held = self.lock().clone().filter(|held| held.in_force);
+                    let now = self.clock.now();
+                    backoff.set_limits(held.map_or(URGENT, |held| {
+                        patient(held.identity.not_after().saturating_sub(now))
+                    }));
                     let delay = backoff.failed();
                     tracing::warn!(%error, retry_in_ms = delay.as_millis(), "no new certificate");
                     self.status
@@ -213,6 +220,20 @@ impl Certificates {
             return;
         };
         let not_after = held.identity.not_after();
+        #[allow(clippy::cast_precision_loss)]
+        metrics::gauge!("postern_certificate_expiry_seconds").set((not_after - now) as f64);
+        if held.in_force && !self.publisher.serves(&held.identity) {
+            tracing::error!(
+                "the listeners do not serve the certificate that is held; publishing it again"
+            );
+            metrics::counter!("postern_certificate_stale_total").increment(1);
+            if let Err(error) = self
+                .publisher
+                .set_identity(Some(Arc::clone(&held.identity)))
+            {
+                tracing::error!(%error, "it cannot be published");
+            }
+        }
         let valid = now < not_after;
         if valid != held.in_force {
             let identity = valid.then(|| Arc::clone(&held.identity));
@@ -353,8 +374,13 @@ impl Certificates {
             reason,
             unauthenticated,
         };
+        let asked = self.clock.now();
         match tokio::time::timeout(REQUEST_TIMEOUT, client.issue_certificate(request)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Ok(response)) => {
+                let response = response.into_inner();
+                self.measure_skew(asked, &response);
+                Ok(response)
+            }
             Ok(Err(status)) => {
                 let unauthenticated = matches!(
                     status.code(),
@@ -367,6 +393,25 @@ impl Certificates {
                 false,
             )),
         }
+    }
+
+    /// Compares the clocks: the answer was made between `asked` and now.
+    fn measure_skew(&self, asked: i64, response: &IssueCertificateResponse) {
+        if response.now_unix_ms == 0 {
+            return;
+        }
+        let there = response.now_unix_ms.div_euclid(1000);
+        let now = self.clock.now();
+        // Nothing is known about the way: a moment within it is no skew.
+        let skew = if there < asked {
+            asked - there
+        } else {
+            now.min(there) - there
+        };
+        self.publisher.set_clock_skew(skew);
+        self.status.update(|view| view.clock_skew = Some(skew));
+        #[allow(clippy::cast_precision_loss)]
+        metrics::gauge!("postern_clock_skew_seconds").set(skew as f64);
     }
 
     async fn accept(
@@ -417,7 +462,8 @@ impl Certificates {
         let unusable = CertificateError::Unusable;
         let now = u64::try_from(self.clock.now()).unwrap_or(0);
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
-        svid::verify(&chain, Usage::Server, roots, now).map_err(|e| unusable(e.to_string()))?;
+        let skew = self.status.view().clock_skew;
+        svid::verify(&chain, Usage::Server, roots, now).map_err(|e| unusable(e.with_skew(skew)))?;
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_vec()));
         let identity = Identity::new(chain, key).map_err(|e| unusable(e.to_string()))?;
         let namespace = self.settings.workload.split('/').next();
@@ -494,6 +540,15 @@ fn due_in(now: i64, held: Option<&Held>) -> Duration {
     }
 }
 
+/// Retries while the certificate in use is good for `left` more seconds: many of them, however short that is.
+fn patient(left: i64) -> Limits {
+    let tenth = Duration::from_secs(u64::try_from(left).unwrap_or(0)) / 10;
+    Limits {
+        base: PATIENT.base,
+        cap: tenth.clamp(PATIENT.base, PATIENT.cap),
+    }
+}
+
 /// When to renew: between half and seven tenths of the time from issue to expiry, `random` (0..1) of the way. The start
 /// of validity does not count: it is set back to forgive clocks that are slow.
 pub(crate) fn renewal_time(issued_at: i64, not_after: i64, random: f64) -> i64 {
@@ -531,6 +586,21 @@ mod tests {
             csr.requested_extensions()
                 .is_none_or(|mut e| e.next().is_none())
         );
+    }
+
+    #[test]
+    fn the_less_time_is_left_the_more_often_is_tried_again() {
+        for (left, cap) in [
+            (86_400, 60_000),
+            (600, 60_000),
+            (60, 6_000),
+            (1, 500),
+            (-9, 500),
+        ] {
+            let limits = patient(left);
+            assert_eq!(limits.cap, Duration::from_millis(cap), "{left}");
+            assert!(limits.base <= limits.cap);
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::clock::{Clock as _, SystemClock};
+
 /// Trust domain of all tests.
 pub(super) const DOMAIN: &str = "demo.test";
 /// The workload under test.
@@ -132,6 +134,8 @@ pub(super) struct Script {
     pub(super) workload_id: String,
     /// Their lifetime.
     pub(super) lifetime: Duration,
+    /// How far its clock is ahead of this machine's, seconds.
+    pub(super) clock_ahead: i64,
     /// What each kind is answered with; a kind that is missing gets no answer.
     pub(super) resources: BTreeMap<ResourceType, Vec<Resource>>,
 }
@@ -176,6 +180,7 @@ impl Script {
             workload: WORKLOAD.into(),
             workload_id: WORKLOAD_ID.into(),
             lifetime: Duration::from_secs(3_600),
+            clock_ahead: 0,
             resources,
         }
     }
@@ -329,6 +334,7 @@ impl CertificateService for Api {
             spiffe_id: script.workload_id,
             workload: script.workload,
             bundle: None,
+            now_unix_ms: (SystemClock.now() + script.clock_ahead) * 1000,
         }))
     }
 

@@ -432,6 +432,111 @@ async fn an_expired_certificate_is_withdrawn_at_once_and_put_back_when_the_clock
 }
 
 #[tokio::test]
+async fn another_certificate_is_fetched_when_asked_for_and_is_what_is_served() {
+    let authority = authority();
+    let dir = tempfile::tempdir().expect("dir");
+    let mut api = FakeApi::start(&authority, API_ID, Script::complete(&authority)).await;
+    let mut sidecar = Sidecar::start(
+        &api.address.to_string(),
+        &authority,
+        dir.path(),
+        Some(TOKEN),
+    );
+    sidecar.until_ready(true).await;
+    for turn in 1..=3 {
+        let last = sidecar.shared.load_full();
+        let last = &last.tls.as_ref().expect("TLS").identity;
+        sidecar.status.ask_rotation();
+        sidecar
+            .until_snapshot(|s| {
+                let served = s.tls.as_ref().map(|tls| &tls.identity);
+                served.is_some_and(|served| !Arc::ptr_eq(served, last))
+            })
+            .await;
+        let seen = api.until(|seen| seen.proofs.len() == 1 + turn).await;
+        assert_eq!(seen.proofs[turn], "svid");
+    }
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn a_renewal_that_fails_keeps_the_certificate_and_says_how_long_it_lasts() {
+    let authority = authority();
+    let dir = tempfile::tempdir().expect("dir");
+    let mut api = FakeApi::start(&authority, API_ID, Script::complete(&authority)).await;
+    let sidecar = Sidecar::start(
+        &api.address.to_string(),
+        &authority,
+        dir.path(),
+        Some(TOKEN),
+    );
+    sidecar.until_ready(true).await;
+    let held = sidecar.shared.load().tls.as_ref().expect("TLS").epoch;
+    // What it issues now is somebody else's.
+    api.script
+        .send_modify(|script| script.workload_id = format!("spiffe://{DOMAIN}/ns/other/sa/other"));
+    sidecar.status.ask_rotation();
+    api.until(|seen| seen.proofs.len() >= 2).await;
+    let said = async {
+        loop {
+            let degraded = sidecar.status.degraded(sidecar.clock.now());
+            if let Some(text) = degraded.filter(|d| d.contains("renewal fails, it expires in ")) {
+                break text;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let said = tokio::time::timeout(PATIENCE, said).await.expect("said");
+    assert!(
+        said.contains("min") && said.contains("is not an identity of workload"),
+        "{said}"
+    );
+    let now = sidecar.shared.load().tls.as_ref().expect("TLS").epoch;
+    assert_eq!(now, held, "the good one is still served");
+    assert!(sidecar.readiness.report().ready);
+    sidecar.stop().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_differs_from_the_control_apis_is_measured_and_told() {
+    let authority = authority();
+    for (ahead, skew, told) in [
+        (3_600, -3_600, Some("behind the control API's")),
+        (-3_600, 3_600, Some("ahead of the control API's")),
+        (0, 0, None),
+    ] {
+        let dir = tempfile::tempdir().expect("dir");
+        let script = Script {
+            clock_ahead: ahead,
+            ..Script::complete(&authority)
+        };
+        let api = FakeApi::start(&authority, API_ID, script).await;
+        let mut sidecar = Sidecar::start(
+            &api.address.to_string(),
+            &authority,
+            dir.path(),
+            Some(TOKEN),
+        );
+        sidecar.until_ready(true).await;
+        let measured = sidecar.status.view().clock_skew.expect("measured");
+        // The manual clock stands still while the machine's goes on.
+        assert!((measured - skew).abs() <= 10, "{measured}");
+        sidecar
+            .until_snapshot(|s| s.clock_skew == Some(measured))
+            .await;
+        let degraded = sidecar.status.degraded(sidecar.clock.now());
+        match told {
+            Some(told) => assert!(
+                degraded.as_deref().is_some_and(|d| d.contains(told)),
+                "{degraded:?}"
+            ),
+            None => assert_eq!(degraded, None),
+        }
+        sidecar.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_lost_stream_is_opened_again_and_nobody_notices() {
     let authority = authority();
     let dir = tempfile::tempdir().expect("dir");

@@ -23,6 +23,7 @@ pub struct Publisher {
 
 struct Parts {
     identity: Option<Arc<Identity>>,
+    clock_skew: Option<i64>,
     resources: Arc<Resources>,
     /// The latest bundles known, in force or not.
     trusted: Arc<Resources>,
@@ -44,6 +45,7 @@ impl Publisher {
             trust_domain,
             parts: Mutex::new(Parts {
                 identity: None,
+                clock_skew: None,
                 resources: Arc::default(),
                 trusted: Arc::default(),
                 initial_roots,
@@ -64,6 +66,18 @@ impl Publisher {
         self.shared
             .load()
             .build(resources, parts.identity.clone(), &parts.initial_roots)
+    }
+
+    /// Tells by how many seconds this clock is ahead of the control API's; in force with the next snapshot.
+    pub fn set_clock_skew(&self, skew: i64) {
+        self.lock().clock_skew = Some(skew);
+    }
+
+    /// Whether the listeners serve `identity`.
+    pub fn serves(&self, identity: &Arc<Identity>) -> bool {
+        let snapshot = self.shared.load();
+        let tls = snapshot.tls.as_ref();
+        tls.is_some_and(|tls| Arc::ptr_eq(&tls.identity, identity))
     }
 
     /// The epoch of the snapshot in force.
@@ -94,7 +108,8 @@ impl Publisher {
         Ok(())
     }
 
-    fn publish(&self, snapshot: Snapshot) {
+    fn publish(&self, mut snapshot: Snapshot) {
+        snapshot.clock_skew = self.lock().clock_skew;
         let epoch = snapshot.epoch;
         #[allow(clippy::cast_precision_loss)]
         metrics::gauge!("postern_snapshot_epoch").set(epoch as f64);

@@ -199,6 +199,18 @@ pub fn describe_metrics() {
         "postern_certificate_expiry_timestamp_seconds",
         "End of validity of the certificate in use."
     );
+    describe_gauge!(
+        "postern_certificate_expiry_seconds",
+        "Time until the certificate in use ends; negative once it has."
+    );
+    describe_counter!(
+        "postern_certificate_stale_total",
+        "Times the listeners served another certificate than the one held."
+    );
+    describe_gauge!(
+        "postern_clock_skew_seconds",
+        "How far this clock is ahead of the control API's."
+    );
     describe_counter!(
         "postern_state_writes_total",
         "Writes of the last good state, by outcome."

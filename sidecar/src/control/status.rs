@@ -2,10 +2,15 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use mesh_auth::svid::describe_skew;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use super::clock::{rfc3339, span_of_seconds};
 use super::xds::Rejection;
+
+/// Seconds of skew that are worth a remark: certificates are backdated by five minutes.
+const WORRYING_SKEW: i64 = 60;
 
 /// State of the stream to the control API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -56,6 +61,8 @@ pub struct View {
     pub certificate: Option<Certificate>,
     /// Why the last certificate request failed; `None` after a success.
     pub certificate_error: Option<String>,
+    /// Seconds that this clock is ahead of the control API's, as measured at the last certificate request.
+    pub clock_skew: Option<i64>,
     /// Why the stream was lost last.
     pub stream_error: Option<String>,
     /// Why the last good state could not be written; `None` after a success.
@@ -66,6 +73,7 @@ pub struct View {
 #[derive(Debug, Default)]
 pub struct ControlStatus {
     view: Mutex<View>,
+    rotation: Notify,
 }
 
 impl ControlStatus {
@@ -82,6 +90,16 @@ impl ControlStatus {
     /// Changes it. Poisoning is ignored: the view is for people, no decision hangs on it.
     pub(crate) fn update(&self, change: impl FnOnce(&mut View)) {
         change(&mut self.lock());
+    }
+
+    /// Asks for another certificate now.
+    pub fn ask_rotation(&self) {
+        self.rotation.notify_one();
+    }
+
+    /// Resolves when another certificate was asked for.
+    pub(crate) async fn rotation_asked(&self) {
+        self.rotation.notified().await;
     }
 
     fn lock(&self) -> MutexGuard<'_, View> {
@@ -106,8 +124,14 @@ impl ControlStatus {
         if let Some(written) = view.serving_state_of {
             parts.push(format!("serving the state written at {}", rfc3339(written)));
         }
-        if let (Some(_), Some(error)) = (&view.certificate, &view.certificate_error) {
-            parts.push(format!("certificate renewal fails ({error})"));
+        if let (Some(certificate), Some(error)) = (&view.certificate, &view.certificate_error) {
+            let left = span_of_seconds(certificate.not_after - now);
+            parts.push(format!(
+                "certificate renewal fails, it expires in {left} ({error})"
+            ));
+        }
+        if let Some(skew) = view.clock_skew.filter(|s| s.abs() >= WORRYING_SKEW) {
+            parts.push(describe_skew(skew));
         }
         if !view.rejected.is_empty() {
             parts.push(format!("{} resource(s) rejected", view.rejected.len()));

@@ -115,11 +115,15 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
             }
         },
         Ok(Err(error)) => {
-            let reason = match mesh_auth::tls::refusal(&error) {
+            let refusal = mesh_auth::tls::refusal(&error);
+            let reason = match refusal {
                 Some(SvidError::Revoked { .. }) => Reason::PeerRevoked,
                 _ => Reason::PeerUnverified,
             };
-            failed(&error, reason);
+            match refusal {
+                Some(refusal) => failed(&refusal.with_skew(worker.snapshot().clock_skew), reason),
+                None => failed(&error, reason),
+            }
             None
         }
         Err(_) => {

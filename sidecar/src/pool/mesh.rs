@@ -276,7 +276,11 @@ impl Pool {
         let handshake = client.connector.connect(mesh_auth::tls::server_name(), tcp);
         let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => return Err(fail(error.to_string())),
+            Ok(Err(error)) => {
+                let skew = self.snapshot.load().clock_skew;
+                let said = mesh_auth::tls::refusal(&error).map(|refusal| refusal.with_skew(skew));
+                return Err(fail(said.unwrap_or_else(|| error.to_string())));
+            }
             Err(_) => return Err(fail(format!("no answer within {HANDSHAKE_TIMEOUT:?}"))),
         };
         if tls.get_ref().1.alpn_protocol() != Some(b"h2") {

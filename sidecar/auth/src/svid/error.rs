@@ -137,6 +137,31 @@ impl SvidError {
     }
 }
 
+impl SvidError {
+    /// The message; where it is about time, with what is known of this clock: `skew` is how many seconds it is ahead of the
+    /// control API's.
+    pub fn with_skew(&self, skew: Option<i64>) -> String {
+        match (self, skew) {
+            (Self::NotYetValid { .. } | Self::Expired { .. }, Some(skew)) => {
+                format!("{self}: {}", describe_skew(skew))
+            }
+            _ => self.to_string(),
+        }
+    }
+}
+
+/// How this clock differs from the control API's, as people say it; `skew` is how many seconds it is ahead.
+pub fn describe_skew(skew: i64) -> String {
+    match skew {
+        -2..=2 => "this clock agrees with the control API's".to_owned(),
+        3.. => format!("this clock is {} ahead of the control API's", human(skew)),
+        _ => format!(
+            "this clock is {} behind the control API's",
+            human(skew.saturating_neg())
+        ),
+    }
+}
+
 /// A span of time as people say it, in its two largest units.
 fn human(seconds: i64) -> String {
     match seconds {
@@ -144,5 +169,43 @@ fn human(seconds: i64) -> String {
         s if s < 3600 => format!("{}m {}s", s / 60, s % 60),
         s if s < 86_400 => format!("{}h {}m", s / 3600, s % 3600 / 60),
         s => format!("{}d {}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_about_time_names_the_skew_of_this_clock() {
+        let early = SvidError::NotYetValid {
+            which: "leaf",
+            seconds: 7_200,
+        };
+        for (error, skew, text) in [
+            (
+                &early,
+                Some(-7_080),
+                "the leaf certificate starts in 2h 0m; check clocks: this clock is 1h 58m behind the control API's",
+            ),
+            (
+                &early,
+                Some(1),
+                "the leaf certificate starts in 2h 0m; check clocks: this clock agrees with the control API's",
+            ),
+            (
+                &early,
+                None,
+                "the leaf certificate starts in 2h 0m; check clocks",
+            ),
+            (
+                &SvidError::Missing,
+                Some(9_000),
+                "the peer presented no certificate",
+            ),
+        ] {
+            assert_eq!(error.with_skew(skew), text);
+        }
+        assert!(describe_skew(90).contains("1m 30s ahead"));
     }
 }

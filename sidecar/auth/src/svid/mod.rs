@@ -6,7 +6,7 @@
 mod error;
 mod path;
 
-pub use error::SvidError;
+pub use error::{SvidError, describe_skew};
 pub(crate) use path::check_signer_id;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
