@@ -20,6 +20,7 @@ pub mod pool;
 pub mod tunnel;
 
 pub mod directory;
+pub mod key_requests;
 pub mod ledger;
 pub mod snapshot;
 mod wall_clock;

@@ -19,6 +19,7 @@ use crate::args::RunArgs;
 use crate::control::connect::Target;
 use crate::control::{self, ControlConfig, ControlStatus, SystemClock};
 use crate::doors::{self, Doors, admission::Allowed};
+use crate::key_requests::KeyRequests;
 use crate::ledger::Ledger;
 use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::telemetry::{self, Metrics};
@@ -98,6 +99,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         readiness_listener.local_addr()?,
     ];
     let seed = seed()?;
+    let key_requests = KeyRequests::new();
     let probe = Arc::new(Probe::new(mesh_capture::probe::DESTINATIONS, nonce()?));
     let settings = Arc::new(Settings {
         mode,
@@ -116,6 +118,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         drain_timeout: args.drain_timeout,
         limits: Limits::default(),
         probe: Arc::clone(&probe),
+        key_requests: Arc::clone(&key_requests),
     });
     let shared: SharedSnapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(
         &args.workload,
@@ -173,6 +176,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         key_dir: args.key_dir.clone(),
         mark,
         ledgers,
+        key_requests,
     };
     let ready_object = |spiffe_id: Option<String>| {
         serde_json::json!({

@@ -53,6 +53,7 @@ impl Sidecar {
             key_dir: Some(dir.join("keys")),
             mark: None,
             ledgers: vec![],
+            key_requests: crate::key_requests::KeyRequests::new(),
         };
         let shared: SharedSnapshot =
             Arc::new(ArcSwap::from_pointee(Snapshot::empty(WORKLOAD, domain)));

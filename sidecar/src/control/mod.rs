@@ -23,6 +23,7 @@ pub mod state_file;
 pub mod backoff;
 pub mod connect;
 pub mod publisher;
+mod refetch;
 pub mod status;
 
 mod run;

@@ -16,6 +16,7 @@ use super::enforcement::Enforcement;
 use super::keystore::KeyStore;
 use super::persist::Persistence;
 use super::publisher::Publisher;
+use super::refetch;
 use super::report::Reporter;
 use super::sealed_file;
 use super::state_file::StateFile;
@@ -23,6 +24,7 @@ use super::status::ControlStatus;
 use super::stream::{Discovery, Parts};
 use super::xds::Client;
 use crate::admin::Readiness;
+use crate::key_requests::KeyRequests;
 use crate::ledger::Ledger;
 use crate::snapshot::SharedSnapshot;
 
@@ -49,6 +51,8 @@ pub struct ControlConfig {
     pub mark: Option<u32>,
     /// What workers note; reported.
     pub ledgers: Vec<Arc<Ledger>>,
+    /// Key sets that workers want fetched again.
+    pub key_requests: Arc<KeyRequests>,
 }
 
 /// Runs until `shutdown`, then writes what is not written yet and returns. Snapshots go to the one and their epochs to the
@@ -67,6 +71,7 @@ pub async fn run(
         id: config.control_api_id,
         mark: config.mark,
     };
+    let asked = Arc::clone(&shared);
     let publisher = Arc::new(Publisher::new(
         shared,
         epochs,
@@ -93,6 +98,7 @@ pub async fn run(
             "left out of the last good state"
         );
     }
+    let workload = config.workload.clone();
     let reporter = Reporter::new(&config.workload, config.ledgers, &*clock);
     let (channels, reported) = watch::channel(None);
     let discovery = Discovery::new(Parts {
@@ -147,7 +153,8 @@ pub async fn run(
         () = certificates.keep() => {}
         () = discovery.follow(identities, enforcement) => {}
         () = persist => {}
-        () = reporter.follow(reported) => {}
+        () = reporter.follow(reported.clone()) => {}
+        () = refetch::serve(&workload, config.key_requests, reported, asked) => {}
         () = monitor => {}
     }
     if let Some(persistence) = &persistence {
@@ -186,6 +193,10 @@ pub fn describe_metrics() {
     describe_gauge!(
         "postern_resources_rejected",
         "Resources refused and not held in that version."
+    );
+    describe_counter!(
+        "postern_key_set_refetches_total",
+        "Key sets fetched again because a token named an unknown key."
     );
     describe_counter!(
         "postern_rollback_refused_total",

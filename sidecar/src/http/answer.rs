@@ -19,6 +19,9 @@ pub const DECISION_HEADER: HeaderName = HeaderName::from_static("postern-decisio
 /// How to authenticate, whatever went wrong.
 const CHALLENGE: &str = "Bearer realm=\"postern\"";
 
+/// Seconds after which keys that are being fetched may be there.
+const KEYS_SOON: &str = "1";
+
 /// A refusal, for the caller and the log.
 #[derive(Debug, Clone)]
 pub struct Refused {
@@ -133,6 +136,10 @@ impl Answer {
             .insert(REASON_HEADER, HeaderValue::from_static(self.reason.code()));
         if let Some(challenge) = self.challenge() {
             head.headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if self.reason == Reason::KeysUnavailable {
+            head.headers
+                .insert(header::RETRY_AFTER, HeaderValue::from_static(KEYS_SOON));
         }
         if is_grpc(request) {
             head.headers.insert(

@@ -2,7 +2,7 @@
 //! listener it came.
 //!
 //! In this order, and nothing else in between: reserved headers off, admission, token, decision, identity on. A request
-//! sees one snapshot from start to end. [`Passed`] can only be made here.
+//! sees one snapshot from start to end; one that waits for keys sees the one that has them. [`Passed`] can only be made here.
 
 use http::{HeaderMap, request};
 use mesh_auth::token::Verified;
@@ -40,7 +40,7 @@ pub struct Passed {
 ///
 /// # Errors
 /// The refusal, already counted and logged.
-pub fn http2(
+pub async fn http2(
     worker: &Worker,
     source: &Source,
     head: &mut request::Parts,
@@ -56,24 +56,24 @@ pub fn http2(
         tracing::debug!(peer = source.peer_name(), %error, "request not admitted");
         return Err(source.refuse(worker, port, Reason::BadRequest, None));
     }
-    pass(worker, source, head, port, protocol)
+    pass(worker, source, head, port, protocol).await
 }
 
 /// Passes an HTTP/1.1 request, which its parser admitted, for application port `port`.
 ///
 /// # Errors
 /// The refusal, already counted and logged.
-pub fn http1(
+pub async fn http1(
     worker: &Worker,
     source: &Source,
     head: &mut request::Parts,
     port: u16,
 ) -> Result<Passed, Refused> {
     take_target(&mut head.headers);
-    pass(worker, source, head, port, AppProtocol::Http1)
+    pass(worker, source, head, port, AppProtocol::Http1).await
 }
 
-fn pass(
+async fn pass(
     worker: &Worker,
     source: &Source,
     head: &mut request::Parts,
@@ -84,21 +84,25 @@ fn pass(
         tracing::debug!(peer = source.peer_name(), %error, "request not admitted");
         return Err(source.refuse(worker, port, Reason::BadRequest, None));
     }
-    let snapshot = worker.snapshot();
-    let token = match &snapshot.tokens {
-        None => None,
-        Some(policy) => {
-            policy.strip_claim_headers(&mut head.headers);
-            worker
-                .tokens
-                .pass(policy, source, head, port)
-                .map_err(|denied| {
-                    let refused = source.refuse(worker, port, denied.reason, None);
-                    Refused {
-                        max_age: denied.max_age,
-                        ..refused
-                    }
-                })?
+    let mut until = None;
+    let (snapshot, token) = loop {
+        let snapshot = worker.snapshot();
+        let Some(policy) = &snapshot.tokens else {
+            break (snapshot, None);
+        };
+        policy.strip_claim_headers(&mut head.headers);
+        let stop = match worker.tokens.pass(policy, source, head, port) {
+            Ok(token) => break (snapshot, token),
+            Err(stop) => stop,
+        };
+        // What it waits for may come with another snapshot.
+        drop(snapshot);
+        if let Err(denied) = worker.tokens.wait(stop, &mut until).await {
+            let refused = source.refuse(worker, port, denied.reason, None);
+            return Err(Refused {
+                max_age: denied.max_age,
+                ..refused
+            });
         }
     };
     let subject = token.as_deref().map(Verified::token);

@@ -41,7 +41,7 @@ pub async fn serve_http2(
     let (mut head, body) = request.into_parts();
     let mut responder = Responder::new(response, &head.method);
     let upgrade = head.extensions.remove::<h2::ext::Protocol>();
-    let passed = match gate::http2(worker, source, &mut head) {
+    let passed = match gate::http2(worker, source, &mut head).await {
         Ok(passed) => passed,
         Err(refused) => return answer(worker, &mut responder, &head.headers, refused).await,
     };
@@ -98,7 +98,7 @@ pub async fn serve_http1<S>(
         let length = parsed.body;
         let upgrade = parsed.upgrade.clone();
         let mut head = into_parts(parsed);
-        let passed = match gate::http1(worker, source, &mut head, port) {
+        let passed = match gate::http1(worker, source, &mut head, port).await {
             Ok(passed) => passed,
             Err(refused) => {
                 responder.close_after();

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::key_requests::KeyRequests;
 use crate::ledger::{Ledger, Notebook};
 use crate::pool::balance::Balancer;
 use crate::pool::{app, clear, mesh};
@@ -92,6 +93,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Answers the capture self-check.
     pub probe: Arc<probe::Probe>,
+    /// Takes the names of key sets that have to be fetched again.
+    pub key_requests: Arc<KeyRequests>,
 }
 
 /// The listening sockets of one worker.
@@ -201,7 +204,7 @@ pub fn run(
             learned: outbound::detect::Learned::default(),
             drain: Drain::new(),
             reviews,
-            tokens: inbound::token::Tokens::new(secret()?),
+            tokens: inbound::token::Tokens::new(secret()?, Arc::clone(&settings.key_requests)),
             counters: Counters::new(),
             notebook: Notebook::new(ledger),
             decisions: Cell::new(seed.rotate_left(17)),

@@ -2,7 +2,8 @@
 //! caller, and tells the application what it says.
 //!
 //! A request without a token goes on to policy, which decides (Istio's rule), unless the rule or its route demands one. A
-//! token that is not good never goes on. Nothing here waits: an opaque token whose issuer would have to be asked is refused.
+//! token that is not good never goes on. A request waits only for keys that are being fetched, and only where its rule says
+//! how long; an opaque token whose issuer would have to be asked is refused.
 
 mod cache;
 mod recent;
@@ -10,18 +11,23 @@ mod recent;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::request;
 use mesh_auth::Reason;
 use mesh_auth::svid::VerifiedPeer;
 use mesh_auth::token::{
     Caller, Fingerprint, HeaderMemo, Outcome, Presented, Provider, TokenPolicy, Verified,
+    key_set_name,
 };
+use mesh_proto::mesh;
 use metrics::{Counter, counter};
 
 use self::cache::{Cache, Digest, Digester, Failures};
 use self::recent::Recent;
+use super::key_misses::{KeyMisses, Miss, Pending};
 use super::source::Source;
+use crate::key_requests::KeyRequests;
 use crate::wall_clock::unix_seconds;
 
 /// Label value of a refusal that no provider made.
@@ -34,6 +40,7 @@ pub struct Tokens {
     failures: RefCell<Failures>,
     memo: RefCell<HeaderMemo>,
     recent: RefCell<Recent>,
+    key_misses: KeyMisses,
     hits: Counter,
     misses: Counter,
     evictions: Counter,
@@ -48,6 +55,22 @@ pub struct Denied {
     pub max_age: Option<u32>,
 }
 
+/// Why a request does not pass the stage, or not yet.
+#[derive(Debug)]
+pub enum Stop {
+    /// It never does.
+    Denied(Denied),
+    /// Its key may be on the way, and its rule has a request wait for keys.
+    AwaitsKeys {
+        /// What it is told when they do not come in time; not counted yet.
+        otherwise: Denied,
+        /// The provider that does not have the key.
+        provider: Arc<Provider>,
+        /// What it waits for.
+        pending: Pending,
+    },
+}
+
 impl From<Reason> for Denied {
     fn from(reason: Reason) -> Self {
         Self {
@@ -58,8 +81,9 @@ impl From<Reason> for Denied {
 }
 
 impl Tokens {
-    /// Knows nothing yet. `seed` keys the digests: they must not be foreseeable.
-    pub fn new(seed: [u8; 32]) -> Self {
+    /// Knows nothing yet. `seed` keys the digests: they must not be foreseeable. `key_requests` takes the names of key sets
+    /// that have to be fetched again.
+    pub fn new(seed: [u8; 32], key_requests: Arc<KeyRequests>) -> Self {
         describe();
         let lookups = |result| counter!("postern_token_cache_lookups_total", "result" => result);
         Self {
@@ -68,6 +92,7 @@ impl Tokens {
             failures: RefCell::default(),
             memo: RefCell::default(),
             recent: RefCell::default(),
+            key_misses: KeyMisses::new(key_requests),
             hits: lookups("hit"),
             misses: lookups("miss"),
             evictions: counter!("postern_token_cache_evictions_total"),
@@ -77,19 +102,27 @@ impl Tokens {
     /// Passes a request of which everything that only we write was removed. Returns the token that speaks for its subject.
     ///
     /// # Errors
-    /// Why the request is refused; it was counted.
+    /// Why the request is refused, which was counted; or what it has to wait for.
     pub fn pass(
         &self,
         policy: &Arc<TokenPolicy>,
         source: &Source,
         head: &mut request::Parts,
         port: u16,
-    ) -> Result<Option<Rc<Verified>>, Denied> {
-        let result = self.judge(policy, source, head, port);
-        if let Err((denied, provider)) = &result {
-            count(provider.as_ref(), denied.reason.code());
-        }
-        let (credential, transaction) = result.map_err(|(denied, _)| denied)?;
+    ) -> Result<Option<Rc<Verified>>, Stop> {
+        let (credential, transaction) = self.judge(policy, source, head, port).map_err(
+            |(denied, provider, pending)| match (provider, pending) {
+                (Some(provider), Some(pending)) => Stop::AwaitsKeys {
+                    otherwise: denied,
+                    provider,
+                    pending,
+                },
+                (provider, _) => {
+                    count(provider.as_ref(), denied.reason.code());
+                    Stop::Denied(denied)
+                }
+            },
+        )?;
         for (verified, place) in [&credential, &transaction].into_iter().flatten() {
             if !verified.provider().keeps(head.uri.path(), port) {
                 policy.remove(*place, head);
@@ -101,6 +134,28 @@ impl Tokens {
         Ok(credential.or(transaction).map(|(verified, _)| verified))
     }
 
+    /// Waits for what a request was stopped for. Then it has to pass again, under the snapshot in force then.
+    ///
+    /// # Errors
+    /// It did not come by `until`, which is set when a request waits first: why it is refused, which was counted.
+    pub async fn wait(&self, stop: Stop, until: &mut Option<Instant>) -> Result<(), Denied> {
+        match stop {
+            Stop::Denied(denied) => Err(denied),
+            Stop::AwaitsKeys {
+                otherwise,
+                provider,
+                pending,
+            } => {
+                let until = *until.get_or_insert_with(|| Instant::now() + pending.patience);
+                if self.key_misses.wait(&pending, until).await {
+                    return Ok(());
+                }
+                count(Some(&provider), otherwise.reason.code());
+                Err(otherwise)
+            }
+        }
+    }
+
     #[allow(clippy::type_complexity)] // What was found in each of the two places, or why not and by whom.
     fn judge(
         &self,
@@ -108,11 +163,10 @@ impl Tokens {
         source: &Source,
         head: &request::Parts,
         port: u16,
-    ) -> Result<
-        (Option<(Rc<Verified>, usize)>, Option<(Rc<Verified>, usize)>),
-        (Denied, Option<Arc<Provider>>),
-    > {
-        let found = policy.find(head).map_err(|reason| (reason.into(), None))?;
+    ) -> Result<(Option<(Rc<Verified>, usize)>, Option<(Rc<Verified>, usize)>), Failed> {
+        let found = policy
+            .find(head)
+            .map_err(|reason| (reason.into(), None, None))?;
         let mut verified = [found.credential, found.transaction]
             .into_iter()
             .map(|presented| {
@@ -121,7 +175,9 @@ impl Tokens {
                 };
                 let verified = self.verify(policy, presented)?;
                 self.check_caller(&verified, source.peer.as_ref())
-                    .map_err(|reason| (reason.into(), Some(Arc::clone(verified.provider()))))?;
+                    .map_err(|reason| {
+                        (reason.into(), Some(Arc::clone(verified.provider())), None)
+                    })?;
                 Ok(Some((verified, presented.place())))
             });
         let credential = verified.next().transpose()?.flatten();
@@ -136,7 +192,7 @@ impl Tokens {
                 reason: Reason::TokenMissing,
                 max_age: provider.max_age(),
             };
-            return Err((denied, Some(Arc::clone(provider))));
+            return Err((denied, Some(Arc::clone(provider)), None));
         }
         Ok((credential, transaction))
     }
@@ -146,7 +202,7 @@ impl Tokens {
         &self,
         policy: &Arc<TokenPolicy>,
         presented: Presented<'_>,
-    ) -> Result<Rc<Verified>, (Denied, Option<Arc<Provider>>)> {
+    ) -> Result<Rc<Verified>, Failed> {
         let now = unix_seconds();
         let digest = self.digester.digest(presented.expose());
         let held = self.cache.borrow_mut().get(&digest);
@@ -198,7 +254,35 @@ impl Tokens {
                     let mut failures = self.failures.borrow_mut();
                     failures.put(policy, digest, refusal.reason, provider, now);
                 }
-                Err(denied(refusal.reason, refusal.provider.as_ref()))
+                match (refusal.reason, &refusal.provider) {
+                    (Reason::TokenUnknownKey, Some(provider)) => {
+                        Err(self.unknown_key(provider, presented))
+                    }
+                    (reason, provider) => Err(denied(reason, provider.as_ref())),
+                }
+            }
+        }
+    }
+
+    /// What a token is told whose key `provider` does not have. Keys that are fetched may only be not known yet.
+    fn unknown_key(&self, provider: &Arc<Provider>, presented: Presented<'_>) -> Failed {
+        let fetched = provider.rule().profile() != mesh::TokenProfile::JwtSvid;
+        let Some(name) = key_set_name(provider.rule()).filter(|_| fetched) else {
+            return denied(Reason::TokenUnknownKey, Some(provider));
+        };
+        let token = presented.expose();
+        let header = token.split(|b| *b == b'.').next().unwrap_or(token);
+        match self.key_misses.judge(&name, header, Instant::now()) {
+            Miss::Unknown => denied(Reason::TokenUnknownKey, Some(provider)),
+            Miss::Unsure { answers } => {
+                let (denied, provider, _) = denied(Reason::KeysUnavailable, Some(provider));
+                let patience = provider.as_deref().and_then(patience);
+                let pending = patience.map(|patience| Pending {
+                    name: name.into(),
+                    answers,
+                    patience,
+                });
+                (denied, provider, pending)
             }
         }
     }
@@ -218,12 +302,23 @@ impl Tokens {
     }
 }
 
-fn denied(reason: Reason, provider: Option<&Arc<Provider>>) -> (Denied, Option<Arc<Provider>>) {
+/// Why a token was not good, who said so, and what might help.
+type Failed = (Denied, Option<Arc<Provider>>, Option<Pending>);
+
+fn denied(reason: Reason, provider: Option<&Arc<Provider>>) -> Failed {
     let denied = Denied {
         reason,
         max_age: provider.and_then(|p| p.max_age()),
     };
-    (denied, provider.cloned())
+    (denied, provider.cloned(), None)
+}
+
+/// How long a request may wait for keys: not at all, unless the rule says how long.
+fn patience(provider: &Provider) -> Option<Duration> {
+    match provider.rule().timeout_ms {
+        0 => None,
+        milliseconds => Some(Duration::from_millis(milliseconds.into())),
+    }
 }
 
 /// Names the token in logs without telling it.
