@@ -3,7 +3,7 @@
 
 use http::{Method, request};
 use mesh_auth::Reason;
-use mesh_auth::policy::{Decision, PolicySet, Request};
+use mesh_auth::policy::{Decision, PolicySet, Request, Standing};
 use mesh_auth::token::VerifiedToken;
 use metrics::counter;
 
@@ -49,7 +49,7 @@ pub fn request(
     let standing = source.standing(policy, snapshot.policy_epoch, port);
     let decision = policy.decide_with(&standing, &request);
     if policy.has_audit() {
-        audit(policy, source, &request);
+        audit(policy, &standing, source, &request);
     }
     if let Some(would) = policy.would_decide_with(&standing, &request) {
         compare(worker, source, &request, &decision, &would);
@@ -69,8 +69,8 @@ pub fn request(
     Err(source.refuse_by(worker, port, &decision, Some(&request)))
 }
 
-fn audit(policy: &PolicySet, source: &Source, request: &Request<'_>) {
-    policy.audited(&request.connection, Some(request), |name, rule| {
+fn audit(policy: &PolicySet, standing: &Standing, source: &Source, request: &Request<'_>) {
+    policy.audited_with(standing, request, |name, rule| {
         counter!("postern_policy_audit_total", "policy" => name.to_owned()).increment(1);
         tracing::info!(
             policy = name,

@@ -1,258 +1,173 @@
-//! Which rules can match a request at all: an index over what they demand of it.
+//! Which units can match at all: an index over what they demand of a connection or of a request.
 //!
-//! A unit (one operation of one rule) that can match only requests with one of a few paths, hosts, request principals,
-//! claims or headers hangs on those values, on whichever kind is shared by the fewest others. What demands nothing that
-//! can be looked up is looked at for every request.
+//! A unit (one operation of one rule) that can match only with one of a few values of a [`Field`] hangs on those values.
+//! What hangs on nothing is looked at every time.
 
 use std::collections::{BTreeMap, HashMap};
 
-use http::HeaderName;
+use super::facts::{Effect, Facts};
+use super::field::{Field, Key, Shape};
+use super::radix::Radix;
 
-use super::facts::{Effect, Facts, bare_host, claim, is_space_delimited};
-use super::radix::{Hangs, Radix};
-use crate::claims::Value;
+/// Named fields (claims, headers) that are looked up; more distinct ones are not worth a look for each request.
+const MAX_NAMED: usize = 8;
 
-/// Claims and headers that are looked up; more distinct ones are not worth a look for each request.
-const MAX_LOOKUPS: usize = 8;
-
-/// One value that a request must have.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Key {
-    Path(Box<str>),
-    PathPrefix(Box<str>),
-    PathSuffix(Box<str>),
-    Host(Box<str>),
-    Principal(Box<str>),
-    Claim(Box<[Box<str>]>, Box<str>),
-    Header(Box<str>, Box<str>),
-}
-
-/// Units by a value that a request must have.
-type ByValue = HashMap<Box<str>, Box<[u32]>>;
-
-/// For each kind of demand of a unit, the values of which a request must have one.
+/// What is demanded at once: for each, the values of which one must be there.
 pub(super) type Demands = Vec<Vec<Key>>;
 
-/// The index of a table.
-#[derive(Debug)]
+/// Units by the values that lead to them.
+#[derive(Debug, Default)]
 pub(super) struct Index {
-    paths: Radix,
-    /// By the reversed path.
-    suffixes: Radix,
-    hosts: ByValue,
-    principals: ByValue,
-    claims: Vec<(Box<[Box<str>]>, ByValue)>,
-    headers: Vec<(HeaderName, ByValue)>,
+    fields: Vec<(Field, Lists)>,
     /// Units that hang on nothing.
     others: Box<[u32]>,
-    /// Whether values that keep out are looked up in their other spellings too.
-    effect: Effect,
 }
 
-impl Default for Index {
-    fn default() -> Self {
-        Self::build(Effect::Permit, &[])
-    }
+/// Units by the values of one field, each list in order.
+#[derive(Debug, Default)]
+struct Lists {
+    exact: HashMap<Box<str>, Box<[u32]>, foldhash::fast::RandomState>,
+    prefixes: Radix,
+    /// By the reversed value.
+    suffixes: Radix,
 }
 
 impl Index {
-    /// Indexes units, in order, by what they demand.
-    pub(super) fn build(effect: Effect, units: &[Demands]) -> Self {
-        let mut shared: HashMap<&Key, usize> = HashMap::new();
-        for key in units.iter().flatten().flatten() {
-            *shared.entry(key).or_default() += 1;
-        }
-        let mut keys: BTreeMap<&Key, Vec<u32>> = BTreeMap::new();
-        let mut others = Vec::new();
-        let lookups = Lookups::of(units);
-        for (unit, demands) in (0..).zip(units) {
-            let usable = demands.iter().filter(|keys| lookups.has(keys));
-            let cost = |keys: &&Vec<Key>| keys.iter().map(|k| shared[k]).max().unwrap_or(0);
-            match usable.min_by_key(cost) {
-                Some(best) => best
-                    .iter()
-                    .for_each(|k| keys.entry(k).or_default().push(unit)),
-                None => others.push(unit),
-            }
-        }
-        let mut index = Builder::default();
-        for (key, mut units) in keys {
-            units.dedup();
-            index.add(key, units);
-        }
-        index.finish(effect, others)
-    }
-
     /// Calls `found` with lists of units, each in order, that hold every unit that can match.
-    pub(super) fn look_up(&self, facts: &Facts<'_>, mut found: impl FnMut(&[u32])) {
+    pub(super) fn look_up(&self, facts: &Facts<'_>, effect: Effect, mut found: impl FnMut(&[u32])) {
         if !self.others.is_empty() {
             found(&self.others);
         }
-        let Some(request) = facts.request else {
-            return;
-        };
-        let mut path = |path: &str| {
-            if !self.paths.is_empty() {
-                self.paths.walk(path.bytes(), &mut found);
-            }
-            if !self.suffixes.is_empty() {
-                self.suffixes.walk(path.bytes().rev(), &mut found);
-            }
-        };
-        path(request.path);
-        if self.effect == Effect::Restrict
-            && let Some(decoded) = facts.decoded_path()
-        {
-            path(decoded);
-        }
-        let mut texts = |map: &ByValue, text: &str| {
-            if let Some(units) = map.get(text) {
-                found(units);
-            }
-        };
-        if !self.hosts.is_empty() {
-            let lower;
-            let host = if request.host.bytes().any(|b| b.is_ascii_uppercase()) {
-                lower = request.host.to_ascii_lowercase();
-                &lower
-            } else {
-                request.host
-            };
-            texts(&self.hosts, host);
-            let bare = bare_host(host);
-            if self.effect == Effect::Restrict && bare != host {
-                texts(&self.hosts, bare);
-            }
-        }
-        for (name, values) in &self.headers {
-            // A permission needs every line to match: the first will do.
-            if let Some(value) = request.headers.get(name).and_then(|v| v.to_str().ok()) {
-                texts(values, value);
-            }
-        }
-        let Some(token) = request.token else {
-            return;
-        };
-        if !self.principals.is_empty()
-            && let Some(principal) = token.principal()
-        {
-            texts(&self.principals, principal);
-        }
-        for (names, values) in &self.claims {
-            match claim(token, names) {
-                Some(Value::String(words)) if is_space_delimited(names) => {
-                    words.split(' ').for_each(|word| texts(values, word));
-                }
-                Some(Value::String(text)) => texts(values, text),
-                Some(Value::Array(items)) => {
-                    items
-                        .iter()
-                        .filter_map(Value::as_str)
-                        .for_each(|text| texts(values, text));
-                }
-                _ => {}
-            }
+        for (field, lists) in &self.fields {
+            field.values(facts, effect, |value| lists.look_up(value, &mut found));
         }
     }
 }
 
-/// The claims and headers that most units demand.
-struct Lookups<'a>(Vec<&'a Key>);
+impl Lists {
+    fn look_up(&self, value: &str, found: &mut impl FnMut(&[u32])) {
+        if !self.exact.is_empty()
+            && let Some(units) = self.exact.get(value)
+        {
+            found(units);
+        }
+        if !self.prefixes.is_empty() {
+            self.prefixes.walk(value.bytes(), &mut *found);
+        }
+        if !self.suffixes.is_empty() {
+            self.suffixes.walk(value.bytes().rev(), found);
+        }
+    }
+}
 
-impl<'a> Lookups<'a> {
-    fn of(units: &'a [Demands]) -> Self {
-        let mut counts: Vec<(usize, &Key)> = Vec::new();
-        for key in units.iter().flatten().filter_map(|keys| keys.first()) {
-            if !is_named(key) {
+/// An index in the making.
+#[derive(Debug, Default)]
+pub(super) struct Builder<'a> {
+    fields: Vec<(&'a Field, Hangs<'a>)>,
+    others: Vec<u32>,
+}
+
+/// What hangs on the values of one field.
+#[derive(Debug, Default)]
+struct Hangs<'a> {
+    exact: HashMap<&'a str, Vec<u32>>,
+    prefixes: BTreeMap<Box<[u8]>, Vec<u32>>,
+    suffixes: BTreeMap<Box<[u8]>, Vec<u32>>,
+}
+
+impl<'a> Builder<'a> {
+    /// Hangs a unit on keys, or on nothing. Units come in order.
+    pub(super) fn hang(&mut self, unit: u32, keys: Option<&'a [Key]>) {
+        let Some(keys) = keys else {
+            self.others.push(unit);
+            return;
+        };
+        for Key { field, shape, text } in keys {
+            let at = self.fields.iter().position(|(f, _)| *f == field);
+            let at = at.unwrap_or_else(|| {
+                self.fields.push((field, Hangs::default()));
+                self.fields.len() - 1
+            });
+            let hangs = &mut self.fields[at].1;
+            let units = match shape {
+                Shape::Exact => hangs.exact.entry(text).or_default(),
+                Shape::Prefix => hangs.prefixes.entry(text.as_bytes().into()).or_default(),
+                Shape::Suffix => {
+                    let reversed = text.bytes().rev().collect();
+                    hangs.suffixes.entry(reversed).or_default()
+                }
+            };
+            if units.last() != Some(&unit) {
+                units.push(unit);
+            }
+        }
+    }
+
+    pub(super) fn finish(self) -> Index {
+        let lists = |hangs: Hangs<'_>| Lists {
+            exact: hangs
+                .exact
+                .into_iter()
+                .map(|(text, units)| (text.into(), units.into()))
+                .collect(),
+            prefixes: Radix::build(hangs.prefixes),
+            suffixes: Radix::build(hangs.suffixes),
+        };
+        Index {
+            fields: self
+                .fields
+                .into_iter()
+                .map(|(field, hangs)| (field.clone(), lists(hangs)))
+                .collect(),
+            others: self.others.into(),
+        }
+    }
+}
+
+/// How many units share each value, and which named fields are looked up.
+pub(super) struct Shares<'a> {
+    counts: HashMap<&'a Key, usize>,
+    named: Vec<&'a Field>,
+}
+
+impl<'a> Shares<'a> {
+    pub(super) fn of(demands: impl Iterator<Item = &'a Demands> + Clone) -> Self {
+        let mut counts: HashMap<&Key, usize> = HashMap::new();
+        for key in demands.clone().flatten().flatten() {
+            *counts.entry(key).or_default() += 1;
+        }
+        let mut named: Vec<(usize, &Field)> = Vec::new();
+        for Key { field, .. } in demands.flatten().filter_map(|keys| keys.first()) {
+            if !field.is_named() {
                 continue;
             }
-            if let Some((count, _)) = counts.iter_mut().find(|(_, k)| same_name(k, key)) {
+            if let Some((count, _)) = named.iter_mut().find(|(_, f)| *f == field) {
                 *count += 1;
-            } else if counts.len() < 16 * MAX_LOOKUPS {
+            } else if named.len() < 16 * MAX_NAMED {
                 // Bounded work: what comes up late is rare.
-                counts.push((1, key));
+                named.push((1, field));
             }
         }
-        counts.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
-        Self(
-            counts
-                .into_iter()
-                .take(MAX_LOOKUPS)
-                .map(|(_, key)| key)
-                .collect(),
-        )
-    }
-
-    fn has(&self, keys: &[Key]) -> bool {
-        keys.first()
-            .is_some_and(|key| !is_named(key) || self.0.iter().any(|k| same_name(k, key)))
-    }
-}
-
-fn is_named(key: &Key) -> bool {
-    matches!(key, Key::Claim(..) | Key::Header(..))
-}
-
-fn same_name(a: &Key, b: &Key) -> bool {
-    match (a, b) {
-        (Key::Claim(a, _), Key::Claim(b, _)) => a == b,
-        (Key::Header(a, _), Key::Header(b, _)) => a == b,
-        _ => false,
-    }
-}
-
-#[derive(Default)]
-struct Builder {
-    paths: BTreeMap<Box<[u8]>, Hangs>,
-    suffixes: BTreeMap<Box<[u8]>, Hangs>,
-    hosts: ByValue,
-    principals: ByValue,
-    claims: Vec<(Box<[Box<str>]>, ByValue)>,
-    headers: Vec<(HeaderName, ByValue)>,
-}
-
-impl Builder {
-    fn add(&mut self, key: &Key, units: Vec<u32>) {
-        match key {
-            Key::Path(path) => self.paths.entry(path.as_bytes().into()).or_default().exact = units,
-            Key::PathPrefix(path) => {
-                self.paths.entry(path.as_bytes().into()).or_default().prefix = units;
-            }
-            Key::PathSuffix(path) => {
-                let reversed = path.bytes().rev().collect();
-                self.suffixes.entry(reversed).or_default().prefix = units;
-            }
-            Key::Host(host) => drop(self.hosts.insert(host.clone(), units.into())),
-            Key::Principal(name) => drop(self.principals.insert(name.clone(), units.into())),
-            Key::Claim(names, value) => {
-                of_name(&mut self.claims, names).insert(value.clone(), units.into());
-            }
-            Key::Header(name, value) => {
-                if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
-                    of_name(&mut self.headers, &name).insert(value.clone(), units.into());
-                }
-            }
+        named.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+        named.truncate(MAX_NAMED);
+        Self {
+            counts,
+            named: named.into_iter().map(|(_, field)| field).collect(),
         }
     }
 
-    fn finish(self, effect: Effect, others: Vec<u32>) -> Index {
-        Index {
-            paths: Radix::build(self.paths),
-            suffixes: Radix::build(self.suffixes),
-            hosts: self.hosts,
-            principals: self.principals,
-            claims: self.claims,
-            headers: self.headers,
-            others: others.into(),
-            effect,
-        }
+    /// The demand whose values are shared by the fewest units, and by how many.
+    pub(super) fn best<'d>(&self, demands: &'d Demands) -> Option<(usize, &'d [Key])> {
+        let usable = demands.iter().filter(|keys| {
+            keys.first()
+                .is_some_and(|key| !key.field.is_named() || self.named.contains(&&key.field))
+        });
+        let shared = |keys: &Vec<Key>| {
+            let counts = keys.iter().map(|key| self.counts.get(key).copied());
+            counts.map(Option::unwrap_or_default).max().unwrap_or(0)
+        };
+        usable
+            .map(|keys| (shared(keys), &keys[..]))
+            .min_by_key(|(count, _)| *count)
     }
-}
-
-fn of_name<'a, N: PartialEq + Clone, V: Default>(list: &'a mut Vec<(N, V)>, name: &N) -> &'a mut V {
-    let at = list.iter().position(|(n, _)| n == name).unwrap_or_else(|| {
-        list.push((name.clone(), V::default()));
-        list.len() - 1
-    });
-    &mut list[at].1
 }

@@ -34,6 +34,7 @@ mod set;
 mod standing;
 mod table;
 
+mod field;
 mod index;
 mod radix;
 

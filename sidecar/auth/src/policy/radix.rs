@@ -1,114 +1,117 @@
-//! A radix tree over bytes: of all keys that begin a text, or are it, in one walk.
+//! A radix tree over bytes: of all keys that begin a text, in one walk.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-/// Keys with the lists that hang on them.
-#[derive(Debug)]
+/// Keys with the lists that hang on them. Flat: a step of a walk touches a node, the first bytes of its children and an edge.
+#[derive(Debug, Default)]
 pub(super) struct Radix {
-    nodes: Vec<Node>,
+    nodes: Box<[Node]>,
+    /// The first byte of each node's edge; those of the children of a node lie together, sorted.
+    firsts: Box<[u8]>,
+    /// What follows it on the edges.
+    edges: Box<[u8]>,
+    lists: Box<[u32]>,
 }
 
 #[derive(Debug, Default)]
 struct Node {
-    /// Bytes on the edge to this node.
-    edge: Box<[u8]>,
-    /// First bytes of the children's edges, sorted.
-    firsts: Box<[u8]>,
-    /// The children, in the same order.
-    children: Box<[u32]>,
-    /// What hangs on the key that ends here, for texts that begin with it.
-    prefix: Box<[u32]>,
-    /// What hangs on it for texts that are it.
-    exact: Box<[u32]>,
-}
-
-/// What hangs on one key: for texts that begin with it, and for texts that are it.
-#[derive(Debug, Default)]
-pub(super) struct Hangs {
-    pub(super) prefix: Vec<u32>,
-    pub(super) exact: Vec<u32>,
+    /// Where in `edges` the rest of the edge to this node is.
+    edge: (u32, u32),
+    /// The children.
+    children: (u32, u32),
+    /// Where in `lists` what hangs on the key that ends here is.
+    list: (u32, u32),
 }
 
 impl Radix {
-    pub(super) fn build(keys: BTreeMap<Box<[u8]>, Hangs>) -> Self {
-        let mut keys: Vec<_> = keys.into_iter().collect();
-        let mut radix = Self {
-            nodes: vec![Node::default()],
-        };
-        radix.fill(0, &mut keys, 0);
-        radix
+    pub(super) fn build(keys: BTreeMap<Box<[u8]>, Vec<u32>>) -> Self {
+        let keys: Vec<_> = keys.into_iter().collect();
+        if keys.is_empty() {
+            return Self::default();
+        }
+        let (mut nodes, mut firsts) = (vec![Node::default()], vec![0]);
+        let (mut edges, mut lists) = (Vec::new(), Vec::new());
+        // Nodes to fill, at which the first so many bytes of some keys were read.
+        let mut open = vec![(0, 0..keys.len(), 0)];
+        while let Some((at, keys_below, depth)) = open.pop() {
+            let mut rest = keys_below;
+            let (key, units) = &keys[rest.start];
+            if key.len() == depth {
+                let start = position(lists.len());
+                lists.extend_from_slice(units);
+                nodes[at].list = (start, position(lists.len()));
+                rest.start += 1;
+            }
+            let first_child = nodes.len();
+            while !rest.is_empty() {
+                let byte = keys[rest.start].0[depth];
+                let group = &keys[rest.clone()];
+                let count = group.partition_point(|(key, _)| key[depth] == byte);
+                // Sorted: what the first and the last have in common, all have.
+                let (low, high) = (&group[0].0, &group[count - 1].0);
+                let common = common(&low[depth..], &high[depth..]);
+                let start = position(edges.len());
+                edges.extend_from_slice(&low[depth + 1..depth + common]);
+                open.push((nodes.len(), rest.start..rest.start + count, depth + common));
+                nodes.push(Node {
+                    edge: (start, position(edges.len())),
+                    ..Node::default()
+                });
+                firsts.push(byte);
+                rest.start += count;
+            }
+            nodes[at].children = (position(first_child), position(nodes.len()));
+        }
+        Self {
+            nodes: nodes.into(),
+            firsts: firsts.into(),
+            edges: edges.into(),
+            lists: lists.into(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.nodes.len() == 1
-            && self
-                .nodes
-                .iter()
-                .all(|n| n.prefix.is_empty() && n.exact.is_empty())
+        self.nodes.is_empty()
     }
 
-    /// Fills the node at which the first `depth` bytes of all of `keys`, which are sorted, were read.
-    fn fill(&mut self, at: usize, keys: &mut [(Box<[u8]>, Hangs)], depth: usize) {
-        let mut rest = keys;
-        if let [(key, hangs), ..] = rest
-            && key.len() == depth
-        {
-            self.nodes[at].prefix = std::mem::take(&mut hangs.prefix).into();
-            self.nodes[at].exact = std::mem::take(&mut hangs.exact).into();
-            rest = &mut rest[1..];
-        }
-        let (mut firsts, mut children) = (Vec::new(), Vec::new());
-        while let [(first, _), ..] = rest {
-            let byte = first[depth];
-            let count = rest
-                .iter()
-                .take_while(|(key, _)| key[depth] == byte)
-                .count();
-            let (group, others) = rest.split_at_mut(count);
-            rest = others;
-            // Sorted: what the first and the last have in common, all have.
-            let (low, high) = (&group[0].0, &group[count - 1].0);
-            let common = low[depth..]
-                .iter()
-                .zip(&high[depth..])
-                .take_while(|(a, b)| a == b)
-                .count();
-            let child = self.nodes.len();
-            self.nodes.push(Node {
-                edge: low[depth..depth + common].into(),
-                ..Node::default()
-            });
-            firsts.push(byte);
-            children.push(u32::try_from(child).unwrap_or(u32::MAX));
-            self.fill(child, group, depth + common);
-        }
-        self.nodes[at].firsts = firsts.into();
-        self.nodes[at].children = children.into();
-    }
-
-    /// Calls `found` with the list of every key that begins the text, and with that of the key that is it.
+    /// Calls `found` with the list of every key that begins the text.
     pub(super) fn walk(&self, text: impl Iterator<Item = u8>, mut found: impl FnMut(&[u32])) {
         let mut text = text;
-        let mut node = &self.nodes[0];
+        let Some(mut node) = self.nodes.first() else {
+            return;
+        };
         loop {
-            if !node.prefix.is_empty() {
-                found(&node.prefix);
+            let list = &self.lists[range(node.list)];
+            if !list.is_empty() {
+                found(list);
             }
-            let Some(byte) = text.next() else {
-                if !node.exact.is_empty() {
-                    found(&node.exact);
-                }
+            let Some(byte) = text.next() else { return };
+            let children = range(node.children);
+            let Ok(at) = self.firsts[children.clone()].binary_search(&byte) else {
                 return;
             };
-            let Ok(at) = node.firsts.binary_search(&byte) else {
-                return;
-            };
-            node = &self.nodes[node.children[at] as usize];
-            if !node.edge[1..].iter().all(|b| text.next() == Some(*b)) {
+            node = &self.nodes[children.start + at];
+            let mut edge = self.edges[range(node.edge)].iter();
+            if !edge.all(|b| text.next() == Some(*b)) {
                 return;
             }
         }
     }
+}
+
+/// How many bytes both begin with.
+fn common(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+fn range((start, end): (u32, u32)) -> Range<usize> {
+    start as usize..end as usize
+}
+
+/// Positions are 32 bits: what has more does not fit into a message.
+fn position(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -122,16 +125,15 @@ mod tests {
             keys in proptest::collection::vec("[ab/]{0,5}", 0..12),
             text in "[ab/]{0,8}",
         ) {
-            let mut map: BTreeMap<Box<[u8]>, Hangs> = BTreeMap::new();
+            let mut map: BTreeMap<Box<[u8]>, Vec<u32>> = BTreeMap::new();
             for (i, key) in (0..).zip(&keys) {
-                let hangs = map.entry(key.as_bytes().into()).or_default();
-                if i % 2 == 0 { hangs.prefix.push(i) } else { hangs.exact.push(i) }
+                map.entry(key.as_bytes().into()).or_default().push(i);
             }
             let mut found = Vec::new();
             Radix::build(map).walk(text.bytes(), |list| found.extend_from_slice(list));
             found.sort_unstable();
             let expected: Vec<u32> = (0..).zip(&keys)
-                .filter(|(i, key)| if i % 2 == 0 { text.starts_with(&**key) } else { text == **key })
+                .filter(|(_, key)| text.starts_with(&**key))
                 .map(|(i, _)| i)
                 .collect();
             prop_assert_eq!(found, expected);

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use super::attribute::Attribute;
 use super::block::Blocks;
 use super::facts::{Effect, Facts, claim, claim_holds, header_holds, host_holds, path_holds};
-use super::index::{Demands, Key};
+use super::field::{Field, Key};
+use super::index::Demands;
 use super::template::Paths;
 use super::text::{List, Methods};
 use crate::SpiffeId;
@@ -113,6 +114,15 @@ pub(super) enum From {
     Open,
 }
 
+/// How a request fits a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit<'a> {
+    No,
+    /// But for this scope it would match.
+    Lacks(&'a str),
+    Matches,
+}
+
 impl Rule {
     /// What the connection makes of conditions and sources; `None`: the rule cannot match on this connection.
     pub(super) fn on_connection(&self, facts: &Facts<'_>) -> Option<From> {
@@ -134,35 +144,70 @@ impl Rule {
         open
     }
 
-    /// True if nothing but `from` and `to` can need the request.
-    pub(super) fn is_rest_empty(&self) -> bool {
-        self.rest.when.is_empty() && self.rest.capabilities.is_empty() && !self.rest.bound
+    /// True if the rule with this operation, which the connection satisfies as `from` says, matches whatever the request says.
+    pub(super) fn is_settled(&self, operation: Option<&Operation>, from: From) -> bool {
+        let Rest {
+            when,
+            capabilities,
+            bound,
+        } = &self.rest;
+        from == From::Settled
+            && operation.is_none_or(|o| o.request.is_none())
+            && when.is_empty()
+            && capabilities.is_empty()
+            && !bound
     }
 
-    /// What a request must have for the rule with this operation to match; see [`super::index`].
-    pub(super) fn demands(&self, operation: Option<&Operation>, effect: Effect) -> Demands {
+    /// What every connection makes of the rule with this operation; `None`: that depends on the connection.
+    pub(super) fn on_every_connection(&self, operation: Option<&Operation>) -> Option<From> {
+        let ports = operation.is_some_and(|o| !o.ports.is_empty() || !o.not_ports.is_empty());
+        if ports || !self.when.is_empty() || self.from.iter().any(Source::needs_connection) {
+            return None;
+        }
+        Some(if self.from.is_empty() {
+            From::Settled
+        } else {
+            From::Open
+        })
+    }
+
+    /// What a connection must have for the rule with this operation to match; see [`super::index`].
+    pub(super) fn demands_of_connection(&self, operation: Option<&Operation>) -> Demands {
+        let mut demands = Demands::new();
+        let sources: Option<Vec<_>> = self.from.iter().map(Source::keys_of_connection).collect();
+        demands.extend(sources.filter(|s| !s.is_empty()).map(|s| s.concat()));
+        demands.extend(self.when.iter().filter_map(Condition::keys));
+        let ports = operation.map_or(&[][..], |o| &o.ports);
+        if !ports.is_empty() {
+            let key = |port: &u16| Key::exact(Field::Port, port.to_string());
+            demands.push(ports.iter().map(key).collect());
+        }
+        demands
+    }
+
+    /// What a request must have for the rule with this operation to match, scopes apart; see [`super::index`].
+    pub(super) fn demands_of_request(
+        &self,
+        operation: Option<&Operation>,
+        effect: Effect,
+    ) -> Demands {
         let mut demands = Demands::new();
         if let Some(request) = operation.and_then(|o| o.request.as_ref()) {
             demands.extend(request.paths.as_ref().and_then(Paths::keys));
             let hosts = request.hosts.as_ref().and_then(|list| list.wanted.as_ref());
-            demands.extend(hosts.and_then(|texts| texts.keys(Key::Host)));
+            demands.extend(hosts.and_then(|texts| texts.keys(&Field::Host)));
+            demands.extend(request.methods.as_ref().and_then(Methods::keys));
         }
         let principals = self.from.iter().map(|source| {
             let list = source.request.as_ref()?.principals.as_ref()?;
-            list.wanted.as_ref()?.keys(Key::Principal)
+            list.wanted.as_ref()?.keys(&Field::TokenPrincipal)
         });
-        if let Some(keys) = principals.collect::<Option<Vec<_>>>()
-            && !keys.is_empty()
-        {
-            demands.push(keys.concat());
-        }
+        let principals: Option<Vec<_>> = principals.collect();
+        demands.extend(principals.filter(|p| !p.is_empty()).map(|p| p.concat()));
         let routes = self.rest.capabilities.iter().flat_map(|c| &c.routes);
         let routes = routes.map(|route| route.paths.as_ref().and_then(Paths::keys));
-        if let Some(keys) = routes.collect::<Option<Vec<_>>>()
-            && !keys.is_empty()
-        {
-            demands.push(keys.concat());
-        }
+        let routes: Option<Vec<_>> = routes.collect();
+        demands.extend(routes.filter(|r| !r.is_empty()).map(|r| r.concat()));
         // Who denies also acts on what is not said in so many words: a header that is not ASCII, a number for a text.
         if effect == Effect::Permit {
             demands.extend(self.rest.when.iter().filter_map(Condition::keys));
@@ -171,13 +216,28 @@ impl Rule {
     }
 
     /// What is left when [`Self::on_connection`] said `from` and an operation matches.
-    pub(super) fn on_request(&self, facts: &Facts<'_>, from: From, effect: Effect) -> bool {
-        self.but_for_scopes(facts, from, effect)
-            && (self.rest.capabilities.is_empty() || self.is_opened(facts, effect))
+    pub(super) fn on_request(&self, facts: &Facts<'_>, from: From, effect: Effect) -> Fit<'_> {
+        let capabilities = &self.rest.capabilities;
+        if capabilities.is_empty() {
+            return match self.but_for_scopes(facts, from, effect) {
+                true => Fit::Matches,
+                false => Fit::No,
+            };
+        }
+        let Some(opens) = capabilities.iter().find(|c| c.has_route(facts, effect)) else {
+            return Fit::No;
+        };
+        if !self.but_for_scopes(facts, from, effect) {
+            Fit::No
+        } else if self.is_opened(facts, effect) {
+            Fit::Matches
+        } else {
+            Fit::Lacks(&opens.scope)
+        }
     }
 
     /// The same with scopes left out.
-    pub(super) fn but_for_scopes(&self, facts: &Facts<'_>, from: From, effect: Effect) -> bool {
+    fn but_for_scopes(&self, facts: &Facts<'_>, from: From, effect: Effect) -> bool {
         self.rest.when.iter().all(|c| c.holds(facts, effect))
             && (!self.rest.bound || is_bound(facts))
             && (from == From::Settled
@@ -198,7 +258,7 @@ impl Rule {
 }
 
 impl Capability {
-    pub(super) fn has_route(&self, facts: &Facts<'_>, effect: Effect) -> bool {
+    fn has_route(&self, facts: &Facts<'_>, effect: Effect) -> bool {
         self.routes.iter().any(|route| route.matches(facts, effect))
     }
 }
@@ -213,13 +273,28 @@ fn is_bound(facts: &Facts<'_>) -> bool {
 }
 
 impl Source {
+    fn needs_connection(&self) -> bool {
+        self.principals.is_some()
+            || self.namespaces.is_some()
+            || self.accounts.is_some()
+            || self.blocks.is_some()
+    }
+
+    /// The values of which a connection must have one; the most telling field that has any.
+    fn keys_of_connection(&self) -> Option<Vec<Key>> {
+        let texts = |list: &Option<List>, field| list.as_ref()?.wanted.as_ref()?.keys(field);
+        let accounts = self.accounts.as_ref().and_then(AccountList::keys);
+        texts(&self.principals, &Field::Peer)
+            .or(accounts)
+            .or_else(|| texts(&self.namespaces, &Field::Namespace))
+    }
+
     pub(super) fn on_connection(&self, facts: &Facts<'_>) -> bool {
         let peer = facts.connection.peer;
-        let texts = |list: &Option<List>, value: Option<&str>| {
-            list.as_ref().is_none_or(|list| list.hold(value))
-        };
-        texts(&self.principals, peer.map(SpiffeId::without_scheme))
-            && texts(&self.namespaces, peer.and_then(SpiffeId::namespace))
+        let principals = self.principals.as_ref();
+        let namespaces = self.namespaces.as_ref();
+        principals.is_none_or(|list| list.hold(peer.map(SpiffeId::without_scheme)))
+            && namespaces.is_none_or(|list| list.hold(peer.and_then(SpiffeId::namespace)))
             && self.accounts.as_ref().is_none_or(|a| a.hold(peer))
             && self
                 .blocks
@@ -327,20 +402,33 @@ impl Condition {
 }
 
 impl Condition {
-    /// The values of which a request must have one for the condition to hold.
+    /// The values of which a connection or request must have one for the condition to hold.
     fn keys(&self) -> Option<Vec<Key>> {
-        let Test::Texts(list) = &self.test else {
-            return None;
-        };
-        let wanted = list.wanted.as_ref()?;
-        match &self.attribute {
-            Attribute::Header(name) => {
-                wanted.keys(|value| Key::Header(name.as_str().into(), value))
+        let texts = match &self.test {
+            Test::Texts(list) => list.wanted.as_ref()?,
+            Test::Accounts(accounts) => return accounts.keys(),
+            Test::Ports { wanted, .. } => {
+                let key = |port: &u16| Key::exact(Field::Port, port.to_string());
+                return (!wanted.is_empty()).then(|| wanted.iter().map(key).collect());
             }
-            Attribute::TokenPrincipal => wanted.keys(Key::Principal),
-            Attribute::TokenClaim(names) => wanted.keys(|value| Key::Claim(names.clone(), value)),
-            _ => None,
-        }
+            Test::Blocks(_) => return None,
+        };
+        texts.keys(&match &self.attribute {
+            Attribute::SourceNamespace => Field::Namespace,
+            Attribute::SourcePrincipal => Field::Peer,
+            Attribute::Sni => Field::Sni,
+            Attribute::Header(name) => Field::Header(name.clone()),
+            Attribute::TokenPrincipal => Field::TokenPrincipal,
+            Attribute::TokenPresenter => Field::Presenter,
+            Attribute::TokenAudiences => Field::Audience,
+            Attribute::TokenClaim(names) => Field::Claim(names.clone()),
+            // Theirs are no texts.
+            Attribute::SourceIp
+            | Attribute::RemoteIp
+            | Attribute::DestinationIp
+            | Attribute::DestinationPort
+            | Attribute::SourceServiceAccount => return None,
+        })
     }
 }
 
@@ -365,6 +453,17 @@ impl Accounts {
 }
 
 impl AccountList {
+    /// A key for each account that is wanted.
+    fn keys(&self) -> Option<Vec<Key>> {
+        let accounts = self.wanted.as_ref()?.0.iter();
+        let texts = accounts.flat_map(|(namespace, accounts)| {
+            accounts
+                .iter()
+                .map(move |account| format!("{namespace}/{account}"))
+        });
+        Some(texts.map(|text| Key::exact(Field::Account, text)).collect())
+    }
+
     fn hold(&self, peer: Option<&SpiffeId>) -> bool {
         self.wanted.as_ref().is_none_or(|a| a.contains(peer))
             && !self.unwanted.as_ref().is_some_and(|a| a.contains(peer))

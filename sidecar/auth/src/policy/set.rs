@@ -6,8 +6,8 @@ use super::compile::{self, PolicyError};
 use super::decision::{Decision, Verdict};
 use super::facts::{Effect, Facts};
 use super::request::{Connection, Request};
-use super::standing::Standing;
-use super::table::{Matched, Table};
+use super::standing::{Live, Standing};
+use super::table::{Found, Matched, Table};
 use super::trust::Trust;
 use crate::Reason;
 
@@ -39,7 +39,7 @@ impl PolicySet {
         let mut set = Self {
             deny: Table::new(Effect::Restrict),
             allow: Table::new(Effect::Permit),
-            audit: Table::new(Effect::Permit),
+            audit: Table::telling(),
             dry_deny: Table::new(Effect::Restrict),
             dry_allow: Table::new(Effect::Permit),
             trust_domain: defaults.trust_domain.as_str().into(),
@@ -93,12 +93,14 @@ impl PolicySet {
         self.judge(&facts, Policies::InForce, None)
     }
 
-    /// What the connection alone decides, for [`Self::decide_with`]. Looks at every rule: keep it.
+    /// What the connection alone decides, for [`Self::decide_with`]. Looks at every rule that the
+    /// connection can satisfy: keep it.
     pub fn standing(&self, connection: &Connection<'_>) -> Standing {
         let facts = self.facts(connection, None);
         Standing {
             deny: self.deny.live(&facts),
             allow: self.allow.live(&facts),
+            audit: self.audit.live(&facts),
             dry_deny: self.dry_deny.live(&facts),
             dry_allow: self.dry_allow.live(&facts),
         }
@@ -160,6 +162,19 @@ impl PolicySet {
         }
     }
 
+    /// What [`Self::audited`] tells of a request, on a connection whose standing is known.
+    pub fn audited_with(
+        &self,
+        standing: &Standing,
+        request: &Request<'_>,
+        mut told: impl FnMut(&str, u32),
+    ) {
+        let facts = self.facts(&request.connection, Some(request));
+        for matched in self.audit.all(&standing.audit, &facts) {
+            told(matched.policy, matched.rule);
+        }
+    }
+
     fn facts<'a>(
         &self,
         connection: &'a Connection<'a>,
@@ -169,47 +184,41 @@ impl PolicySet {
     }
 
     /// Without a standing every rule is looked at.
-    fn judge(
-        &self,
+    fn judge<'s>(
+        &'s self,
         facts: &Facts<'_>,
         policies: Policies,
         standing: Option<&Standing>,
-    ) -> Decision<'_> {
+    ) -> Decision<'s> {
         let dry = policies == Policies::WithDryRun;
-        let (deny, allow) = (&self.deny, &self.allow);
-        let denied = match standing {
-            None => deny.scan(facts),
-            Some(standing) => deny.first(&standing.deny, facts),
+        let look = |table: &'s Table, live: fn(&Standing) -> &Live| match standing {
+            None => table.scan(facts),
+            Some(standing) => table.first(live(standing), facts),
         };
-        let denied = denied.or_else(|| match standing {
-            _ if !dry => None,
-            None => self.dry_deny.scan(facts),
-            Some(standing) => self.dry_deny.first(&standing.dry_deny, facts),
-        });
-        if let Some(by) = denied {
+        let mut found = look(&self.deny, |s| &s.deny);
+        if dry && let Found::Nothing(_) = found {
+            found = look(&self.dry_deny, |s| &s.dry_deny);
+        }
+        if let Found::Rule(by) = found {
             return self.decision(Verdict::Deny, Reason::DeniedByPolicy, Some(by));
         }
-        if allow.is_empty() && (!dry || self.dry_allow.is_empty()) {
+        if self.allow.is_empty() && (!dry || self.dry_allow.is_empty()) {
             return self.by_default(facts.connection);
         }
-        let allowed = match standing {
-            None => allow.scan(facts),
-            Some(standing) => allow.first(&standing.allow, facts),
+        let lacking = match look(&self.allow, |s| &s.allow) {
+            Found::Rule(by) => {
+                return self.decision(Verdict::Allow, Reason::AllowedByPolicy, Some(by));
+            }
+            Found::Nothing(lacking) => lacking,
         };
-        let allowed = allowed.or_else(|| match standing {
-            _ if !dry => None,
-            None => self.dry_allow.scan(facts),
-            Some(standing) => self.dry_allow.first(&standing.dry_allow, facts),
-        });
-        match allowed {
-            Some(by) => self.decision(Verdict::Allow, Reason::AllowedByPolicy, Some(by)),
-            None => self.nothing_matched(facts),
+        if dry && let Found::Rule(by) = look(&self.dry_allow, |s| &s.dry_allow) {
+            return self.decision(Verdict::Allow, Reason::AllowedByPolicy, Some(by));
         }
+        self.nothing_matched(lacking, facts)
     }
 
     /// ALLOW policies select the workload and none matches.
-    fn nothing_matched(&self, facts: &Facts<'_>) -> Decision<'_> {
-        let scope = self.allow.lacking_scope(facts);
+    fn nothing_matched<'s>(&'s self, scope: Option<&'s str>, facts: &Facts<'_>) -> Decision<'s> {
         let reason = match (scope, facts.token()) {
             (Some(_), Some(_)) => Reason::InsufficientScope,
             (Some(_), None) | (None, _) => Reason::NoAllowPolicyMatched,

@@ -7,6 +7,7 @@ use super::rule::From;
 pub struct Standing {
     pub(super) deny: Live,
     pub(super) allow: Live,
+    pub(super) audit: Live,
     pub(super) dry_deny: Live,
     pub(super) dry_allow: Live,
 }
@@ -16,65 +17,56 @@ pub struct Standing {
 pub(super) struct Live {
     /// The first unit that matches whatever the request says. Units behind it do not matter.
     pub(super) settled: u32,
-    units: Units,
+    /// Those that are looked at for each request, in order.
+    pub(super) own: Box<[(u32, From)]>,
+    /// Those that the index of requests leads to; `None`: it leads to nothing that is not in `own`.
+    pub(super) led: Option<Led>,
 }
 
+/// What the connection makes of units that depend on it.
 #[derive(Debug)]
-enum Units {
-    /// So few that looking at each costs less than the index.
+pub(super) enum Led {
     Few(Box<[(u32, From)]>),
-    /// Two bits for each: live, and `from` settled.
+    /// Two bits for each unit of the table: live, and `from` settled.
     Many {
         live: Box<[u64]>,
         settled: Box<[u64]>,
     },
 }
 
-/// Up to how many units are looked at one by one.
-const FEW: usize = 4;
-/// No unit.
-pub(super) const NONE: u32 = u32::MAX;
+/// Up to how many units finding one among them costs no more than a cache line that is not there.
+const FEW: usize = 16;
 
-impl Live {
+impl Led {
     /// From the live units, in order, of a table with `count` units.
-    pub(super) fn new(count: usize, settled: u32, live: Vec<(u32, From)>) -> Self {
-        let units = if live.len() <= FEW {
-            Units::Few(live.into())
-        } else {
-            let words = count.div_ceil(64);
-            let (mut bits, mut settled) = (vec![0; words], vec![0; words]);
-            for (unit, from) in live {
-                let (word, bit) = place(unit);
-                bits[word] |= bit;
-                if from == From::Settled {
-                    settled[word] |= bit;
-                }
+    pub(super) fn new(count: usize, units: Vec<(u32, From)>) -> Self {
+        if units.len() <= FEW {
+            return Self::Few(units.into());
+        }
+        let words = count.div_ceil(64);
+        let (mut live, mut settled) = (vec![0; words], vec![0; words]);
+        for (unit, from) in units {
+            let (word, bit) = place(unit);
+            live[word] |= bit;
+            if from == From::Settled {
+                settled[word] |= bit;
             }
-            Units::Many {
-                live: bits.into(),
-                settled: settled.into(),
-            }
-        };
-        Self { settled, units }
-    }
-
-    /// The live units when they are few.
-    pub(super) fn few(&self) -> Option<&[(u32, From)]> {
-        match &self.units {
-            Units::Few(units) => Some(units),
-            Units::Many { .. } => None,
+        }
+        Self::Many {
+            live: live.into(),
+            settled: settled.into(),
         }
     }
 
     /// How far the connection satisfies `from` of a unit; `None` when the unit cannot match.
     pub(super) fn from(&self, unit: u32) -> Option<From> {
-        let (word, bit) = place(unit);
-        match &self.units {
-            Units::Few(units) => units
+        match self {
+            Self::Few(units) => units
                 .iter()
-                .find(|(u, _)| *u == unit)
+                .find(|(held, _)| *held == unit)
                 .map(|(_, from)| *from),
-            Units::Many { live, settled } => {
+            Self::Many { live, settled } => {
+                let (word, bit) = place(unit);
                 (live.get(word)? & bit != 0).then(|| match settled.get(word) {
                     Some(settled) if settled & bit != 0 => From::Settled,
                     _ => From::Open,

@@ -1,24 +1,32 @@
 //! The rules of one effect, in the order of their policies: which is the first that matches?
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::facts::{Effect, Facts};
-use super::index::{Demands, Index};
-use super::rule::{From, Operation, Rule};
-use super::standing::{Live, NONE};
+use super::index::{Builder, Demands, Index, Shares};
+use super::rule::{Fit, From, Operation, Rule};
+use super::standing::{Led, Live};
 
 /// Rules with one effect.
 #[derive(Debug)]
 pub(super) struct Table {
     effect: Effect,
+    /// True if the first rule that matches decides; false if every one is told.
+    decides: bool,
     /// Names of the policies, `namespace/name`.
     policies: Vec<Arc<str>>,
     rules: Vec<Rule>,
     /// What can match on its own, in the order of the rules.
     units: Vec<Unit>,
-    index: Index,
-    /// Rules that look at scopes.
-    scoped: Vec<u32>,
+    /// Units that no connection rules out, in order.
+    free: Vec<u32>,
+    /// The first unit that matches whatever connection and request say.
+    settled: u32,
+    /// Leads connections to the units that are not free.
+    connections: Index,
+    /// Leads requests to the units that are looked for by what a request has.
+    requests: Index,
 }
 
 /// One operation of a rule, or a rule without operations.
@@ -27,6 +35,24 @@ struct Unit {
     rule: u32,
     /// [`NONE`] for a rule without operations.
     operation: u32,
+    /// What every connection makes of it; `None`: that depends.
+    free: Option<From>,
+    /// True if the index of requests leads to it.
+    led: bool,
+}
+
+/// Up to how many units looking at each costs less than an index.
+const FEW: usize = 4;
+/// How much more it costs to look at a unit than to find it dead.
+const DEAD: usize = 8;
+
+/// What a table says of a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Found<'a> {
+    /// The first rule that matches.
+    Rule(Matched<'a>),
+    /// None; the scope that would have made one match.
+    Nothing(Option<&'a str>),
 }
 
 /// The rule that matched.
@@ -40,11 +66,22 @@ impl Table {
     pub(super) fn new(effect: Effect) -> Self {
         Self {
             effect,
+            decides: true,
             policies: Vec::new(),
             rules: Vec::new(),
             units: Vec::new(),
-            index: Index::default(),
-            scoped: Vec::new(),
+            free: Vec::new(),
+            settled: NONE,
+            connections: Index::default(),
+            requests: Index::default(),
+        }
+    }
+
+    /// One of which every policy that matches is told.
+    pub(super) fn telling() -> Self {
+        Self {
+            decides: false,
+            ..Self::new(Effect::Permit)
         }
     }
 
@@ -63,34 +100,67 @@ impl Table {
         self.policies.push(name);
         for rule in rules {
             let at = index(self.rules.len());
+            let unit = |operation| Unit {
+                rule: at,
+                operation,
+                free: None,
+                led: false,
+            };
             match index(rule.to.len()) {
-                0 => self.units.push(Unit {
-                    rule: at,
-                    operation: NONE,
-                }),
-                count => self.units.extend((0..count).map(|operation| Unit {
-                    rule: at,
-                    operation,
-                })),
-            }
-            if !rule.rest.capabilities.is_empty() {
-                self.scoped.push(at);
+                0 => self.units.push(unit(NONE)),
+                count => self.units.extend((0..count).map(unit)),
             }
             self.rules.push(rule);
         }
     }
 
-    /// Builds the index; before, [`Self::first`] finds nothing.
+    /// Builds the indexes; before, [`Self::first`] finds nothing.
+    ///
+    /// What is free hangs in the index of requests. What is not hangs in that of connections; and in that of requests too,
+    /// unless too many share what it demands of a request.
     pub(super) fn finish(&mut self) {
-        let demands: Vec<Demands> = self
+        let demands: Vec<(Demands, Demands)> = self
             .units
             .iter()
             .map(|unit| {
                 let (rule, operation) = self.parts(*unit);
-                rule.demands(operation, self.effect)
+                let of_connection = rule.demands_of_connection(operation);
+                let of_request = rule.demands_of_request(operation, self.effect);
+                (of_connection, of_request)
             })
             .collect();
-        self.index = Index::build(self.effect, &demands);
+        let of_connections = Shares::of(demands.iter().map(|(demands, _)| demands));
+        let of_requests = Shares::of(demands.iter().map(|(_, demands)| demands));
+        let (mut connections, mut requests) = (Builder::default(), Builder::default());
+        for (at, (of_connection, of_request)) in (0..).zip(&demands) {
+            let unit = self.units[at as usize];
+            let (rule, operation) = self.parts(unit);
+            let free = rule.on_every_connection(operation);
+            let request = of_requests.best(of_request);
+            let mut led = request.is_some() || free.is_some();
+            if let Some(from) = free {
+                requests.hang(at, request.map(|(_, keys)| keys));
+                let settled = self.decides && rule.is_settled(operation, from);
+                self.free.push(at);
+                if settled && self.settled == NONE {
+                    self.settled = at;
+                }
+            } else {
+                let connection = of_connections.best(of_connection);
+                connections.hang(at, connection.map(|(_, keys)| keys));
+                let fewest = connection.map_or(usize::MAX, |(count, _)| count);
+                if let Some((count, keys)) = request {
+                    led = count / DEAD <= fewest;
+                    if led {
+                        requests.hang(at, Some(keys));
+                    }
+                }
+            }
+            let unit = &mut self.units[at as usize];
+            (unit.free, unit.led) = (free, led);
+        }
+        self.connections = connections.finish();
+        self.requests = requests.finish();
     }
 
     fn parts(&self, unit: Unit) -> (&Rule, Option<&Operation>) {
@@ -100,11 +170,21 @@ impl Table {
 
     /// What the connection makes of the units.
     pub(super) fn live(&self, facts: &Facts<'_>) -> Live {
-        let mut settled = NONE;
-        let mut live = Vec::new();
+        let mut candidates = Vec::new();
+        self.connections.look_up(facts, self.effect, |units| {
+            candidates.extend_from_slice(units);
+        });
+        candidates.sort_unstable();
+        candidates.dedup();
+        let mut settled = self.settled;
+        let (mut own, mut led) = (Vec::new(), Vec::new());
         let mut last = (NONE, None);
-        for (at, unit) in (0..).zip(&self.units) {
-            let (rule, operation) = self.parts(*unit);
+        for at in candidates {
+            if at >= settled {
+                break;
+            }
+            let unit = self.units[at as usize];
+            let (rule, operation) = self.parts(unit);
             if last.0 != unit.rule {
                 last = (unit.rule, rule.on_connection(facts));
             }
@@ -112,58 +192,115 @@ impl Table {
             if !operation.is_none_or(|o| o.on_connection(facts)) {
                 continue;
             }
-            let needs_request = operation.is_some_and(|o| o.request.is_some());
-            if from == From::Settled && !needs_request && rule.is_rest_empty() {
+            if self.decides && rule.is_settled(operation, from) {
                 settled = at;
                 break;
             }
-            live.push((at, from));
+            let list = if unit.led { &mut led } else { &mut own };
+            list.push((at, from));
         }
-        Live::new(self.units.len(), settled, live)
+        if self.free.len() + own.len() + led.len() <= FEW {
+            let free = self.free.iter();
+            own.extend(free.filter_map(|at| Some((*at, self.units[*at as usize].free?))));
+            own.append(&mut led);
+            own.sort_unstable_by_key(|(at, _)| *at);
+            return Live {
+                settled,
+                own: own.into(),
+                led: None,
+            };
+        }
+        Live {
+            settled,
+            own: own.into(),
+            led: Some(Led::new(self.units.len(), led)),
+        }
     }
 
     /// The first rule that matches the request, on a connection that stands as `live` says.
-    pub(super) fn first(&self, live: &Live, facts: &Facts<'_>) -> Option<Matched<'_>> {
-        let mut best = live.settled;
-        let matches = |at: u32, from: From| {
-            let (rule, operation) = self.parts(self.units[at as usize]);
-            operation.is_none_or(|o| o.on_request(facts, self.effect))
-                && rule.on_request(facts, from, self.effect)
-        };
-        if let Some(units) = live.few() {
-            if let Some((at, _)) = units.iter().find(|(at, from)| matches(*at, *from)) {
-                best = *at;
+    pub(super) fn first(&self, live: &Live, facts: &Facts<'_>) -> Found<'_> {
+        let (mut best, mut lacking) = (live.settled, (NONE, None));
+        self.each(live, facts, |at, from| {
+            if at >= best {
+                return ControlFlow::Break(());
             }
-        } else {
-            self.index.look_up(facts, |units| {
-                // Each list is in order: behind the best there is nothing better.
-                for at in units.iter().take_while(|at| **at < best) {
-                    if live.from(*at).is_some_and(|from| matches(*at, from)) {
-                        best = *at;
-                        return;
+            match self.fit(self.units[at as usize], from, facts) {
+                Fit::No => return ControlFlow::Continue(()),
+                Fit::Lacks(scope) => {
+                    if at < lacking.0 {
+                        lacking = (at, Some(scope));
                     }
+                    return ControlFlow::Continue(());
+                }
+                Fit::Matches => best = at,
+            }
+            // Each list is in order: behind the best there is nothing better.
+            ControlFlow::Break(())
+        });
+        match self.units.get(best as usize) {
+            Some(unit) => Found::Rule(self.matched(self.parts(*unit).0)),
+            None => Found::Nothing(lacking.1),
+        }
+    }
+
+    /// Every policy that matches the request, on a connection that stands as `live` says.
+    pub(super) fn all(&self, live: &Live, facts: &Facts<'_>) -> Vec<Matched<'_>> {
+        let mut matching = Vec::new();
+        self.each(live, facts, |at, from| {
+            if self.fit(self.units[at as usize], from, facts) == Fit::Matches {
+                matching.push(at);
+            }
+            ControlFlow::Continue(())
+        });
+        matching.sort_unstable();
+        let rules = matching
+            .iter()
+            .map(|at| self.parts(self.units[*at as usize]).0);
+        let mut rules: Vec<_> = rules.collect();
+        rules.dedup_by_key(|rule| rule.policy);
+        rules.into_iter().map(|rule| self.matched(rule)).collect()
+    }
+
+    /// Calls `look` with the live units, list by list, each in order; what it breaks off is the list.
+    fn each(
+        &self,
+        live: &Live,
+        facts: &Facts<'_>,
+        mut look: impl FnMut(u32, From) -> ControlFlow<()>,
+    ) {
+        let _ = live.own.iter().try_for_each(|(at, from)| look(*at, *from));
+        let Some(led) = &live.led else { return };
+        self.requests.look_up(facts, self.effect, |units| {
+            let _ = units.iter().try_for_each(|at| {
+                let free = self.units[*at as usize].free;
+                match free.or_else(|| led.from(*at)) {
+                    Some(from) => look(*at, from),
+                    None => ControlFlow::Continue(()),
                 }
             });
-        }
-        let unit = self.units.get(best as usize)?;
-        Some(self.matched(self.parts(*unit).0))
+        });
     }
 
     /// The first rule that matches, looking at one after the other.
-    pub(super) fn scan(&self, facts: &Facts<'_>) -> Option<Matched<'_>> {
-        self.rules
-            .iter()
-            .find(|rule| self.matches(rule, facts))
-            .map(|rule| self.matched(rule))
+    pub(super) fn scan(&self, facts: &Facts<'_>) -> Found<'_> {
+        let mut lacking = None;
+        for rule in &self.rules {
+            match self.fit_of_rule(rule, facts) {
+                Fit::Matches => return Found::Rule(self.matched(rule)),
+                Fit::Lacks(scope) => lacking = lacking.or(Some(scope)),
+                Fit::No => {}
+            }
+        }
+        Found::Nothing(lacking)
     }
 
-    /// Every policy that matches.
+    /// Every policy that matches, looking at one rule after the other.
     pub(super) fn every<'a>(&'a self, facts: &'a Facts<'a>) -> impl Iterator<Item = Matched<'a>> {
         let mut last = None;
         self.rules
             .iter()
             .filter(move |rule| {
-                if last == Some(rule.policy) || !self.matches(rule, facts) {
+                if last == Some(rule.policy) || self.fit_of_rule(rule, facts) != Fit::Matches {
                     return false;
                 }
                 last = Some(rule.policy);
@@ -172,34 +309,24 @@ impl Table {
             .map(|rule| self.matched(rule))
     }
 
-    fn matches(&self, rule: &Rule, facts: &Facts<'_>) -> bool {
-        (rule.to.is_empty()
-            || rule
-                .to
-                .iter()
-                .any(|o| o.on_connection(facts) && o.on_request(facts, self.effect)))
-            && rule
-                .on_connection(facts)
-                .is_some_and(|from| rule.on_request(facts, from, self.effect))
+    fn fit(&self, unit: Unit, from: From, facts: &Facts<'_>) -> Fit<'_> {
+        let (rule, operation) = self.parts(unit);
+        if operation.is_none_or(|o| o.on_request(facts, self.effect)) {
+            rule.on_request(facts, from, self.effect)
+        } else {
+            Fit::No
+        }
     }
 
-    /// The scope that would have made a rule match that matches but for it.
-    pub(super) fn lacking_scope(&self, facts: &Facts<'_>) -> Option<&str> {
-        self.scoped.iter().find_map(|at| {
-            let rule = self.rules.get(*at as usize)?;
-            let opens = rule
-                .rest
-                .capabilities
-                .iter()
-                .find(|c| c.has_route(facts, self.effect))?;
-            let from = rule.on_connection(facts)?;
-            let operation = rule.to.is_empty()
-                || rule
-                    .to
-                    .iter()
-                    .any(|o| o.on_connection(facts) && o.on_request(facts, self.effect));
-            (operation && rule.but_for_scopes(facts, from, self.effect)).then_some(&*opens.scope)
-        })
+    fn fit_of_rule<'a>(&self, rule: &'a Rule, facts: &Facts<'_>) -> Fit<'a> {
+        let fits = |o: &Operation| o.on_connection(facts) && o.on_request(facts, self.effect);
+        if !rule.to.is_empty() && !rule.to.iter().any(fits) {
+            return Fit::No;
+        }
+        match rule.on_connection(facts) {
+            Some(from) => rule.on_request(facts, from, self.effect),
+            None => Fit::No,
+        }
     }
 
     fn matched(&self, rule: &Rule) -> Matched<'_> {
@@ -212,6 +339,9 @@ impl Table {
         }
     }
 }
+
+/// No unit.
+const NONE: u32 = u32::MAX;
 
 /// Positions are 32 bits: a set of policies that has more does not fit into a message.
 fn index(at: usize) -> u32 {

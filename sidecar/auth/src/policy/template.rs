@@ -3,13 +3,16 @@
 //! An operator is a whole segment. `{**}` is the last operator; literal text may follow it. `/a/{**}` matches `/a/` and
 //! everything below, not `/a`.
 
-use super::index::Key;
+use super::field::{Field, Key, Shape};
 use super::text::Texts;
 
 /// A path pattern is a template if it has an operator.
 pub(super) fn is_template(pattern: &str) -> bool {
     pattern.contains(['{', '}'])
 }
+
+/// Segments further back are not worth a look for each request.
+const MAX_SEGMENT: u8 = 8;
 
 /// A path template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +70,43 @@ impl Template {
         })
     }
 
+    /// What every path that matches has: the text before the first operator, or, where that says nothing, the first whole
+    /// segment behind it, or the end.
+    fn key(&self) -> Key {
+        if &*self.head != "/" {
+            return Key {
+                field: Field::Path,
+                shape: Shape::Prefix,
+                text: self.head.clone(),
+            };
+        }
+        for (at, (operator, literal)) in (1..MAX_SEGMENT).zip(&self.steps) {
+            match operator {
+                // Only single segments came before: what follows is the next.
+                Operator::Segment => {
+                    let text = literal.strip_prefix('/').unwrap_or_default();
+                    let segment = text.split('/').next().unwrap_or_default();
+                    if !segment.is_empty() {
+                        return Key::exact(Field::Segment(at), segment);
+                    }
+                }
+                Operator::Rest if literal.is_empty() => break,
+                Operator::Rest => {
+                    return Key {
+                        field: Field::Path,
+                        shape: Shape::Suffix,
+                        text: literal.clone(),
+                    };
+                }
+            }
+        }
+        Key {
+            field: Field::Path,
+            shape: Shape::Prefix,
+            text: self.head.clone(),
+        }
+    }
+
     /// True if the whole path matches.
     pub(super) fn matches(&self, path: &str) -> bool {
         let Some(mut rest) = path.strip_prefix(&*self.head) else {
@@ -120,9 +160,8 @@ impl Paths {
 
     /// Under what an index finds them; `None` if one of them matches every path.
     pub(super) fn keys(&self) -> Option<Vec<Key>> {
-        let mut keys = self.texts.path_keys()?;
-        let heads = self.templates.iter().map(|t| t.head.clone());
-        keys.extend(heads.map(Key::PathPrefix));
+        let mut keys = self.texts.keys(&Field::Path)?;
+        keys.extend(self.templates.iter().map(Template::key));
         Some(keys)
     }
 

@@ -1,53 +1,72 @@
 //! Matches of texts: by exact value, prefix, suffix or presence; methods as bits.
 
-use std::collections::HashSet;
-
 use http::Method;
 
-use super::index::Key;
+use super::field::{Field, Key, Shape};
 
 /// A list of text patterns, any of which may match.
 #[derive(Debug, Default)]
 pub(super) struct Texts {
-    exact: HashSet<Box<str>>,
-    prefixes: Vec<Box<str>>,
-    suffixes: Vec<Box<str>>,
+    /// Sorted.
+    exact: Box<[Box<str>]>,
+    prefixes: Box<[Box<str>]>,
+    suffixes: Box<[Box<str>]>,
     present: bool,
 }
 
 impl Texts {
     /// Compiles patterns: `*` (present), `*suffix`, `prefix*`, or an exact value.
     pub(super) fn compile<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut texts = Self::default();
+        let (mut exact, mut prefixes, mut suffixes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut present = false;
         for pattern in patterns {
             match Pattern::of(pattern) {
-                Pattern::Present => texts.present = true,
-                Pattern::Suffix(suffix) => texts.suffixes.push(suffix.into()),
-                Pattern::Prefix(prefix) => texts.prefixes.push(prefix.into()),
-                Pattern::Exact(text) => drop(texts.exact.insert(text.into())),
+                Pattern::Present => present = true,
+                Pattern::Suffix(suffix) => suffixes.push(suffix.into()),
+                Pattern::Prefix(prefix) => prefixes.push(prefix.into()),
+                Pattern::Exact(text) => exact.push(text.into()),
             }
         }
-        texts
+        exact.sort_unstable();
+        exact.dedup();
+        Self {
+            exact: exact.into(),
+            prefixes: prefixes.into(),
+            suffixes: suffixes.into(),
+            present,
+        }
     }
 
-    /// A key for each pattern; `None` if one of them is not an exact value.
-    pub(super) fn keys(&self, key: impl Fn(Box<str>) -> Key) -> Option<Vec<Key>> {
-        let exact = !self.present && self.prefixes.is_empty() && self.suffixes.is_empty();
-        exact.then(|| self.exact.iter().cloned().map(key).collect())
-    }
-
-    /// Keys for patterns of paths; `None` if one of them matches every path.
-    pub(super) fn path_keys(&self) -> Option<Vec<Key>> {
-        let exact = self.exact.iter().cloned().map(Key::Path);
-        let prefixes = self.prefixes.iter().cloned().map(Key::PathPrefix);
-        let suffixes = self.suffixes.iter().cloned().map(Key::PathSuffix);
+    /// A key for each pattern; `None` if one of them matches whatever is there.
+    pub(super) fn keys(&self, field: &Field) -> Option<Vec<Key>> {
+        let key = |shape| {
+            move |text: &str| Key {
+                field: field.clone(),
+                shape,
+                text: text.into(),
+            }
+        };
+        let exact = self.exact.iter().map(AsRef::as_ref).map(key(Shape::Exact));
+        let prefixes = self
+            .prefixes
+            .iter()
+            .map(AsRef::as_ref)
+            .map(key(Shape::Prefix));
+        let suffixes = self
+            .suffixes
+            .iter()
+            .map(AsRef::as_ref)
+            .map(key(Shape::Suffix));
         (!self.present).then(|| exact.chain(prefixes).chain(suffixes).collect())
     }
 
     /// True if `text` matches any pattern.
     pub(super) fn matches(&self, text: &str) -> bool {
         self.present
-            || (!self.exact.is_empty() && self.exact.contains(text))
+            || self
+                .exact
+                .binary_search_by(|held| (**held).cmp(text))
+                .is_ok()
             || self.prefixes.iter().any(|p| text.starts_with(&**p))
             || self.suffixes.iter().any(|s| text.ends_with(&**s))
     }
@@ -126,7 +145,8 @@ impl List {
 #[derive(Debug)]
 pub(super) struct Methods {
     bits: u16,
-    others: List,
+    /// Seldom needed: not between what is needed for each request.
+    others: Box<List>,
 }
 
 const KNOWN: [&str; 9] = [
@@ -141,7 +161,15 @@ impl Methods {
             .enumerate()
             .filter(|(_, method)| others.hold(Some(method)))
             .fold(0, |bits, (i, _)| bits | 1 << i);
-        Some(Self { bits, others })
+        Some(Self {
+            bits,
+            others: Box::new(others),
+        })
+    }
+
+    /// A key for each method that is wanted; `None` if that is left open.
+    pub(super) fn keys(&self) -> Option<Vec<Key>> {
+        self.others.wanted.as_ref()?.keys(&Field::Method)
     }
 
     pub(super) fn hold(&self, method: &Method) -> bool {

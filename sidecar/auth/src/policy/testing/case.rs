@@ -178,7 +178,7 @@ impl Case {
         if random.chance(30) {
             defaults.set_default_decision(mesh::DefaultDecision::Deny);
         }
-        let count = [0, 1, 1, 2, 3, 4, 8, 12][random.below(8)];
+        let count = [0, 1, 1, 2, 3, 4, 8, 12, 40][random.below(9)];
         let policies = (0..count).map(|i| policy(random, i)).collect();
         let peer = random.chance(85).then(|| random.pick(PEERS));
         Self {
@@ -225,6 +225,7 @@ impl Case {
             ),
         };
         let mut problems = String::new();
+        let mut lacking = None;
         let mut same = |what: &str, is: Option<Told>, expected: Option<Told>| {
             if is != expected {
                 let _ = writeln!(
@@ -239,8 +240,16 @@ impl Case {
             let standing = set.standing(&connection);
             let indexed = told(&set.decide_with(&standing, request));
             same("index", Some(indexed), Some(expected.clone()));
+            // With the scope that is lacking, of which the oracle does not know.
+            let advice = set.decide_with(&standing, request).scope;
+            if advice != decided.scope {
+                lacking = Some((advice, decided.scope));
+            }
             let tried = set.would_decide_with(&standing, request);
             same("dry run by index", tried.as_ref().map(told), would);
+        }
+        if let Some((indexed, scanned)) = lacking {
+            let _ = writeln!(problems, "lacking scope: {indexed:?} by index, {scanned:?}");
         }
         let mut audited = Vec::new();
         set.audited(&connection, request.as_ref(), |policy, rule| {
@@ -252,6 +261,19 @@ impl Case {
                 problems,
                 "audit: compiled {audited:?}, interpreted {listed:?}"
             );
+        }
+        if let Some(request) = &request {
+            let mut indexed = Vec::new();
+            let standing = set.standing(&connection);
+            set.audited_with(&standing, request, |policy, rule| {
+                indexed.push((policy.to_owned(), rule));
+            });
+            if indexed != listed {
+                let _ = writeln!(
+                    problems,
+                    "audit by index: compiled {indexed:?}, interpreted {listed:?}"
+                );
+            }
         }
         if problems.is_empty() {
             Ok(Verdicts {
