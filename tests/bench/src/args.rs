@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::{decision_cost, differential, pair, peers, scale};
+use crate::{decision_cost, differential, misuse, pair, peers, scale};
 
 /// Measures the mesh beside its peers, on this machine.
 #[derive(Debug, Parser)]
@@ -19,6 +19,8 @@ pub(crate) enum Command {
     DecisionCost(decision_cost::Arguments),
     /// Compare compiled policies with an interpreter of the specification on random cases
     Differential(differential::Arguments),
+    /// Send bad tokens of every kind through two sidecars, and hold each answer to its reason
+    Misuse(misuse::Arguments),
     /// Compare a pair of sidecars with a pair of HAProxy in front of the same application
     Pair(pair::Arguments),
     /// Compare a pair of sidecars with pairs of Envoy, HAProxy and nginx in everything that a user feels

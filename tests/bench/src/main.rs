@@ -9,6 +9,7 @@ mod report;
 
 mod decision_cost;
 mod differential;
+mod misuse;
 mod pair;
 mod peers;
 mod scale;
@@ -91,6 +92,7 @@ async fn perform(command: &Command) -> (Report, bool) {
     match command {
         Command::DecisionCost(a) => (decision_cost::run(a).await, a.common.json),
         Command::Differential(a) => (differential::run(a).await, a.common.json),
+        Command::Misuse(a) => (misuse::run(a).await, a.common.json),
         Command::Pair(a) => (pair::run(a).await, a.common.json),
         Command::Peers(a) => (peers::run(a).await, a.common.json),
         Command::Scale(a) => (scale::run(a).await, a.common.json),

@@ -79,7 +79,7 @@ impl ControlApi {
             .arg(folder.path().join("data"))
             .arg("--ready-file")
             .arg(&ready_file)
-            .args(["--log", "warn"])
+            .args(log_unless_said(flags))
             .args(flags)
             .stdout(Stdio::null());
         let started = Instant::now();
@@ -233,7 +233,8 @@ impl Sidecar {
             .arg("--ready-file")
             .arg(&ready_file)
             .args(["--mesh", &format!("127.0.0.1:{}", options.mesh_port)])
-            .args(["--log", "warn", "--drain-timeout", "1s"])
+            .args(["--drain-timeout", "1s"])
+            .args(log_unless_said(&options.flags))
             .stdout(Stdio::null());
         for flag in [
             "--outbound",
@@ -270,6 +271,15 @@ impl Sidecar {
             ready_at_ms,
             _folder: folder,
         })
+    }
+}
+
+/// Warnings only, where the flags do not say what to log.
+fn log_unless_said<T: AsRef<str>>(flags: &[T]) -> &'static [&'static str] {
+    if flags.iter().any(|flag| flag.as_ref() == "--log") {
+        &[]
+    } else {
+        &["--log", "warn"]
     }
 }
 

@@ -215,10 +215,19 @@ async fn build(folder: &Path) -> anyhow::Result<()> {
     say("building meshctl, control-api and sidecar (minutes the first time) ...");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command
-        .current_dir(WORKSPACE)
-        .args(["build", "--release"])
-        .args(["-p", "meshctl", "-p", "mesh-control", "-p", "mesh-sidecar"]);
+    command.current_dir(WORKSPACE).args([
+        "build",
+        "-p",
+        "meshctl",
+        "-p",
+        "mesh-control",
+        "-p",
+        "mesh-sidecar",
+    ]);
+    // Tests run what was built without optimisation.
+    if !folder.ends_with("debug") {
+        command.arg("--release");
+    }
     if let Some(target) = folder.parent() {
         command.arg("--target-dir").arg(target);
     }

@@ -1,4 +1,4 @@
-//! An issuer of signed tokens: ES256 keys, key sets, JWTs.
+//! An issuer of signed tokens: ES256 keys, key sets, JWTs; and texts signed that are no JWTs.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -69,18 +69,38 @@ impl Issuer {
         ] {
             members.entry(name).or_insert(value);
         }
-        let header = json!({"alg": "ES256", "typ": "JWT", "kid": self.key_id});
-        let signed = format!(
-            "{}.{}",
-            BASE64URL.encode(header.to_string()),
-            BASE64URL.encode(claims.to_string())
-        );
-        let signature = self
-            .key
-            .sign(&SystemRandom::new(), signed.as_bytes())
-            .map_err(|_| anyhow!("the token cannot be signed"))?;
+        let header = self.header().to_string();
+        self.sign_segments(&segments(header.as_bytes(), claims.to_string().as_bytes()))
+    }
+
+    /// A header that names the key.
+    pub(crate) fn header(&self) -> Value {
+        json!({"alg": "ES256", "typ": "JWT", "kid": self.key_id})
+    }
+
+    /// Signs what stands before the second dot, whatever it is.
+    pub(crate) fn sign_segments(&self, signed: &str) -> anyhow::Result<String> {
+        let signature = self.signature(signed)?;
         Ok(format!("{signed}.{}", BASE64URL.encode(signature)))
     }
+
+    /// The signature over `signed`: r and s (RFC 7518 §3.4).
+    pub(crate) fn signature(&self, signed: &str) -> anyhow::Result<Vec<u8>> {
+        let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes());
+        let signature = signature.map_err(|_| anyhow!("the token cannot be signed"))?;
+        Ok(signature.as_ref().to_vec())
+    }
+}
+
+/// Header and payload, encoded.
+pub(crate) fn segments(header: &[u8], payload: &[u8]) -> String {
+    format!("{}.{}", BASE64URL.encode(header), BASE64URL.encode(payload))
+}
+
+/// Unix seconds, `ahead` from now.
+pub(crate) fn unix_seconds(ahead: i64) -> anyhow::Result<i64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    Ok(i64::try_from(now)? + ahead)
 }
 
 #[cfg(test)]
