@@ -92,6 +92,8 @@ pub struct Snapshot {
     pub tokens: Option<Arc<TokenPolicy>>,
     /// Mutual TLS mode by application port.
     pub port_modes: Arc<PortModes>,
+    /// Changes whenever they may.
+    pub modes_epoch: u64,
     /// Services and workloads.
     pub directory: Arc<Directory>,
     /// Seconds that this clock is ahead of the control API's, as measured last.
@@ -150,6 +152,7 @@ impl Snapshot {
             policy_epoch: 0,
             tokens: None,
             port_modes: Arc::new(PortModes::resolve(&[], "", "")),
+            modes_epoch: 0,
             directory: Arc::default(),
             clock_skew: None,
             resources: Arc::default(),
@@ -220,11 +223,17 @@ impl Snapshot {
             };
             (policy, epoch)
         };
-        let peer_authentications: Vec<_> = resources
-            .peer_authentications
-            .values()
-            .map(|p| (**p).clone())
-            .collect();
+        let same_modes = self.epoch > 0
+            && self.resources.peer_authentications == resources.peer_authentications
+            && root_namespace == self::root_namespace(&self.resources);
+        let (port_modes, modes_epoch) = if same_modes {
+            (Arc::clone(&self.port_modes), self.modes_epoch)
+        } else {
+            let documents = resources.peer_authentications.values();
+            let documents: Vec<_> = documents.map(|p| (**p).clone()).collect();
+            let modes = PortModes::resolve(&documents, own_namespace, root_namespace);
+            (Arc::new(modes), epoch)
+        };
         let same_directory = self.epoch > 0
             && self.resources.services == resources.services
             && self.resources.workloads == resources.workloads;
@@ -254,11 +263,8 @@ impl Snapshot {
             policy,
             policy_epoch,
             tokens: self.build_tokens(resources)?,
-            port_modes: Arc::new(PortModes::resolve(
-                &peer_authentications,
-                own_namespace,
-                root_namespace,
-            )),
+            port_modes,
+            modes_epoch,
             directory,
             clock_skew: self.clock_skew,
             resources: Arc::clone(resources),

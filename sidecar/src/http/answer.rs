@@ -8,13 +8,11 @@ use mesh_auth::Reason;
 use mesh_http1::BodyLength;
 
 use super::body::{BodyError, BodySink as _};
-use super::ending::is_grpc;
+use super::ending::{DECISION_HEADER, is_grpc};
 use super::forward::Downstream;
 
 /// Names the reason of an answer that the sidecar gave, for programs.
 pub const REASON_HEADER: HeaderName = HeaderName::from_static("postern-reason");
-/// Names the decision, for `meshctl authz why` and the log.
-pub const DECISION_HEADER: HeaderName = HeaderName::from_static("postern-decision-id");
 
 /// How to authenticate, whatever went wrong.
 const CHALLENGE: &str = "Bearer realm=\"postern\"";

@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use mesh_auth::Reason;
 use tokio::time::Sleep;
 
+/// Names the decision, for `meshctl authz why` and the log.
+pub const DECISION_HEADER: HeaderName = HeaderName::from_static("postern-decision-id");
 /// How long a last word may take to be written before the stream is cut.
 pub const LAST_WORD: Duration = Duration::from_millis(200);
 
@@ -16,6 +18,10 @@ pub const LAST_WORD: Duration = Duration::from_millis(200);
 pub trait Ending {
     /// Ready, with the reason, once it must end. Wakes the task that asked last.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Reason>;
+    /// The decision that ended it, if there was one.
+    fn decision(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Nothing ends it from outside.
@@ -35,11 +41,16 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// The trailers that end a gRPC response whose head was sent: code 16, UNAUTHENTICATED.
-pub fn grpc_trailers(reason: Reason) -> HeaderMap {
+/// The trailers that end a gRPC response whose head was sent: code 16, UNAUTHENTICATED, where a token is why, else 7,
+/// PERMISSION_DENIED.
+pub fn grpc_trailers(reason: Reason, decision: Option<u64>) -> HeaderMap {
+    let status = if reason.is_about_token() { "16" } else { "7" };
     let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("16"));
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
     trailers.insert("grpc-message", HeaderValue::from_static(reason.code()));
+    if let Some(id) = decision.and_then(|id| HeaderValue::try_from(format!("{id:016x}")).ok()) {
+        trailers.insert(DECISION_HEADER, id);
+    }
     trailers
 }
 

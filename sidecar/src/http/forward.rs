@@ -210,7 +210,11 @@ where
         }
         let reason = ready!(ending.poll_end(cx));
         upload.pump.abort();
-        if is_grpc && download.finish_with(grpc_trailers(reason)).is_ok() {
+        if is_grpc
+            && download
+                .finish_with(grpc_trailers(reason, ending.decision()))
+                .is_ok()
+        {
             let (reason, patience) = last_word.insert((reason, Patience::default()));
             return end(&mut download, *reason, patience, cx);
         }

@@ -1,10 +1,10 @@
 //! The decision on one inbound HTTP request: what policy says, what policies that are only tried would say, what AUDIT
 //! policies want to be told.
 
-use http::{Method, request};
-use mesh_auth::Reason;
+use http::{HeaderMap, Method, request};
 use mesh_auth::policy::{Decision, PolicySet, Request, Standing};
 use mesh_auth::token::VerifiedToken;
+use mesh_auth::{Reason, headers};
 use metrics::counter;
 
 use super::source::Source;
@@ -34,18 +34,7 @@ pub fn request(
     let Some(policy) = &snapshot.policy else {
         return Err(source.refuse(worker, port, Reason::NoSnapshot, None));
     };
-    let request = Request {
-        connection: source.connection(port),
-        // Extended CONNECT carries an Upgrade, which the application gets as GET (RFC 8441 §5).
-        method: match head.method {
-            Method::CONNECT => &Method::GET,
-            ref method => method,
-        },
-        host: head.uri.authority().map_or("", |a| a.as_str()),
-        path: head.uri.path(),
-        headers: &head.headers,
-        token,
-    };
+    let request = facts(source, port, head, &head.headers, token);
     let standing = source.standing(policy, snapshot.policy_epoch, port);
     let decision = policy.decide_with(&standing, &request);
     if policy.has_audit() {
@@ -67,6 +56,59 @@ pub fn request(
         return Ok(());
     }
     Err(source.refuse_by(worker, port, &decision, Some(&request)))
+}
+
+/// Decides again on a request that was let in and is still open: whether the policies of `snapshot` would let it in too.
+///
+/// # Errors
+/// The refusal, already counted and logged.
+pub fn again(
+    worker: &Worker,
+    source: &Source,
+    snapshot: &Snapshot,
+    port: u16,
+    head: &request::Parts,
+    token: Option<&VerifiedToken>,
+) -> Result<(), Refused> {
+    let Some(policy) = &snapshot.policy else {
+        return Err(source.refuse(worker, port, Reason::NoSnapshot, None));
+    };
+    // What was decided on did not carry the header that was written for the application.
+    let unstamped = head.headers.contains_key(headers::XFCC).then(|| {
+        let mut headers = head.headers.clone();
+        headers.remove(headers::XFCC);
+        headers
+    });
+    let headers = unstamped.as_ref().unwrap_or(&head.headers);
+    let request = facts(source, port, head, headers, token);
+    let standing = source.standing(policy, snapshot.policy_epoch, port);
+    let decision = policy.decide_with(&standing, &request);
+    if decision.is_allowed() {
+        return Ok(());
+    }
+    Err(source.refuse_by(worker, port, &decision, Some(&request)))
+}
+
+/// What policy looks at.
+fn facts<'a>(
+    source: &'a Source,
+    port: u16,
+    head: &'a request::Parts,
+    headers: &'a HeaderMap,
+    token: Option<&'a VerifiedToken>,
+) -> Request<'a> {
+    Request {
+        connection: source.connection(port),
+        // Extended CONNECT carries an Upgrade, which the application gets as GET (RFC 8441 §5).
+        method: match head.method {
+            Method::CONNECT => &Method::GET,
+            ref method => method,
+        },
+        host: head.uri.authority().map_or("", |a| a.as_str()),
+        path: head.uri.path(),
+        headers,
+        token,
+    }
 }
 
 fn audit(policy: &PolicySet, standing: &Standing, source: &Source, request: &Request<'_>) {

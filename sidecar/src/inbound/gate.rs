@@ -34,6 +34,8 @@ pub struct Passed {
     pub protocol: AppProtocol,
     /// The token that came with it; `None`: none, and none was needed. Whoever keeps a stream open keeps this.
     pub token: Option<Rc<Verified>>,
+    /// The policies that allowed it.
+    pub policy_epoch: u64,
 }
 
 /// Passes an HTTP/2 request, plain or extended CONNECT.
@@ -112,6 +114,7 @@ async fn pass(
         port,
         protocol,
         token,
+        policy_epoch: snapshot.policy_epoch,
     })
 }
 

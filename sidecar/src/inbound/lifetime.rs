@@ -1,85 +1,158 @@
-//! What ends a request's stream before it is done: its token expires.
+//! What ends a request's stream or a tunnel before it is done: its token expires, policy allows it no longer.
 //!
-//! Nothing is registered for an exchange that is over before it had to wait.
+//! Nothing is registered for an exchange that is over before it had to wait. What a decision needs is borrowed from the
+//! task that holds the stream, and looked at only when policy changes.
 
+use http::request;
 use mesh_auth::Reason;
 use mesh_auth::token::{StreamEnd, Verified};
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use super::decide;
+use super::gate::Passed;
 use super::source::Source;
+use crate::http::answer::Refused;
 use crate::http::ending::Ending;
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
-use crate::worker::review::{Review, Subject, Topic};
+use crate::worker::rechecks::Recheck;
+use crate::worker::review::{Review, Subject, Topic, note_end};
 
-/// How long one stream may stay open.
-pub struct Lifetime<'a>(State<'a>);
+/// How long the stream of one request may stay open.
+pub struct Lifetime<'a> {
+    worker: &'a Worker,
+    source: &'a Source,
+    head: &'a request::Parts,
+    port: u16,
+    token: Option<&'a Verified>,
+    recheck: Recheck<'a>,
+    expiry: Expiry,
+    refused: Option<Refused>,
+}
 
-enum State<'a> {
-    /// Without a token nothing ends it.
-    Unlimited,
+enum Expiry {
+    /// Without a token nothing expires.
+    Never,
     /// It has not had to wait yet.
-    Fresh {
-        worker: &'a Worker,
-        source: &'a Source,
-        end: StreamEnd,
-    },
+    At(i64),
     /// Under review.
     Registered(Review),
 }
 
 impl<'a> Lifetime<'a> {
-    /// The lifetime of a stream on `path` and `port` that came with `token`.
+    /// The lifetime of the stream of the request `head`, as it `passed`.
     pub fn new(
         worker: &'a Worker,
         source: &'a Source,
-        token: Option<&Rc<Verified>>,
-        path: &str,
-        port: u16,
+        head: &'a request::Parts,
+        passed: &'a Passed,
     ) -> Self {
-        let Some(token) = token else {
-            return Self(State::Unlimited);
+        let token = passed.token.as_deref();
+        let expiry = match token.map(|token| token.stream_end(head.uri.path(), passed.port)) {
+            Some(StreamEnd::At(at)) => Expiry::At(at),
+            Some(StreamEnd::Never) | None => Expiry::Never,
         };
-        let end = token.stream_end(path, port);
-        if end == StreamEnd::Never {
-            return Self(State::Unlimited);
-        }
-        Self(State::Fresh {
+        Self {
             worker,
             source,
-            end,
-        })
+            head,
+            port: passed.port,
+            token,
+            recheck: Recheck::new(worker.reviews.rechecks(), passed.policy_epoch),
+            expiry,
+            refused: None,
+        }
+    }
+
+    /// The refusal that ended it, already counted and logged; `None` when it was not a decision that did.
+    pub fn refused(&self) -> Option<&Refused> {
+        self.refused.as_ref()
+    }
+
+    fn poll_expiry(&mut self, cx: &Context<'_>) -> Poll<Reason> {
+        if let Expiry::At(ends_at) = self.expiry {
+            let subject = TokenStream {
+                peer: self.source.peer_name().into(),
+                ends_at: Some(ends_at),
+            };
+            let snapshot = self.worker.snapshot();
+            let review = self.worker.reviews.register(Box::new(subject), &snapshot);
+            self.expiry = Expiry::Registered(review);
+        }
+        match &self.expiry {
+            Expiry::Registered(review) => review.poll(cx),
+            Expiry::Never | Expiry::At(_) => Poll::Pending,
+        }
     }
 }
 
 impl Ending for Lifetime<'_> {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        if let State::Fresh {
+        if self.recheck.poll_due(cx).is_ready() {
+            let snapshot = self.worker.snapshot();
+            let token = self.token.map(Verified::token);
+            let (worker, source) = (self.worker, self.source);
+            let decided = decide::again(worker, source, &snapshot, self.port, self.head, token);
+            match decided {
+                Ok(()) => self.recheck.allowed(snapshot.policy_epoch),
+                Err(refused) => {
+                    let reason = ended(source, &refused, &snapshot);
+                    self.refused = Some(refused);
+                    return Poll::Ready(reason);
+                }
+            }
+        }
+        self.poll_expiry(cx)
+    }
+
+    fn decision(&self) -> Option<u64> {
+        self.refused.as_ref().map(|refused| refused.id)
+    }
+}
+
+/// How long a tunnel of opaque bytes may stay open.
+pub struct TunnelLifetime<'a> {
+    worker: &'a Worker,
+    source: &'a Source,
+    port: u16,
+    recheck: Recheck<'a>,
+}
+
+impl<'a> TunnelLifetime<'a> {
+    /// The lifetime of a tunnel to `port` that the policies of epoch `policy_epoch` allowed.
+    pub fn new(worker: &'a Worker, source: &'a Source, port: u16, policy_epoch: u64) -> Self {
+        Self {
             worker,
             source,
-            end,
-        } = &self.0
-        {
-            let ends_at = match end {
-                StreamEnd::At(at) => Some(*at),
-                StreamEnd::Never => None,
-            };
-            let subject = TokenStream {
-                peer: source.peer_name().into(),
-                ends_at,
-            };
-            let review = worker
-                .reviews
-                .register(Box::new(subject), &worker.snapshot());
-            self.0 = State::Registered(review);
-        }
-        match &self.0 {
-            State::Registered(review) => review.poll(cx),
-            State::Unlimited | State::Fresh { .. } => Poll::Pending,
+            port,
+            recheck: Recheck::new(worker.reviews.rechecks(), policy_epoch),
         }
     }
+}
+
+impl Ending for TunnelLifetime<'_> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        if self.recheck.poll_due(cx).is_ready() {
+            let snapshot = self.worker.snapshot();
+            if let Err(refused) = self.source.authorize(self.worker, &snapshot, self.port) {
+                return Poll::Ready(ended(self.source, &refused, &snapshot));
+            }
+            self.recheck.allowed(snapshot.policy_epoch);
+        }
+        Poll::Pending
+    }
+}
+
+fn ended(source: &Source, refused: &Refused, snapshot: &Snapshot) -> Reason {
+    let reason = refused.reason;
+    note_end(
+        Direction::Inbound,
+        reason,
+        source.peer_name(),
+        snapshot.epoch,
+    );
+    reason
 }
 
 /// A stream that was opened with a token.

@@ -19,11 +19,11 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::lifetime::TunnelLifetime;
 use super::request;
 use super::source::Source;
 use crate::http::answer::Answer;
 use crate::http::body::BodySink as _;
-use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::http::h2 as stream;
 use crate::http::h2_server::Responder;
@@ -80,15 +80,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
         &snapshot,
     );
     drop(snapshot);
-    serve_http2(
-        worker,
-        tls_stream,
-        Rc::new(source),
-        live,
-        expiry,
-        Some(&review),
-    )
-    .await;
+    serve_http2(worker, tls_stream, Rc::new(source), live, expiry, &review).await;
 }
 
 /// Accepts TLS and names the peer; failures are counted and logged.
@@ -144,7 +136,7 @@ pub async fn serve_http2<S>(
     source: Rc<Source>,
     live: &Live,
     expiry: Expiry,
-    review: Option<&Review>,
+    review: &Review,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -163,7 +155,7 @@ pub async fn serve_http2<S>(
     let (mut leaving, mut ended) = (false, false);
     loop {
         let accepted = poll_fn(|cx| {
-            if !ended && review.is_some_and(|review| review.poll(cx).is_ready()) {
+            if !ended && review.poll(cx).is_ready() {
                 ended = true;
                 connection.graceful_shutdown();
                 cut.as_mut().reset(Instant::now() + CUT_AFTER);
@@ -262,6 +254,7 @@ async fn connect(
             refused.id,
         );
     }
+    let mut lifetime = TunnelLifetime::new(worker, source, port, snapshot.policy_epoch);
     drop(snapshot);
     let address = worker.app_address(port, source.own);
     let app = match worker.settings.dialer.connect(address).await {
@@ -282,7 +275,7 @@ async fn connect(
         return;
     };
     let app = RefCell::new(Connection::new(app, BytesMut::new()));
-    match tunnel::with_stream(&app, send, body, Speech::Opaque, &mut Endless).await {
+    match tunnel::with_stream(&app, send, body, Speech::Opaque, &mut lifetime).await {
         Ok(carried) => {
             worker
                 .counters

@@ -11,13 +11,15 @@ use mesh_auth::Reason;
 use mesh_auth::policy::MtlsMode;
 use mesh_http1::Detected;
 use std::future::poll_fn;
+use std::task::Poll;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::lifetime::TunnelLifetime;
 use super::source::Source;
 use super::{mesh, request};
 use crate::http::answer::{Answer, Refused};
-use crate::http::ending::Endless;
+use crate::http::ending::Ending as _;
 use crate::http::h1::Connection;
 use crate::http::h1_server::Responder;
 use crate::outbound::detect::{self, Protocol};
@@ -28,6 +30,7 @@ use crate::worker::expiry::Expiry;
 use crate::worker::metrics::Direction;
 use crate::worker::peer_review::PeerReview;
 use crate::worker::prefixed::Prefixed;
+use crate::worker::review::{Review, Subject, Topic};
 use crate::worker::{Mode, Worker, dial};
 
 /// How long the first byte is waited for on a port that demands mutual TLS.
@@ -76,7 +79,15 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
         }
         MtlsMode::Permissive | MtlsMode::Disable => {
             worker.notebook.plaintext(source.address.ip(), port, false);
-            plaintext(worker, connection, source, port, live).await;
+            let subject = Plaintext {
+                source: source.address.to_string(),
+                port,
+            };
+            let reviews = &worker.reviews;
+            let review = reviews.register(Box::new(subject), &worker.snapshot());
+            let serve = plaintext(worker, connection, source, port, live, &review);
+            // Cut or done: there is nothing left to say to whoever does not speak TLS.
+            let _ = review.guard(serve).await;
         }
     }
 }
@@ -134,18 +145,19 @@ async fn terminate(
     let source = Source::new(Some(peer), plain.address, plain.own, Some(port), &snapshot);
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         let source = Rc::new(source);
-        return mesh::serve_http2(worker, stream, source, live, expiry, Some(&review)).await;
+        return mesh::serve_http2(worker, stream, source, live, expiry, &review).await;
     }
     if source.authorize(worker, &snapshot, port).is_err() {
         return;
     }
+    let lifetime = TunnelLifetime::new(worker, &source, port, snapshot.policy_epoch);
     let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
     let serve = async {
         match detect::client(&connection, detect::FIRST_BYTE).await {
             Protocol::Http1 => {
                 request::serve_http1(worker, &source, connection.into_inner(), port, live).await;
             }
-            _ => raw(worker, &connection, &source, port).await,
+            _ => raw(worker, &connection, &source, port, lifetime).await,
         }
     };
     if tokio::time::timeout(expiry.cut, review.guard(serve))
@@ -162,15 +174,17 @@ async fn plaintext(
     source: Source,
     port: u16,
     live: &Live,
+    review: &Review,
 ) {
-    let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
     let protocol = detect::client(&connection, detect::FIRST_BYTE).await;
+    let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
     if let Err(refused) = source.authorize(worker, &snapshot, port) {
         if protocol == Protocol::Http1 {
             answer(&connection, refused).await;
         }
         return;
     }
+    let lifetime = |source| TunnelLifetime::new(worker, source, port, snapshot.policy_epoch);
     match protocol {
         Protocol::Http1 => {
             request::serve_http1(worker, &source, connection.into_inner(), port, live).await;
@@ -183,12 +197,14 @@ async fn plaintext(
                 Rc::new(source),
                 live,
                 Expiry::of_plaintext(),
-                None,
+                review,
             )
             .await;
         }
-        Protocol::Opaque => raw(worker, &connection, &source, port).await,
-        Protocol::Silent => silent(worker, connection, &source, port, live).await,
+        Protocol::Opaque => raw(worker, &connection, &source, port, lifetime(&source)).await,
+        Protocol::Silent => {
+            silent(worker, connection, &source, port, live, lifetime(&source)).await;
+        }
     }
 }
 
@@ -200,6 +216,7 @@ async fn silent(
     source: &Source,
     port: u16,
     live: &Live,
+    mut lifetime: TunnelLifetime<'_>,
 ) {
     let address = worker.app_address(port, source.own);
     let Ok(app) = worker.settings.dialer.connect(address).await else {
@@ -209,15 +226,21 @@ async fn silent(
     let app = RefCell::new(Connection::new(app, BytesMut::new()));
     let app_first = poll_fn(|cx| {
         if app.borrow_mut().poll_fill_head(cx).is_ready() {
-            return std::task::Poll::Ready(true);
+            return Poll::Ready(Some(true));
         }
-        connection.borrow_mut().poll_fill_head(cx).map(|_| false)
+        if connection.borrow_mut().poll_fill_head(cx).is_ready() {
+            return Poll::Ready(Some(false));
+        }
+        lifetime.poll_end(cx).map(|_| None)
     })
     .await;
+    let Some(app_first) = app_first else {
+        return;
+    };
     if !app_first && detect::client(&connection, detect::FIRST_BYTE).await == Protocol::Http1 {
         return request::serve_http1(worker, source, connection.into_inner(), port, live).await;
     }
-    if let Ok(carried) = tunnel::between(&connection, &app, Speech::Opaque, &mut Endless).await {
+    if let Ok(carried) = tunnel::between(&connection, &app, Speech::Opaque, &mut lifetime).await {
         worker
             .counters
             .carried(Direction::Inbound, carried.forward, carried.backward);
@@ -229,6 +252,7 @@ async fn raw<S>(
     connection: &RefCell<Connection<S>>,
     source: &Source,
     port: u16,
+    mut lifetime: TunnelLifetime<'_>,
 ) where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -238,7 +262,7 @@ async fn raw<S>(
         return;
     };
     let app = RefCell::new(Connection::new(app, BytesMut::new()));
-    if let Ok(carried) = tunnel::between(connection, &app, Speech::Opaque, &mut Endless).await {
+    if let Ok(carried) = tunnel::between(connection, &app, Speech::Opaque, &mut lifetime).await {
         worker
             .counters
             .carried(Direction::Inbound, carried.forward, carried.backward);
@@ -256,4 +280,29 @@ async fn answer(connection: &RefCell<Connection<TcpStream>>, refused: Refused) {
     let _ = Answer::new(refused.reason, refused.id).send(&mut responder, &http::HeaderMap::new());
     let _ = responder.flush().await;
     let _ = poll_fn(|cx| connection.borrow_mut().poll_shutdown(cx)).await;
+}
+
+/// A connection without TLS, let in because the port's mode permits it.
+struct Plaintext {
+    source: String,
+    port: u16,
+}
+
+impl Subject for Plaintext {
+    fn topics(&self) -> &[Topic] {
+        &[Topic::Modes]
+    }
+
+    fn review(&self, snapshot: &Snapshot) -> Option<Reason> {
+        let mode = snapshot.port_modes.mode(self.port);
+        (mode == MtlsMode::Strict).then_some(Reason::PlaintextRefused)
+    }
+
+    fn direction(&self) -> Direction {
+        Direction::Inbound
+    }
+
+    fn peer(&self) -> &str {
+        &self.source
+    }
 }

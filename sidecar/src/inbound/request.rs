@@ -46,10 +46,22 @@ pub async fn serve_http2(
         Err(refused) => return answer(worker, &mut responder, &head.headers, refused).await,
     };
     let Passed { port, protocol, .. } = passed;
-    let mut lifetime = Lifetime::new(worker, source, passed.token.as_ref(), head.uri.path(), port);
+    if upgrade.is_some() {
+        head.method = Method::GET;
+    }
+    let mut lifetime = Lifetime::new(worker, source, &head, &passed);
     if let Some(protocol) = upgrade {
         let opened = (responder, body);
-        return serve_upgrade(worker, source, head, &protocol, opened, port, &mut lifetime).await;
+        return serve_upgrade(
+            worker,
+            source,
+            &head,
+            &protocol,
+            opened,
+            port,
+            &mut lifetime,
+        )
+        .await;
     }
     let length = admit::http2_length(&head, body.is_end_stream());
     let mut body = stream::Body::new(body);
@@ -65,7 +77,17 @@ pub async fn serve_http2(
         &mut lifetime,
     )
     .await;
-    finish(worker, source, result, &mut responder, &head.headers, port).await;
+    let ended = lifetime.refused();
+    finish(
+        worker,
+        source,
+        result,
+        ended,
+        &mut responder,
+        &head.headers,
+        port,
+    )
+    .await;
 }
 
 /// Serves HTTP/1.1 on an inbound connection to application port `port` until it ends.
@@ -107,8 +129,7 @@ pub async fn serve_http1<S>(
                 break;
             }
         };
-        let mut lifetime =
-            Lifetime::new(worker, source, passed.token.as_ref(), head.uri.path(), port);
+        let mut lifetime = Lifetime::new(worker, source, &head, &passed);
         if let Some(token) = upgrade {
             let opened = (&connection, responder);
             upgrade_http1(worker, source, opened, &head, &token, port, &mut lifetime).await;
@@ -136,7 +157,7 @@ pub async fn serve_http1<S>(
             }
             Err(error) => {
                 responder.close_after();
-                if let Some(answer) = failure(worker, source, &error, port) {
+                if let Some(answer) = failure(worker, source, &error, lifetime.refused(), port) {
                     let _ = answer.send(&mut responder, &head.headers);
                 }
             }
@@ -250,14 +271,13 @@ where
 async fn serve_upgrade(
     worker: &Rc<Worker>,
     source: &Source,
-    mut head: request::Parts,
+    head: &request::Parts,
     protocol: &h2::ext::Protocol,
     (mut responder, body): (Responder, RecvStream),
     port: u16,
     lifetime: &mut Lifetime<'_>,
 ) {
     let speech = Speech::of_upgrade(protocol.as_str().as_bytes());
-    head.method = Method::GET;
     let failed = async |responder: &mut Responder, reason| {
         let refused = source.refuse(worker, port, reason, None);
         answer(worker, responder, &HeaderMap::new(), refused).await;
@@ -265,7 +285,7 @@ async fn serve_upgrade(
     let Ok(token) = HeaderValue::from_str(protocol.as_str()) else {
         return failed(&mut responder, Reason::BadRequest).await;
     };
-    let Ok(mut response) = open_upgrade(worker, source, &head, token, port).await else {
+    let Ok(mut response) = open_upgrade(worker, source, head, token, port).await else {
         return failed(&mut responder, Reason::ConnectFailed).await;
     };
     match poll_fn(|cx| response.poll_final(cx)).await {
@@ -389,6 +409,7 @@ async fn finish(
     worker: &Worker,
     source: &Source,
     result: Result<Exchanged, ForwardError>,
+    ended: Option<&Refused>,
     responder: &mut Responder,
     request: &HeaderMap,
     port: u16,
@@ -399,7 +420,9 @@ async fn finish(
                 .counters
                 .request(Direction::Inbound, done.status, done.sent, done.received);
         }
-        Err(error) => match failure(worker, source, &error, port) {
+        // Its last word is still to be written: a reset would take it back.
+        Err(ForwardError::Ended { answered: true, .. }) => {}
+        Err(error) => match failure(worker, source, &error, ended, port) {
             Some(problem) => {
                 worker
                     .counters
@@ -413,15 +436,24 @@ async fn finish(
     }
 }
 
-/// The answer to a failed exchange; `None` when a response was already under way.
-fn failure(worker: &Worker, source: &Source, error: &ForwardError, port: u16) -> Option<Answer> {
+/// The answer to a failed exchange, which a decision may have `ended`; `None` when a response was already under way.
+fn failure(
+    worker: &Worker,
+    source: &Source,
+    error: &ForwardError,
+    ended: Option<&Refused>,
+    port: u16,
+) -> Option<Answer> {
     let (reason, status) = match error {
         ForwardError::NoResponse { .. } => (Reason::ConnectFailed, StatusCode::BAD_GATEWAY),
         ForwardError::Request(_) => (Reason::BadRequest, StatusCode::BAD_REQUEST),
         ForwardError::Ended {
             reason,
             answered: false,
-        } => (*reason, StatusCode::UNAUTHORIZED),
+        } => match ended {
+            Some(refused) => return Some(Answer::of(refused)),
+            None => (*reason, StatusCode::UNAUTHORIZED),
+        },
         ForwardError::Response(_) | ForwardError::Downstream(_) | ForwardError::Ended { .. } => {
             tracing::debug!(peer = source.peer_name(), %error, "exchange cut");
             return None;

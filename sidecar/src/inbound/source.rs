@@ -93,7 +93,7 @@ impl Source {
         self.peer.as_ref().map_or("-", |p| p.id().as_str())
     }
 
-    /// Decides whether this source may open a connection of opaque bytes to application port `port`.
+    /// Decides whether this source may open a connection of opaque bytes to application port `port`, or keep one open.
     ///
     /// # Errors
     /// The refusal, already counted and logged.

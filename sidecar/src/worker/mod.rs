@@ -10,6 +10,8 @@ pub mod metrics;
 pub mod peer_review;
 pub mod prefixed;
 pub mod probe;
+pub mod progress;
+pub mod rechecks;
 pub mod review;
 
 use std::cell::Cell;

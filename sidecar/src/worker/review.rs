@@ -4,9 +4,9 @@
 //! [`Topic`]s makes the worker ask it again; one that no longer passes is told by its [`Review`], says GOAWAY where the
 //! protocol can, and is gone within [`CUT_AFTER`]. Snapshots that change nothing it depends on cost it nothing. What was
 //! ended is counted and logged here, with its reason; when all of it is gone, the worker has enforced the snapshot.
+//! Streams of requests and tunnels are too many to be asked by somebody else: see [`Rechecks`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -19,6 +19,8 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::metrics::Direction;
+use super::progress::Progress;
+use super::rechecks::Rechecks;
 use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::wall_clock::unix_seconds;
 
@@ -38,10 +40,12 @@ pub enum Topic {
     Policy,
     /// Revocations of tokens.
     Token,
+    /// The mutual TLS modes of ports.
+    Modes,
 }
 
 impl Topic {
-    const COUNT: usize = 3;
+    const COUNT: usize = 4;
 
     /// The epochs of a snapshot that move its topics.
     fn epochs(snapshot: &Snapshot) -> [u64; Self::COUNT] {
@@ -49,6 +53,7 @@ impl Topic {
             snapshot.trust_epoch,
             snapshot.policy_epoch,
             snapshot.trust_epoch,
+            snapshot.modes_epoch,
         ]
     }
 }
@@ -85,25 +90,27 @@ pub struct Reviews {
     seen: Cell<[u64; Topic::COUNT]>,
     /// No subject expires before this, Unix seconds.
     next_expiry: Cell<i64>,
-    /// Epoch of the snapshot of the last complete pass.
-    reviewed: Cell<u64>,
-    /// What was ended and is still open, by the epoch that ended it.
-    closing: RefCell<BTreeMap<u64, usize>>,
-    enforced: watch::Sender<u64>,
+    progress: Rc<Progress>,
+    rechecks: Rechecks,
 }
 
 impl Reviews {
     /// Nothing is open. `enforced` is told the newest epoch under which nothing forbidden is open any more.
     pub fn new(enforced: watch::Sender<u64>) -> Rc<Self> {
+        let progress = Progress::new(enforced);
         Rc::new(Self {
             entries: RefCell::default(),
             free: RefCell::default(),
             seen: Cell::default(),
             next_expiry: Cell::new(i64::MAX),
-            reviewed: Cell::default(),
-            closing: RefCell::default(),
-            enforced,
+            rechecks: Rechecks::new(Rc::clone(&progress)),
+            progress,
         })
+    }
+
+    /// Streams and tunnels, which decide for themselves whether they may go on.
+    pub fn rechecks(&self) -> &Rechecks {
+        &self.rechecks
     }
 
     /// Puts `subject` under review until the guard is dropped. It is asked at once: what was verified under an earlier
@@ -177,13 +184,17 @@ impl Reviews {
     async fn pass(&self, snapshot: &Snapshot) {
         let now = Topic::epochs(snapshot);
         let before = self.seen.replace(now);
+        let policy = Topic::Policy as usize;
+        if now[policy] != before[policy] {
+            self.rechecks.call(now[policy], snapshot.epoch).await;
+        }
         if now != before {
             let mut index = 0;
             loop {
                 for _ in 0..SLICE {
                     // Not held while the subject is asked: a guard may be dropped meanwhile.
                     let Some(slot) = self.entries.borrow().get(index).cloned() else {
-                        return self.finished(snapshot.epoch);
+                        return self.progress.reviewed(snapshot.epoch);
                     };
                     index += 1;
                     if let Some(entry) = slot
@@ -199,7 +210,7 @@ impl Reviews {
                 tokio::task::yield_now().await;
             }
         }
-        self.finished(snapshot.epoch);
+        self.progress.reviewed(snapshot.epoch);
     }
 
     fn ask(&self, entry: &Entry, snapshot: &Snapshot) {
@@ -215,38 +226,16 @@ impl Reviews {
             return;
         }
         entry.verdict.set(Some((reason, epoch)));
-        *self.closing.borrow_mut().entry(epoch).or_default() += 1;
-        let direction = entry.subject.direction().as_str();
-        counter!("postern_connections_ended_total", "direction" => direction, "reason" => reason.code())
-            .increment(1);
-        tracing::info!(
-            reason = reason.code(),
-            peer = entry.subject.peer(),
-            direction,
+        self.progress.closing(epoch);
+        note_end(
+            entry.subject.direction(),
+            reason,
+            entry.subject.peer(),
             epoch,
-            "ended by review"
         );
         if let Some(waker) = entry.waker.borrow_mut().take() {
             waker.wake();
         }
-    }
-
-    fn finished(&self, epoch: u64) {
-        self.reviewed.set(epoch);
-        self.tell();
-    }
-
-    fn tell(&self) {
-        let oldest = self.closing.borrow().keys().next().copied();
-        let reviewed = self.reviewed.get();
-        let enforced = oldest.map_or(reviewed, |epoch| reviewed.min(epoch.saturating_sub(1)));
-        self.enforced.send_if_modified(|told| {
-            let newer = enforced > *told;
-            if newer {
-                *told = enforced;
-            }
-            newer
-        });
     }
 
     /// Subjects under review.
@@ -258,6 +247,20 @@ impl Reviews {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Counts and logs that something open was ended, and under which snapshot.
+pub fn note_end(direction: Direction, reason: Reason, peer: &str, epoch: u64) {
+    let direction = direction.as_str();
+    counter!("postern_connections_ended_total", "direction" => direction, "reason" => reason.code())
+        .increment(1);
+    tracing::info!(
+        reason = reason.code(),
+        peer,
+        direction,
+        epoch,
+        "ended by review"
+    );
 }
 
 /// Keeps a subject under review; dropped when what it stands for is closed.
@@ -311,15 +314,7 @@ impl Drop for Review {
         self.reviews.entries.borrow_mut()[self.slot] = None;
         self.reviews.free.borrow_mut().push(self.slot);
         if let Some((_, epoch)) = self.entry.verdict.get() {
-            let mut closing = self.reviews.closing.borrow_mut();
-            if let Some(open) = closing.get_mut(&epoch) {
-                *open -= 1;
-                if *open == 0 {
-                    closing.remove(&epoch);
-                }
-            }
-            drop(closing);
-            self.reviews.tell();
+            self.reviews.progress.closed(epoch);
         }
     }
 }
