@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::{decision_cost, differential, misuse, pair, peers, scale};
+use crate::{decision_cost, differential, misuse, pair, peers, policy_push, scale};
 
 /// Measures the mesh beside its peers, on this machine.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Pair(pair::Arguments),
     /// Compare a pair of sidecars with pairs of Envoy, HAProxy and nginx in everything that a user feels
     Peers(peers::Arguments),
+    /// Measure how fast a change of policy is enforced by many sidecars, on open connections too
+    PolicyPush(policy_push::Arguments),
     /// Measure certificates, streams and changes with thousands of simulated sidecars
     Scale(scale::Arguments),
 }

@@ -63,6 +63,16 @@ impl Kid {
         }
     }
 
+    /// Asks it to end and does not wait: of many, all can end at the same time before each is dropped.
+    pub(crate) fn ask_to_end(&mut self) {
+        // Only a process that is not reaped yet may be signalled: its number is still its own.
+        if !self.ended_within(Duration::ZERO)
+            && let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+        {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+
     /// Its log so far.
     pub(crate) fn log(&self) -> anyhow::Result<String> {
         std::fs::read_to_string(&self.log)
@@ -95,13 +105,7 @@ impl Kid {
 
 impl Drop for Kid {
     fn drop(&mut self) {
-        // Only a process that is not reaped yet may be signalled: its number is still its own.
-        if self.ended_within(Duration::ZERO) {
-            return;
-        }
-        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
+        self.ask_to_end();
         if !self.ended_within(GRACE) {
             let _ = self.child.start_kill();
             self.ended_within(GRACE);

@@ -12,10 +12,12 @@ mod differential;
 mod misuse;
 mod pair;
 mod peers;
+mod policy_push;
 mod scale;
 
 mod arms;
 mod cpu;
+mod fleet;
 mod kid;
 mod load;
 mod machine;
@@ -95,6 +97,7 @@ async fn perform(command: &Command) -> (Report, bool) {
         Command::Misuse(a) => (misuse::run(a).await, a.common.json),
         Command::Pair(a) => (pair::run(a).await, a.common.json),
         Command::Peers(a) => (peers::run(a).await, a.common.json),
+        Command::PolicyPush(a) => (policy_push::run(a).await, a.common.json),
         Command::Scale(a) => (scale::run(a).await, a.common.json),
     }
 }

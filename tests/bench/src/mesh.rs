@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, bail};
 use hyper_util::rt::TokioIo;
 use mesh_proto::admin::admin_service_client::AdminServiceClient;
-use mesh_proto::admin::{ApplyRequest, CreateJoinTokenRequest};
+use mesh_proto::admin::{ApplyRequest, CreateJoinTokenRequest, StatusRequest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -129,6 +129,37 @@ impl ControlApi {
             .token)
     }
 
+    /// Waits until every connected sidecar has acknowledged everything of `revision`. Returns the times since `started`, as
+    /// fine as the status is asked for.
+    pub(crate) async fn acknowledged(
+        &mut self,
+        revision: u64,
+        sidecars: usize,
+        started: Instant,
+        limit: Duration,
+    ) -> anyhow::Result<Vec<Duration>> {
+        let mut times: BTreeMap<String, Duration> = BTreeMap::new();
+        loop {
+            let status = self.admin.status(StatusRequest {}).await?.into_inner();
+            let at = started.elapsed();
+            for sidecar in status.sidecars {
+                if sidecar.connected && sidecar.acked_revision >= revision {
+                    times.entry(sidecar.workload).or_insert(at);
+                }
+            }
+            if times.len() >= sidecars {
+                return Ok(times.into_values().collect());
+            }
+            if at > limit {
+                bail!(
+                    "revision {revision} was acknowledged by {} of {sidecars} sidecars within {limit:?}",
+                    times.len()
+                );
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
     /// When it last said that it issued a certificate to a workload, milliseconds since the epoch. It must log at `info`.
     pub(crate) fn issued_at(&self, workload: &str) -> anyhow::Result<f64> {
         let log = self.kid.log()?;
@@ -208,10 +239,23 @@ impl Sidecar {
         api: &mut ControlApi,
         options: &SidecarOptions,
     ) -> anyhow::Result<Self> {
+        let token = api
+            .join_token(&format!("{NAMESPACE}/{}", options.name))
+            .await?;
+        Self::start_with(ours, &api.ready, options, &token).await
+    }
+
+    /// Starts one with a join token made before, and waits until it is ready: several can be started at the same time.
+    pub(crate) async fn start_with(
+        ours: &Ours,
+        api: &ControlApiReady,
+        options: &SidecarOptions,
+        join_token: &str,
+    ) -> anyhow::Result<Self> {
         let folder = ports::folder()?;
         let workload = format!("{NAMESPACE}/{}", options.name);
         let token = folder.path().join("token");
-        std::fs::write(&token, api.join_token(&workload).await?)?;
+        std::fs::write(&token, join_token)?;
         let ready_file = folder.path().join("ready.json");
         let mut command = match options.under.split_first() {
             Some((program, arguments)) => {
@@ -224,10 +268,10 @@ impl Sidecar {
         command
             .args(["run", "--mode", "explicit", "--workers", "1"])
             .args(["--workload", &workload])
-            .args(["--control-api", &api.ready.grpc.to_string()])
+            .args(["--control-api", &api.grpc.to_string()])
             .args(["--trust-domain", TRUST_DOMAIN])
             .arg("--trust-bundle")
-            .arg(&api.ready.trust_bundle)
+            .arg(&api.trust_bundle)
             .arg("--join-token-file")
             .arg(&token)
             .arg("--ready-file")

@@ -13,18 +13,23 @@ const FIRST: u16 = 22_000;
 /// Some ports that are free now; all held until the last is found, so that they differ. Nobody who asks for port 0 is
 /// handed one of them between its choice and its use.
 pub(crate) fn free<const N: usize>() -> anyhow::Result<[u16; N]> {
+    let mut ports = [0; N];
+    ports.copy_from_slice(&several(N)?);
+    Ok(ports)
+}
+
+/// As many as `count` of them.
+pub(crate) fn several(count: usize) -> anyhow::Result<Vec<u16>> {
     let stretch = u16::try_from(std::process::id() % STRETCHES).unwrap_or_default();
     let mut candidates = (FIRST + stretch * STRETCH..32_768).chain(FIRST..32_768);
     let mut held = Vec::new();
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let (free, listener) = candidates
+    for _ in 0..count {
+        let found = candidates
             .find_map(|p| Some((p, TcpListener::bind((Ipv4Addr::LOCALHOST, p)).ok()?)))
             .context("there is no free port on 127.0.0.1")?;
-        *port = free;
-        held.push(listener);
+        held.push(found);
     }
-    Ok(ports)
+    Ok(held.iter().map(|(port, _)| *port).collect())
 }
 
 /// A folder that goes away with its owner.
