@@ -30,7 +30,7 @@ pub struct DirectoryError {
 }
 
 /// One instance of an application, as the hot path sees it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WorkloadEntry {
     /// `namespace/name`.
     pub uid: Arc<str>,
@@ -38,13 +38,18 @@ pub struct WorkloadEntry {
     pub id: SpiffeId,
     /// Its addresses; the first is dialled.
     pub addresses: Vec<IpAddr>,
-    /// Where its sidecar accepts mTLS.
+    /// Where it accepts mTLS: its sidecar's mesh port, or the application's port of an [`Endpoint`] without a sidecar.
     pub mesh_port: u16,
     /// How it is reached.
     pub protocol: MeshProtocol,
 }
 
 impl WorkloadEntry {
+    /// True when it takes h2 requests over mTLS.
+    pub fn takes_requests(&self) -> bool {
+        matches!(self.protocol, MeshProtocol::Postern | MeshProtocol::Mtls)
+    }
+
     /// Address of the sidecar's mesh port, if the workload has an address.
     pub fn mesh_address(&self) -> Option<SocketAddr> {
         self.addresses
@@ -62,6 +67,23 @@ pub struct Endpoint {
     pub target_port: u16,
 }
 
+impl Endpoint {
+    /// The application port `target_port` of `workload`. Where there is no sidecar, that port itself speaks mTLS.
+    pub fn new(workload: &Arc<WorkloadEntry>, target_port: u16) -> Self {
+        let workload = match workload.protocol {
+            MeshProtocol::Mtls => Arc::new(WorkloadEntry {
+                mesh_port: target_port,
+                ..WorkloadEntry::clone(workload)
+            }),
+            _ => Arc::clone(workload),
+        };
+        Self {
+            workload,
+            target_port,
+        }
+    }
+}
+
 /// One port of a service with its endpoints.
 #[derive(Debug)]
 pub struct ServicePort {
@@ -76,11 +98,18 @@ pub struct ServicePort {
 }
 
 impl ServicePort {
-    /// True when every endpoint's sidecar takes plain h2 requests (not only HBONE).
+    /// True when every endpoint takes plain h2 requests (not only HBONE).
     pub fn speaks_requests(&self) -> bool {
-        self.endpoints
-            .iter()
-            .all(|e| e.workload.protocol == MeshProtocol::Postern)
+        self.endpoints.iter().all(|e| e.workload.takes_requests())
+    }
+
+    /// True when no endpoint has a sidecar and all of them speak mTLS themselves.
+    pub fn is_without_sidecars(&self) -> bool {
+        !self.endpoints.is_empty()
+            && self
+                .endpoints
+                .iter()
+                .all(|e| e.workload.protocol == MeshProtocol::Mtls)
     }
 }
 
@@ -291,13 +320,9 @@ fn service_entry(
         for (membership, workload) in members.into_iter().flatten() {
             for mapping in &membership.ports {
                 if mapping.service_port == declared.port {
-                    endpoints.push(Endpoint {
-                        workload: Arc::clone(workload),
-                        target_port: port_number(
-                            mapping.target_port,
-                            format!("ports[{index}].target_port"),
-                        )?,
-                    });
+                    let field = format!("ports[{index}].target_port");
+                    let target_port = port_number(mapping.target_port, field)?;
+                    endpoints.push(Endpoint::new(workload, target_port));
                 }
             }
         }

@@ -94,6 +94,19 @@ fn fields_mean_what_they_say() {
         ("other.example", 1)
     );
 
+    for (word, protocol) in [
+        ("Postern", mesh::MeshProtocol::Postern),
+        ("HBONE", mesh::MeshProtocol::Hbone),
+        ("MTLS", mesh::MeshProtocol::Mtls),
+        ("None", mesh::MeshProtocol::Unspecified),
+    ] {
+        let text = document("Workload", &format!("{{meshProtocol: {word}}}"));
+        let Resource::Workload(workload) = one(&text).resource else {
+            panic!("not a workload")
+        };
+        assert_eq!(workload.mesh_protocol(), protocol, "{word}");
+    }
+
     let text = document("Service", "{selector: {app: x}, ports: [{port: 65535}]}");
     let Resource::Service { service, selector } = one(&text).resource else {
         panic!("not a service")

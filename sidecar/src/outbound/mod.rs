@@ -4,6 +4,7 @@
 //! else as one tunnel per connection.
 
 pub mod detect;
+pub mod direct;
 pub mod opaque;
 pub mod request;
 
@@ -58,10 +59,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
                 port: destination.port(),
                 protocol: AppProtocol::Unspecified,
                 name: format!("{}:{}", workload.uid, destination.port()).into(),
-                endpoints: vec![Endpoint {
-                    workload,
-                    target_port: destination.port(),
-                }],
+                endpoints: vec![Endpoint::new(&workload, destination.port())],
             });
             to_service(worker, stream, port, destination, live).await;
         }

@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::detect::{self, Protocol};
-use super::refuse;
-use crate::directory::ServicePort;
+use super::{direct, refuse};
+use crate::directory::{MeshProtocol, ServicePort};
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::pool::balance::Active;
@@ -41,6 +41,9 @@ pub async fn tunnel<S>(worker: &Rc<Worker>, connection: &RefCell<Connection<S>>,
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    if port.is_without_sidecars() {
+        return direct::carry(worker, connection, port).await;
+    }
     let Some(mut opening) = open(worker, port).await else {
         return refuse(worker, None, Reason::NoHealthyEndpoint);
     };
@@ -65,6 +68,11 @@ pub async fn race<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    if port.is_without_sidecars() {
+        // There is no tunnel to give up: whoever speaks first is carried.
+        direct::carry(worker, connection, port).await;
+        return None;
+    }
     let Some(mut opening) = open(worker, port).await else {
         refuse(worker, None, Reason::NoHealthyEndpoint);
         return None;
@@ -113,6 +121,9 @@ async fn open(worker: &Rc<Worker>, port: &ServicePort) -> Option<Opening> {
     let mut tried = Vec::new();
     while let Some((endpoint, state)) = worker.balancer.pick(&port.endpoints, &tried) {
         tried.push(Arc::clone(&endpoint.workload.uid));
+        if endpoint.workload.protocol == MeshProtocol::Mtls {
+            continue;
+        }
         let active = state.begin();
         let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
         // A pooled connection may have gone away unnoticed: once more on another before the endpoint is given up.

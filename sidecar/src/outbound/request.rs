@@ -14,7 +14,7 @@ use mesh_http1::BodyLength;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::directory::{MeshProtocol, ServicePort};
+use crate::directory::{Endpoint, MeshProtocol, ServicePort};
 use crate::http::answer::Answer;
 use crate::http::body::{BodyError, BodySink as _, BodySource, Pump};
 use crate::http::ending::Endless;
@@ -280,10 +280,10 @@ where
             admit::set_authority(head, authority);
         }
     }
-    head.headers.insert(headers::PROTOCOL, protocol);
     let mut tried: Vec<Arc<str>> = Vec::new();
     for _ in 0..ATTEMPTS {
-        let Some((slot, active, uid)) = place(worker, &port, head, &mut tried).await else {
+        let Some((slot, active, uid)) = place(worker, &port, head, &protocol, &mut tried).await
+        else {
             break;
         };
         let result = forward(
@@ -348,11 +348,12 @@ async fn place(
     worker: &Rc<Worker>,
     port: &ServicePort,
     head: &mut request::Parts,
+    protocol: &HeaderValue,
     tried: &mut Vec<Arc<str>>,
 ) -> Option<(Slot, Active, Arc<str>)> {
     while let Some((endpoint, state)) = worker.balancer.pick(&port.endpoints, tried) {
         let workload = &endpoint.workload;
-        if workload.protocol != MeshProtocol::Postern {
+        if !workload.takes_requests() {
             tried.push(Arc::clone(&workload.uid));
             continue;
         }
@@ -371,8 +372,7 @@ async fn place(
                 if port.endpoints.len() > 1 {
                     tried.push(Arc::clone(&workload.uid));
                 }
-                head.headers
-                    .insert(headers::PORT, HeaderValue::from(endpoint.target_port));
+                address(head, endpoint, protocol);
                 return Some((slot, active, Arc::clone(&workload.uid)));
             }
             Err(error) => {
@@ -383,6 +383,18 @@ async fn place(
         }
     }
     None
+}
+
+/// Tells a sidecar which port the request is for and what it came as; tells anybody else nothing of it.
+fn address(head: &mut request::Parts, endpoint: &Endpoint, protocol: &HeaderValue) {
+    if endpoint.workload.protocol == MeshProtocol::Postern {
+        let port = HeaderValue::from(endpoint.target_port);
+        head.headers.insert(headers::PORT, port);
+        head.headers.insert(headers::PROTOCOL, protocol.clone());
+    } else {
+        head.headers.remove(headers::PORT);
+        head.headers.remove(headers::PROTOCOL);
+    }
 }
 
 /// An Upgrade: to the peer as extended CONNECT (RFC 8441), then bytes both ways.
@@ -460,11 +472,10 @@ async fn open_upgrade(
     let port = resolve(worker, head, route)?;
     let protocol = h2::ext::Protocol::from(token.to_str().map_err(|_| bad())?);
     head.headers.remove(header::CONTENT_LENGTH);
-    head.headers
-        .insert(headers::PROTOCOL, HeaderValue::from_static("http/1.1"));
+    let came_as = HeaderValue::from_static("http/1.1");
     let mut tried = Vec::new();
     for _ in 0..ATTEMPTS {
-        let Some((slot, active, _)) = place(worker, &port, head, &mut tried).await else {
+        let Some((slot, active, _)) = place(worker, &port, head, &came_as, &mut tried).await else {
             break;
         };
         let mut request = Request::from_parts(head.clone(), ());

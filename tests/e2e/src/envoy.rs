@@ -113,10 +113,26 @@ pub fn listener(name: &str, routes: &Value, tls: Option<Value>) -> Value {
             }],
         }),
     );
-    let mut chain = json!({"filters": [{
-        "name": "envoy.filters.network.http_connection_manager",
-        "typed_config": manager,
-    }]});
+    chain(
+        name,
+        "envoy.filters.network.http_connection_manager",
+        &manager,
+        tls,
+    )
+}
+
+/// A listener that passes the bytes inside TLS to a cluster.
+#[must_use]
+pub fn tcp_listener(name: &str, cluster: &str, tls: Value) -> Value {
+    let proxy = typed(
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        json!({"stat_prefix": name, "cluster": cluster}),
+    );
+    chain(name, "envoy.filters.network.tcp_proxy", &proxy, Some(tls))
+}
+
+fn chain(name: &str, filter: &str, config: &Value, tls: Option<Value>) -> Value {
+    let mut chain = json!({"filters": [{"name": filter, "typed_config": config}]});
     if let Some(tls) = tls {
         let config = typed(
             "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
@@ -127,6 +143,7 @@ pub fn listener(name: &str, routes: &Value, tls: Option<Value>) -> Value {
     }
     json!({
         "name": name,
+        "stat_prefix": name,
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
         "filter_chains": [chain],
     })

@@ -6,11 +6,12 @@
 pub mod app;
 pub mod envoy;
 pub mod http;
+pub mod sidecar;
 pub mod tls;
 pub mod token;
 pub mod venv;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -126,6 +127,23 @@ impl Mesh {
             .env("POSTERN_SOCKET", socket.expect("a path"))
             .output()
             .expect("meshctl runs")
+    }
+
+    /// Applies documents.
+    pub fn apply(&self, documents: &str) {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(documents.as_bytes()).expect("written");
+        let path = file.path().to_str().expect("UTF-8");
+        let output = self.meshctl(&["apply", "-f", path]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "meshctl apply: {errors}");
+    }
+
+    /// The roots to verify the control API with, PEM.
+    #[must_use]
+    pub fn trust_bundle(&self) -> PathBuf {
+        let path = self.about["control_api"]["trust_bundle"].as_str();
+        path.expect("a path").into()
     }
 
     /// The mesh's directory.

@@ -1,13 +1,14 @@
 //! Software that is not ours gets an identity from a sidecar and is understood by the mesh: the SPIFFE library for Python,
 //! OpenSSL, Envoy.
 
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use mesh_e2e::app::App;
 use mesh_e2e::envoy::{self, Envoy};
+use mesh_e2e::sidecar::Sidecar;
 use mesh_e2e::{Mesh, eventually, http, venv};
 use serde_json::{Value, json};
 
@@ -195,5 +196,131 @@ fn envoy_with_secrets_from_a_sidecar_calls_through_mutual_tls() {
     assert!(app.heads.try_recv().is_err(), "nothing else arrived");
     eventually("the secrets were taken", || {
         envoy.stat("cluster.h2.ssl.handshake") > 0
+    });
+}
+
+/// A workload without a sidecar in its way: Envoy ends mutual TLS itself.
+const LEDGER: &str = "---
+apiVersion: postern.dev/v1alpha1
+kind: Workload
+metadata: {name: ledger-1, namespace: demo, labels: {app: ledger}}
+spec: {serviceAccount: ledger, addresses: [127.0.0.1], meshProtocol: MTLS}
+";
+
+#[test]
+fn envoy_answers_calls_from_a_sidecar_and_takes_nobody_else() {
+    let mesh = Mesh::start(&[]);
+    mesh.apply(LEDGER);
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("api.sock");
+    let tcp = "127.0.0.1:0=ledger:9000";
+    let listen = [
+        "--workload-api-socket",
+        socket.to_str().expect("UTF-8"),
+        "--tcp-service",
+        tcp,
+    ];
+    let mut sidecar = Sidecar::start(&mesh, "demo/ledger-1", directory.path(), &listen);
+    let opaque = sidecar.ready()["tcp_services"]["ledger:9000"].clone();
+
+    let echo = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let echo_address = echo.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in echo.incoming().map_while(Result::ok) {
+            let mut write = stream.try_clone().expect("a handle");
+            std::io::copy(&mut &stream, &mut write).ok();
+            write.shutdown(std::net::Shutdown::Write).ok();
+        }
+    });
+    let ledger = WEB.replace("web", "ledger");
+    let routes = json!([{
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 200, "body": {"inline_string": "from Envoy"}},
+        "response_headers_to_add": [
+            {"header": {"key": "x-caller", "value": "%DOWNSTREAM_PEER_URI_SAN%"}},
+            {"header": {"key": "x-saw-port", "value": "%REQ(postern-port)%"}},
+        ],
+    }]);
+    let listeners = [
+        envoy::listener(
+            "http",
+            &routes,
+            Some(envoy::common_tls("ROOTCA", WEB, &["h2"])),
+        ),
+        envoy::tcp_listener("bytes", "echo", envoy::common_tls("ROOTCA", &ledger, &[])),
+    ];
+    let clusters = [
+        envoy::cluster("sds", &envoy::pipe(&socket), true, None),
+        envoy::cluster("echo", &envoy::tcp(echo_address), false, None),
+    ];
+    let envoy = Envoy::start(directory.path(), &listeners, &clusters);
+    mesh.apply(&format!(
+        "---
+apiVersion: postern.dev/v1alpha1
+kind: Service
+metadata: {{name: ledger, namespace: demo}}
+spec:
+  selector: {{app: ledger}}
+  ports:
+  - {{name: http, port: 80, targetPort: {}, protocol: HTTP}}
+  - {{name: bytes, port: 9000, targetPort: {}, protocol: TCP}}
+",
+        envoy.address("http").port(),
+        envoy.address("bytes").port()
+    ));
+    let web = mesh.address("web", "outbound");
+    eventually("the service and its endpoint reach web", || {
+        http::get(web, "ledger", "/", "").status == 200
+    });
+    let answer = http::get(web, "ledger", "/", "");
+    let about = || {
+        let log = mesh.directory().join("logs/sidecar-web.log");
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        format!("{} {} {log}", answer.head, envoy.log())
+    };
+    assert_eq!(
+        (answer.status, &*answer.text()),
+        (200, "from Envoy"),
+        "{}",
+        about()
+    );
+    assert_eq!(
+        http::field(&answer.head, "x-caller"),
+        Some(WEB),
+        "{}",
+        about()
+    );
+    // What sidecars tell each other is not for others.
+    assert_eq!(http::field(&answer.head, "x-saw-port"), None, "{}", about());
+    // Another caller is proven just as well, and Envoy wants nobody but web.
+    let orders = mesh.address("orders", "outbound");
+    eventually("Envoy refuses orders by its identity", || {
+        let answer = http::get(orders, "ledger", "/", "");
+        assert_ne!(answer.status, 200, "{}", answer.head);
+        envoy.stat("listener.http.ssl.fail_verify_san") > 0
+    });
+
+    // Opaque bytes go inside TLS as they are.
+    let opaque: SocketAddr = opaque
+        .as_str()
+        .expect("an address")
+        .parse()
+        .expect("host:port");
+    let mut said = Vec::new();
+    eventually("the port reaches the ledger's sidecar", || {
+        let mut stream = http::connect(opaque);
+        stream.write_all(b"round trip").ok();
+        stream.shutdown(std::net::Shutdown::Write).ok();
+        said.clear();
+        stream.read_to_end(&mut said).ok();
+        !said.is_empty()
+    });
+    assert_eq!(said, b"round trip");
+    assert!(envoy.stat("tcp.bytes.downstream_cx_total") > 0);
+
+    // Envoy at the address, but not the identity that the registry names: nothing is sent.
+    mesh.apply(&LEDGER.replace("serviceAccount: ledger", "serviceAccount: somebody"));
+    eventually("web has seen that", || {
+        http::get(web, "ledger", "/", "").status == 503
     });
 }

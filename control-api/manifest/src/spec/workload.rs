@@ -17,6 +17,8 @@ pub(crate) enum MeshProtocol {
     Postern,
     #[serde(rename = "HBONE")]
     Hbone,
+    #[serde(rename = "MTLS")]
+    Mtls,
     None,
 }
 
@@ -54,6 +56,7 @@ impl Spec for Workload {
         let protocol = match self.mesh_protocol.unwrap_or_default() {
             MeshProtocol::Postern => mesh::MeshProtocol::Postern,
             MeshProtocol::Hbone => mesh::MeshProtocol::Hbone,
+            MeshProtocol::Mtls => mesh::MeshProtocol::Mtls,
             MeshProtocol::None => mesh::MeshProtocol::Unspecified,
         };
         Ok(Resource::Workload(mesh::Workload {

@@ -42,8 +42,12 @@ fn describe(mesh: &Mesh, stage: &Stage) -> Value {
         .map(|w| (w.name.to_owned(), workload(w)))
         .collect();
     json!({
-        "control_api": {"pid": mesh.control_api.pid, "grpc": mesh.control_api.ready.grpc,
-            "admin_socket": mesh.control_api.ready.admin_socket},
+        "control_api": {
+            "pid": mesh.control_api.pid,
+            "grpc": mesh.control_api.ready.grpc,
+            "admin_socket": mesh.control_api.ready.admin_socket,
+            "trust_bundle": mesh.control_api.ready.trust_bundle,
+        },
         "trust_domain": TRUST_DOMAIN,
         "workloads": workloads,
         "dir": stage.scratch.dir(),
