@@ -112,6 +112,9 @@ pub struct RunArgs {
     /// Shortest time between two fetches of an issuer's keys that tokens with unknown keys ask for.
     #[arg(long, env = "POSTERN_KEY_REFETCH", default_value = "10s", value_parser = parse_duration)]
     pub key_refetch: Duration,
+    /// What proves a workload: a YAML file with `attestors` (join tokens, Kubernetes clusters) [default: join tokens alone].
+    #[arg(long, env = "POSTERN_ATTESTATION", value_name = "FILE")]
+    pub attestation: Option<PathBuf>,
     /// Written once listening: a JSON object with the addresses in use.
     #[arg(long, env = "POSTERN_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,

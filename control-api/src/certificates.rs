@@ -11,6 +11,7 @@ use mesh_proto::mesh::{
 };
 use tonic::{Request, Response, Status};
 
+use crate::attest::{AttestError, Attestors};
 use crate::clock::Clock;
 use crate::issuance::{Granted, Issuance, IssueError};
 use crate::jwt::{JwtKeys, token};
@@ -19,12 +20,13 @@ use crate::metrics::Metrics;
 use crate::store::tokens::TokenError;
 use crate::throttle::{Failures, Lines};
 
-/// Longest join token that is looked at.
-const MAX_TOKEN: usize = 256;
+/// Longest proof that is looked at: a service-account token is a kilobyte or two.
+const MAX_PROOF: usize = 16 << 10;
 
 /// The service.
 pub struct Certificates {
     issuance: Arc<Issuance>,
+    attestors: Attestors,
     jwt: JwtSettings,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -44,15 +46,17 @@ pub struct JwtSettings {
 }
 
 impl Certificates {
-    /// A service that issues by `issuance`, and tokens by `jwt`.
+    /// A service that issues by `issuance` what `attestors` say is proven, and tokens by `jwt`.
     pub fn new(
         issuance: Arc<Issuance>,
+        attestors: Attestors,
         jwt: JwtSettings,
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Self {
         Self {
             issuance,
+            attestors,
             jwt,
             metrics,
             clock,
@@ -64,7 +68,7 @@ impl Certificates {
     async fn issue(
         &self,
         caller: &Caller,
-        token: Option<Secret<String>>,
+        proof: Option<Secret<String>>,
         message: IssueCertificateRequest,
     ) -> Result<Granted, Status> {
         let lifetime = match message.lifetime_seconds {
@@ -73,11 +77,13 @@ impl Certificates {
         };
         let now = self.clock.seconds();
         let (issuance, csr) = (Arc::clone(&self.issuance), message.csr);
-        // A token is what the caller chose to show; without one the certificate of the connection counts.
-        let granted = match (token, caller.current_peer(&self.clock)?) {
-            (Some(token), _) => {
+        // A proof is what the caller chose to show; without one the certificate of the connection counts.
+        let granted = match (proof, caller.current_peer(&self.clock)?) {
+            (Some(proof), _) => {
+                let judged = self.attestors.attest(&proof, now).await;
+                let proven = judged.map_err(|error| self.refused(caller, &error.into()))?;
                 tokio::task::spawn_blocking(move || {
-                    issuance.by_token(token.expose(), &csr, lifetime, now)
+                    issuance.by_proof(&*proven, &csr, lifetime, now)
                 })
                 .await
             }
@@ -88,7 +94,7 @@ impl Certificates {
             }
             (None, None) => {
                 return Err(Status::unauthenticated(
-                    "prove an identity: a join token as `authorization: Bearer <token>`, or the current certificate over TLS",
+                    "prove an identity: a join token or service-account token as `authorization: Bearer <token>`, or the current certificate over TLS",
                 ));
             }
         };
@@ -147,11 +153,17 @@ impl Certificates {
 
     fn refused(&self, caller: &Caller, error: &IssueError) -> Status {
         // Only guesses count: a token that was used or is too old was one of ours.
-        if let (IssueError::Token(TokenError::Unknown), Some(ip)) = (error, caller.ip)
+        let guessed = matches!(
+            error,
+            IssueError::Proof(
+                AttestError::JoinToken(TokenError::Unknown) | AttestError::Refused { .. }
+            )
+        );
+        if let (true, Some(ip)) = (guessed, caller.ip)
             && self.failures.note(ip, self.clock.seconds())
         {
             return Status::resource_exhausted(
-                "too many refused join tokens from this address; wait a minute",
+                "too many refused proofs from this address; wait a minute",
             );
         }
         status(error)
@@ -161,12 +173,16 @@ impl Certificates {
 fn status(error: &IssueError) -> Status {
     let text = error.to_string();
     match error {
-        IssueError::Token(TokenError::Store(_) | TokenError::TooMany) | IssueError::Store(_) => {
-            Status::unavailable(text)
-        }
-        IssueError::Token(TokenError::Unknown | TokenError::State { .. }) => {
-            Status::unauthenticated(text)
-        }
+        IssueError::Proof(
+            AttestError::JoinToken(TokenError::Store(_) | TokenError::TooMany)
+            | AttestError::Unavailable { .. },
+        )
+        | IssueError::Store(_) => Status::unavailable(text),
+        IssueError::Proof(
+            AttestError::JoinToken(TokenError::Unknown | TokenError::State { .. })
+            | AttestError::Refused { .. }
+            | AttestError::Unrecognised(_),
+        ) => Status::unauthenticated(text),
         IssueError::Request(_) | IssueError::KeyReused => {
             Status::invalid_argument(format!("csr: {text}"))
         }
@@ -185,7 +201,7 @@ impl CertificateService for Certificates {
     ) -> Result<Response<IssueCertificateResponse>, Status> {
         let caller = Caller::of(&request);
         let result = match bearer(&request) {
-            Ok(token) => self.issue(&caller, token, request.into_inner()).await,
+            Ok(proof) => self.issue(&caller, proof, request.into_inner()).await,
             Err(status) => Err(status),
         };
         let Granted { issued, workload } = match result {
@@ -251,7 +267,7 @@ impl CertificateService for Certificates {
     }
 }
 
-/// The join token of a request; exactly one, if any.
+/// The proof in a request; exactly one, if any.
 fn bearer<T>(request: &Request<T>) -> Result<Option<Secret<String>>, Status> {
     let mut values = request.metadata().get_all("authorization").iter();
     let (Some(value), None) = (values.next(), values.next()) else {
@@ -269,11 +285,11 @@ fn bearer<T>(request: &Request<T>) -> Result<Option<Secret<String>>, Status> {
         .and_then(|v| v.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim())
-        .filter(|token| !token.is_empty() && token.len() <= MAX_TOKEN);
+        .filter(|token| !token.is_empty() && token.len() <= MAX_PROOF);
     match token {
         Some(token) => Ok(Some(Secret::new(token.to_owned()))),
         None => Err(Status::unauthenticated(
-            "authorization: must be `Bearer <join token>`",
+            "authorization: must be `Bearer <token>`",
         )),
     }
 }

@@ -1,6 +1,6 @@
-//! Certificates for what a caller proved: a join token, or the identity it has already.
+//! Certificates for what a caller proved: by attestation, or the identity it has already.
 //!
-//! Token, serial number, key and certificate go into the store in one transaction, before the caller sees anything.
+//! Proof, serial number, key and certificate go into the store in one transaction, before the caller sees anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,19 +8,20 @@ use std::time::Duration;
 use mesh_auth::svid::VerifiedPeer;
 use redb::WriteTransaction;
 
+use crate::attest::{AttestError, Proven};
 use crate::ca::{Authorities, CaError, Issued, RequestError, RequestedKey, Serial, hex};
 use crate::registry::{Registered, Registry};
 use crate::status::Tracker;
 use crate::store::issued::{self, IssuedRecord};
-use crate::store::tokens::{self, TokenError};
+use crate::store::tokens;
 use crate::store::{Store, StoreError};
 
 /// Why no certificate is issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    /// The join token cannot be used.
+    /// The proof proves nothing.
     #[error(transparent)]
-    Token(#[from] TokenError),
+    Proof(#[from] AttestError),
     /// The request asks for what it may not.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -72,33 +73,32 @@ pub struct Issuance {
 }
 
 impl Issuance {
-    /// For the workload that a join token is bound to. The token is used up with the certificate, or not at all.
+    /// For the workload that was proven. What can be used once is used up with the certificate, or not at all.
     ///
     /// # Errors
     /// Why not.
-    pub fn by_token(
+    pub fn by_proof(
         &self,
-        token: &str,
+        proven: &dyn Proven,
         request: &[u8],
         lifetime: Duration,
         now: i64,
     ) -> Result<Granted, IssueError> {
-        // First a look, so that a flood of bad tokens does not queue for the one writer.
-        self.store
-            .read(|read| Ok(tokens::check(read, token, now)))??;
         let key = RequestedKey::parse(request)?;
         let granted = self.store.write(|write| {
             let serial = unused_serial(write)?;
-            let token = tokens::consume(write, token, &serial.to_hex(), now)?;
-            let workload = self
-                .registry
-                .world()
-                .workload(&token.workload)
-                .filter(|w| w.id.as_str() == token.spiffe_id)
+            let subject = proven.redeem(write, &serial.to_hex(), now)?;
+            let world = self.registry.world();
+            let registered = match &subject.workload {
+                Some(workload) => world.workload(workload),
+                None => world.workloads().find(|w| w.id.as_str() == subject.id),
+            };
+            let workload = registered
+                .filter(|w| w.id.as_str() == subject.id)
                 .cloned()
                 .ok_or(IssueError::NotRegistered {
-                    workload: Some(token.workload),
-                    id: token.spiffe_id,
+                    workload: subject.workload,
+                    id: subject.id,
                 })?;
             self.issue(write, &key, workload, &serial, lifetime, now)
         })?;

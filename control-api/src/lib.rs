@@ -14,6 +14,7 @@ pub mod certificates;
 pub mod reports;
 pub mod xds;
 
+pub mod attest;
 pub mod issuance;
 pub mod jwt;
 pub mod keysets;

@@ -24,6 +24,7 @@ use tonic::transport::Server;
 
 use crate::admin::{Administration, AuthorityAdministration};
 use crate::args::{InitArgs, RunArgs};
+use crate::attest::{self, Attestors};
 use crate::ca::{Authorities, Authority};
 use crate::certificates::{Certificates, JwtSettings};
 use crate::clock::Clock;
@@ -259,6 +260,27 @@ async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
+/// The attestors of `--attestation`. What that file names is the operator's choice and may be on a private address.
+fn attestors(args: &RunArgs, shared: &Shared) -> anyhow::Result<Attestors> {
+    let guard = Guard {
+        allow_local: true,
+        own_ports: Vec::new(),
+    };
+    let fetcher = Fetcher::new(fetch::Settings { guard, roots: None })?;
+    let parts = attest::config::Parts {
+        store: Arc::clone(&shared.store),
+        fetcher: Arc::new(fetcher),
+        domain: shared.authorities.trust_domain().clone(),
+    };
+    let Some(path) = &args.attestation else {
+        return Ok(attest::config::default(&parts));
+    };
+    let text = String::from_utf8(files::read(path).context("--attestation")?)
+        .with_context(|| format!("--attestation: {} is not UTF-8", path.display()))?;
+    attest::config::read(&text, &parts)
+        .map_err(|error| anyhow::anyhow!("--attestation: {}: {error}", path.display()))
+}
+
 /// What fetches from others, told which ports are its own.
 fn fetcher(args: &RunArgs, sockets: &Sockets) -> anyhow::Result<Arc<Fetcher>> {
     let roots = match &args.fetch_ca_file {
@@ -368,6 +390,7 @@ fn spawn(
     };
     let certificates = Certificates::new(
         issuance,
+        attestors(args, &shared)?,
         jwt,
         Arc::clone(&shared.metrics),
         shared.clock.clone(),

@@ -67,6 +67,9 @@ pub struct RunArgs {
     /// A join token; read again for every use.
     #[arg(long, env = "POSTERN_JOIN_TOKEN_FILE", value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
+    /// A Kubernetes service-account token for the control API's audience, as the kubelet projects it; read again for every use.
+    #[arg(long, env = "POSTERN_SERVICE_ACCOUNT_TOKEN_FILE", value_name = "FILE")]
+    pub service_account_token_file: Option<PathBuf>,
     /// Directory for the last good state; without it a restart needs the control API.
     #[arg(long, env = "POSTERN_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,

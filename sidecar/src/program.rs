@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminState, Readiness, Surface};
 use crate::args::RunArgs;
 use crate::control::connect::Target;
-use crate::control::{self, ControlConfig, ControlStatus, SystemClock};
+use crate::control::{self, ControlConfig, ControlStatus, Proofs, SystemClock};
 use crate::doors::{self, Doors, admission::Allowed};
 use crate::key_requests::KeyRequests;
 use crate::ledger::Ledger;
@@ -171,7 +171,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         control_api_id,
         trust_domain,
         initial_bundle: bundle.authorities().to_vec(),
-        join_token_file: args.join_token_file.clone(),
+        proofs: Proofs {
+            join_token_file: args.join_token_file.clone(),
+            service_account_token_file: args.service_account_token_file.clone(),
+        },
         state_dir: args.state_dir.clone(),
         key_dir: args.key_dir.clone(),
         mark,

@@ -4,8 +4,6 @@
 //! use whatever happens to requests for the next one. Validity is judged by the wall clock at every tick, so that a clock
 //! that jumps, or a machine that slept, is noticed within [`TICK`].
 
-use std::fs;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +25,7 @@ use super::backoff::{Backoff, Limits, random_unit};
 use super::clock::{Clock, rfc3339};
 use super::connect::{ConnectError, Target, status_text};
 use super::keystore::{Kept, KeyStore};
+use super::proof::{Proof, Proofs};
 use super::publisher::Publisher;
 use super::status::{self, ControlStatus};
 use crate::admin::Readiness;
@@ -45,8 +44,6 @@ const PATIENT: Limits = Limits {
 };
 /// How long one request may take once connected.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A join token is a line of text.
-const MAX_TOKEN: u64 = 4_096;
 /// Shortest life of a certificate before a demand to replace it is heard, seconds.
 const HASTE: i64 = 5;
 /// Renewal happens at this part of the life of a certificate, plus a random part of [`RENEWAL_SPREAD`].
@@ -57,7 +54,7 @@ const RENEWAL_SPREAD: f64 = 0.2;
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// Nothing to prove the identity with.
-    #[error("no valid certificate to renew and no join token: {0}")]
+    #[error("no valid certificate to renew and no token: {0}")]
     NoProof(String),
     /// No connection.
     #[error(transparent)]
@@ -65,7 +62,7 @@ pub enum CertificateError {
     /// The control API said no, or nothing.
     #[error("the control API refused to issue a certificate by {proof}: {reason}")]
     Refused {
-        /// What was shown: `join token` or `current certificate`.
+        /// What was shown: `join token`, `service-account token` or `current certificate`.
         proof: &'static str,
         /// Its answer.
         reason: String,
@@ -101,8 +98,8 @@ pub struct Settings {
     pub workload: String,
     /// The mesh's trust domain.
     pub trust_domain: TrustDomain,
-    /// Where a join token may lie; read again for every use.
-    pub join_token_file: Option<PathBuf>,
+    /// What proves the workload without a certificate.
+    pub proofs: Proofs,
     /// Where the key is kept over a restart.
     pub key_store: Option<KeyStore>,
 }
@@ -213,6 +210,10 @@ impl Certificates {
     /// Judges the certificate by the wall clock: withdraws an expired one, puts one back that is valid again.
     pub fn check(&self) {
         let now = self.clock.now();
+        if let Some(age) = self.settings.proofs.age(now) {
+            #[allow(clippy::cast_precision_loss)]
+            metrics::gauge!("postern_attestation_token_age_seconds").set(age as f64);
+        }
         let Some(mut held) = self.lock().clone() else {
             let error = self.status.view().certificate_error;
             let reason = error.unwrap_or_else(|| "waiting for the first certificate".into());
@@ -279,8 +280,8 @@ impl Certificates {
     }
 
     fn token_digest(&self) -> Option<[u8; 32]> {
-        let token = self.token().ok()?;
-        digest::digest(&digest::SHA256, token.expose().as_bytes())
+        let proof = self.settings.proofs.read().ok()?;
+        digest::digest(&digest::SHA256, proof.value.expose().as_bytes())
             .as_ref()
             .try_into()
             .ok()
@@ -323,18 +324,22 @@ impl Certificates {
                     unauthenticated: true,
                     reason,
                     ..
-                }) if self.token().is_ok() => {
+                }) if self.settings.proofs.read().is_ok() => {
                     tracing::warn!(
                         reason,
-                        "renewal by the current certificate was refused; trying the join token"
+                        "renewal by the current certificate was refused; trying the token"
                     );
                 }
                 Ok(response) => return self.accept(&response, key, &roots).await,
                 Err(error) => return Err(error),
             }
         }
-        let token = self.token().map_err(CertificateError::NoProof)?;
-        let response = self.request(key, &roots, None, Some(&token)).await?;
+        let proof = self
+            .settings
+            .proofs
+            .read()
+            .map_err(CertificateError::NoProof)?;
+        let response = self.request(key, &roots, None, Some(&proof)).await?;
         self.accept(&response, key, &roots).await
     }
 
@@ -343,14 +348,10 @@ impl Certificates {
         key: &KeyPair,
         roots: &Arc<TrustBundles>,
         identity: Option<&Identity>,
-        token: Option<&Secret<String>>,
+        token: Option<&Proof>,
     ) -> Result<IssueCertificateResponse, CertificateError> {
         let csr = signing_request(key)?;
-        let proof = if token.is_some() {
-            "join token"
-        } else {
-            "current certificate"
-        };
+        let proof = token.map_or("current certificate", |token| token.kind);
         let channel = self
             .settings
             .target
@@ -361,9 +362,9 @@ impl Certificates {
             lifetime_seconds: 0,
         });
         if let Some(token) = token {
-            let mut value =
-                MetadataValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| {
-                    CertificateError::NoProof("the join token file holds more than a token".into())
+            let mut value = MetadataValue::try_from(format!("Bearer {}", token.value.expose()))
+                .map_err(|_| {
+                    CertificateError::NoProof(format!("the file holds more than a {}", token.kind))
                 })?;
             value.set_sensitive(true);
             request.metadata_mut().insert("authorization", value);
@@ -491,6 +492,7 @@ impl Certificates {
         self.status.update(|view| {
             view.certificate = Some(status::Certificate {
                 spiffe_id: identity.id().to_string(),
+                serial: hex(identity.serial()),
                 not_before: identity.not_before(),
                 not_after: identity.not_after(),
                 renew_at,
@@ -510,24 +512,10 @@ impl Certificates {
         self.check();
         Ok(())
     }
+}
 
-    /// The join token, or why there is none.
-    fn token(&self) -> Result<Secret<String>, String> {
-        let Some(path) = &self.settings.join_token_file else {
-            return Err("none is configured (--join-token-file)".into());
-        };
-        let fail = |reason: String| format!("{}: {reason}", path.display());
-        let size = fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
-        if size > MAX_TOKEN {
-            return Err(fail(format!("{size} bytes are too many for a token")));
-        }
-        let text = Secret::new(fs::read_to_string(path).map_err(|e| fail(e.to_string()))?);
-        let token = text.expose().trim();
-        if token.is_empty() {
-            return Err(fail("empty".into()));
-        }
-        Ok(Secret::new(token.to_owned()))
-    }
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// How long until a certificate has to be asked for.

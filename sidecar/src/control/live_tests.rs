@@ -17,7 +17,7 @@ use super::enforcement::Enforcement;
 use super::fake_api::{
     API_ID, Authority, DOMAIN, FakeApi, Script, TOKEN, WORKLOAD, WORKLOAD_ID, wrap,
 };
-use super::{Clock, ControlConfig, ControlStatus, SystemClock, run};
+use super::{Clock, ControlConfig, ControlStatus, Proofs, SystemClock, run};
 use crate::admin::Readiness;
 use crate::snapshot::{SharedSnapshot, Snapshot};
 
@@ -48,7 +48,10 @@ impl Sidecar {
             control_api_id: SpiffeId::parse(API_ID).expect("id"),
             trust_domain: domain.clone(),
             initial_bundle: vec![authority.root()],
-            join_token_file: Some(token_file),
+            proofs: Proofs {
+                join_token_file: Some(token_file),
+                ..Proofs::default()
+            },
             state_dir: Some(dir.join("state")),
             key_dir: Some(dir.join("keys")),
             mark: None,

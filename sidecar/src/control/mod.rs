@@ -8,6 +8,7 @@ pub mod clock;
 
 pub mod certificate;
 pub mod keystore;
+pub mod proof;
 
 pub mod enforcement;
 pub mod resource;
@@ -35,5 +36,6 @@ mod live_tests;
 
 pub use clock::{Clock, SystemClock};
 pub use enforcement::Enforcement;
+pub use proof::Proofs;
 pub use run::{ControlConfig, describe_metrics, run};
 pub use status::ControlStatus;

@@ -15,6 +15,7 @@ use super::connect::Target;
 use super::enforcement::Enforcement;
 use super::keystore::KeyStore;
 use super::persist::Persistence;
+use super::proof::Proofs;
 use super::publisher::Publisher;
 use super::refetch;
 use super::report::Reporter;
@@ -41,8 +42,8 @@ pub struct ControlConfig {
     pub trust_domain: TrustDomain,
     /// Roots to verify with until the control API brings them.
     pub initial_bundle: Vec<CertificateDer<'static>>,
-    /// Where a join token lies, read again for every use.
-    pub join_token_file: Option<PathBuf>,
+    /// What proves this workload without a certificate.
+    pub proofs: Proofs,
     /// Directory for the last good state; `None`: not kept.
     pub state_dir: Option<PathBuf>,
     /// Memory-backed directory for the private key; `None`: not kept over a restart.
@@ -122,7 +123,7 @@ pub async fn run(
             target,
             workload: config.workload,
             trust_domain: config.trust_domain,
-            join_token_file: config.join_token_file,
+            proofs: config.proofs,
             key_store,
         },
         publisher,
@@ -213,6 +214,10 @@ pub fn describe_metrics() {
     describe_gauge!(
         "postern_certificate_expiry_seconds",
         "Time until the certificate in use ends; negative once it has."
+    );
+    describe_gauge!(
+        "postern_attestation_token_age_seconds",
+        "Age of the service-account token that proves this workload."
     );
     describe_counter!(
         "postern_certificate_stale_total",

@@ -32,6 +32,8 @@ pub enum Stream {
 pub struct Certificate {
     /// The identity.
     pub spiffe_id: String,
+    /// Its serial number, hexadecimal: what `meshctl revoke serial` takes.
+    pub serial: String,
     /// Start of validity, Unix seconds.
     pub not_before: i64,
     /// End of validity, Unix seconds.
@@ -156,6 +158,7 @@ mod tests {
             view.stream_error = Some("connection refused".into());
             view.certificate = Some(Certificate {
                 spiffe_id: "spiffe://demo.test/ns/demo/sa/web".into(),
+                serial: "5e0f".into(),
                 not_before: 0,
                 not_after: 7_260,
                 renew_at: 3_600,

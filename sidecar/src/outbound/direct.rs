@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use mesh_auth::Reason;
-use mesh_auth::tls;
+use mesh_auth::tls::{self, Trust};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -67,10 +67,13 @@ async fn open(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Proven, String
     let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
     let own = snapshot.tls.as_ref().ok_or("no certificate is held yet")?;
     let expected = std::slice::from_ref(&workload.id);
-    let bundles = Arc::clone(&snapshot.bundles);
+    let trust = Trust {
+        bundles: Arc::clone(&snapshot.bundles),
+        revocations: Arc::clone(&snapshot.revocations),
+    };
     // No ALPN: what is inside is nobody's business.
-    let config = tls::client_config(Some(&own.identity), bundles, expected, &[])
-        .map_err(|e| e.to_string())?;
+    let config =
+        tls::client_config(Some(&own.identity), trust, expected, &[]).map_err(|e| e.to_string())?;
     let dialer = worker.settings.dialer;
     let tcp = dialer.connect(address).await.map_err(|e| e.to_string())?;
     let handshake = TlsConnector::from(config).connect(tls::server_name(), tcp);

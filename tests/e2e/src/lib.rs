@@ -49,6 +49,8 @@ fn programs() -> &'static Path {
 #[derive(Debug)]
 pub struct Mesh {
     child: Child,
+    /// The control API, where a test started it again.
+    control_api: Option<Child>,
     about: Value,
     scratch: tempfile::TempDir,
 }
@@ -75,6 +77,7 @@ impl Mesh {
         let about = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
         Self {
             child,
+            control_api: None,
             about,
             scratch,
         }
@@ -116,6 +119,28 @@ impl Mesh {
             it["pid"].as_u64().expect("a pid"),
             grpc.parse().expect("host:port"),
         )
+    }
+
+    /// Ends the control API and starts it again, elsewhere, with further environment variables.
+    pub fn restart_control_api(&mut self, environment: &[(&str, &str)]) {
+        let (pid, _) = self.control_api();
+        signal("TERM", pid);
+        eventually("the control API is gone", || !runs(pid));
+        let ready = self.directory().join("ready/control-api.json");
+        std::fs::remove_file(&ready).ok();
+        let mut command = self.command("control-api");
+        command
+            .envs(environment.iter().copied())
+            .stderr(Stdio::null());
+        let child = command.spawn().expect("it starts");
+        eventually("the control API is ready", || ready.is_file());
+        let told: Value =
+            serde_json::from_slice(&std::fs::read(&ready).expect("there")).expect("JSON");
+        for part in ["grpc", "metrics"] {
+            self.about["control_api"][part] = told[part].clone();
+        }
+        self.about["control_api"]["pid"] = child.id().into();
+        self.control_api = Some(child);
     }
 
     /// Runs `meshctl` against the mesh's control API.
@@ -173,6 +198,10 @@ impl Mesh {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
+        if let Some(mut control_api) = self.control_api.take() {
+            signal("TERM", u64::from(control_api.id()));
+            control_api.wait().expect("it ends");
+        }
         signal("TERM", u64::from(self.child.id()));
         let status = self.child.wait().expect("it ends");
         if !std::thread::panicking() {
