@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_auth::Secret;
+use mesh_auth::revocation::Revocations;
 use mesh_auth::svid::{self, Usage};
 use mesh_auth::tls::Identity;
+use mesh_auth::{Secret, SpiffeId};
 use mesh_proto::mesh::IssueCertificateRequest;
 use mesh_proto::mesh::certificate_service_client::CertificateServiceClient;
 use rcgen::KeyPair;
@@ -61,7 +62,7 @@ impl AppIdentity {
             epochs.borrow_and_update();
             let snapshot = self.shared.load_full();
             let identity = snapshot.tls.as_ref().map(|tls| Arc::clone(&tls.identity));
-            self.withdraw(&mut held, identity.as_deref());
+            self.withdraw(&mut held, identity.as_deref(), &snapshot.revocations);
             let due = match (&identity, &held) {
                 (None, _) => false,
                 (Some(_), None) => true,
@@ -112,18 +113,18 @@ impl AppIdentity {
         }
     }
 
-    /// Takes back what has expired or speaks for another identity than the workload's.
-    fn withdraw(&self, held: &mut Option<Held>, identity: Option<&Identity>) {
+    /// Takes back what is good for nothing any more.
+    fn withdraw(
+        &self,
+        held: &mut Option<Held>,
+        identity: Option<&Identity>,
+        revocations: &Revocations,
+    ) {
         let Some(svid) = held.as_ref().map(|held| &held.svid) else {
             return;
         };
-        let why = if self.clock.now() >= svid.not_after {
-            "it expired"
-        } else if identity.is_none() {
-            "the sidecar has no valid certificate any more"
-        } else if identity.is_some_and(|identity| *identity.id() != svid.id) {
-            "the workload has another identity now"
-        } else {
+        let now = self.clock.now();
+        let Some(why) = fault(svid, identity.map(Identity::id), revocations, now) else {
             return;
         };
         tracing::warn!(spiffe_id = %svid.id, why, "the application's certificate is withdrawn");
@@ -184,7 +185,101 @@ impl AppIdentity {
             id: issued.id().clone(),
             chain,
             key: Secret::new(key.serialize_der()),
+            serial: issued.serial().to_vec(),
+            not_before: issued.not_before(),
             not_after: issued.not_after(),
         })
+    }
+}
+
+/// Why `svid` is not handed out any more at `now`, where `own` is the workload's identity; `None`: it still is.
+fn fault(
+    svid: &AppSvid,
+    own: Option<&SpiffeId>,
+    revocations: &Revocations,
+    now: i64,
+) -> Option<&'static str> {
+    let revoked = || revocations.of_certificate(&svid.id, &svid.serial, svid.not_before, now);
+    match own {
+        _ if now >= svid.not_after => Some("it expired"),
+        None => Some("the sidecar has no valid certificate any more"),
+        Some(own) if *own != svid.id => Some("the workload has another identity now"),
+        Some(_) if revoked().is_some() => Some("it is revoked"),
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_auth::revocation::Entry;
+    use mesh_proto::mesh::{self, revocation::Subject};
+
+    use super::*;
+    use crate::doors::testing::{ID, svid};
+
+    #[test]
+    fn what_is_over_or_revoked_is_not_handed_out() {
+        let id = SpiffeId::parse(ID).expect("an ID");
+        let other = SpiffeId::parse("spiffe://demo.test/ns/demo/sa/db").expect("an ID");
+        let certificate = |serial: u8| {
+            Subject::Serial(mesh::RevokedSerial {
+                trust_domain: "demo.test".into(),
+                serial: vec![serial],
+            })
+        };
+        let before = |not_before: i64| {
+            Subject::IssuedBefore(mesh::RevokedIssuedBefore {
+                trust_domain: "demo.test".into(),
+                path: String::new(),
+                not_before,
+            })
+        };
+        for (own, revoked, not_after, fault) in [
+            (Some(&id), None, 2_000, None),
+            (Some(&id), None, 1_500, Some("expired")),
+            (None, None, 2_000, Some("no valid certificate")),
+            (Some(&other), None, 2_000, Some("another identity")),
+            (Some(&id), Some(certificate(7)), 2_000, Some("revoked")),
+            (Some(&id), Some(certificate(8)), 2_000, None),
+            (
+                Some(&id),
+                Some(Subject::SpiffeId(ID.into())),
+                2_000,
+                Some("revoked"),
+            ),
+            (
+                Some(&id),
+                Some(Subject::SpiffeId(other.to_string())),
+                2_000,
+                None,
+            ),
+            (Some(&id), Some(before(1_001)), 2_000, Some("revoked")),
+            (Some(&id), Some(before(1_000)), 2_000, None),
+        ] {
+            let entries = revoked.clone().map(|subject| {
+                Entry::parse(&mesh::Revocation {
+                    name: "r".into(),
+                    subject: Some(subject),
+                    ..Default::default()
+                })
+                .expect("an entry")
+            });
+            let revocations = Revocations::new(entries);
+            let svid = AppSvid {
+                not_after,
+                ..svid()
+            };
+            let found = super::fault(&svid, own, &revocations, 1_500);
+            assert_eq!(
+                found.is_some(),
+                fault.is_some(),
+                "{own:?} {revoked:?}: {found:?}"
+            );
+            assert!(
+                found
+                    .unwrap_or_default()
+                    .contains(fault.unwrap_or_default())
+            );
+        }
     }
 }

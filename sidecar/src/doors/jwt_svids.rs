@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mesh_auth::revocation::Revocations;
 use mesh_auth::{Secret, SpiffeId};
 use mesh_proto::mesh::IssueJwtSvidRequest;
 use mesh_proto::mesh::certificate_service_client::CertificateServiceClient;
@@ -53,6 +54,12 @@ impl JwtSvid {
 
     fn is_due(&self, now: i64) -> bool {
         now >= self.issued_at + self.life() / 2
+    }
+
+    /// It has no serial number; whom it speaks of and its age can be revoked.
+    fn is_revoked(&self, revocations: &Revocations, now: i64) -> bool {
+        let revoked = revocations.of_certificate(&self.id, &[], self.issued_at, now);
+        revoked.is_some()
     }
 }
 
@@ -130,10 +137,19 @@ impl JwtSvids {
         loop {
             tokio::time::sleep(TICK).await;
             let now = self.clock.now();
-            let own = self.shared.load().identity().cloned();
+            let (own, revocations) = {
+                let snapshot = self.shared.load();
+                (
+                    snapshot.identity().cloned(),
+                    Arc::clone(&snapshot.revocations),
+                )
+            };
             let due: Vec<_> = {
                 let mut kept = self.kept();
-                kept.retain(|_, k| k.svid.is_fresh(now) && Some(&k.svid.id) == own.as_ref());
+                kept.retain(|_, k| {
+                    let ours = Some(&k.svid.id) == own.as_ref();
+                    ours && k.svid.is_fresh(now) && !k.svid.is_revoked(&revocations, now)
+                });
                 kept.iter()
                     .filter(|(_, k)| k.wanted && k.svid.is_due(now))
                     .map(|(audiences, _)| audiences.clone())
@@ -164,7 +180,10 @@ impl JwtSvids {
         let snapshot = self.shared.load();
         let mut kept = self.kept();
         let held = kept.get_mut(audiences)?;
-        if !held.svid.is_fresh(now) || snapshot.identity() != Some(&held.svid.id) {
+        if !held.svid.is_fresh(now)
+            || snapshot.identity() != Some(&held.svid.id)
+            || held.svid.is_revoked(&snapshot.revocations, now)
+        {
             return None;
         }
         held.wanted = true;
@@ -292,6 +311,40 @@ mod tests {
                 (due, fresh),
                 "{now}"
             );
+        }
+    }
+
+    #[test]
+    fn a_token_ends_with_whom_it_speaks_of_and_with_its_age() {
+        use mesh_auth::revocation::Entry;
+        use mesh_proto::mesh::revocation::Subject;
+        use mesh_proto::mesh::{Revocation, RevokedIssuedBefore};
+        let svid = JwtSvid {
+            id: SpiffeId::parse("spiffe://td/ns/a/sa/b").expect("an ID"),
+            token: Arc::new(Secret::new(String::new())),
+            issued_at: 1_000,
+            expires_at: 1_300,
+        };
+        let before = |not_before| {
+            Subject::IssuedBefore(RevokedIssuedBefore {
+                trust_domain: "td".into(),
+                path: "/ns/a".into(),
+                not_before,
+            })
+        };
+        for (subject, revoked) in [
+            (Subject::SpiffeId("spiffe://td/ns/a/sa/b".into()), true),
+            (Subject::SpiffeId("spiffe://td/ns/a/sa/c".into()), false),
+            (before(1_001), true),
+            (before(1_000), false),
+        ] {
+            let message = Revocation {
+                name: "r".into(),
+                subject: Some(subject.clone()),
+                ..Default::default()
+            };
+            let revocations = Revocations::new([Entry::parse(&message).expect("an entry")]);
+            assert_eq!(svid.is_revoked(&revocations, 1_100), revoked, "{subject:?}");
         }
     }
 

@@ -26,6 +26,10 @@ pub struct AppSvid {
     pub chain: Vec<CertificateDer<'static>>,
     /// PKCS#8, DER.
     pub key: Secret<Vec<u8>>,
+    /// Serial number, as encoded.
+    pub serial: Vec<u8>,
+    /// Start of validity, Unix seconds.
+    pub not_before: i64,
     /// End of validity, Unix seconds.
     pub not_after: i64,
 }

@@ -22,7 +22,8 @@ pub(super) fn root() -> (CertificateDer<'static>, Issuer<'static, KeyPair>) {
     (root, Issuer::new(params, key))
 }
 
-fn svid() -> AppSvid {
+/// The application's SVID, number 7, from 1000 on.
+pub(super) fn svid() -> AppSvid {
     let key = KeyPair::generate().expect("key");
     let mut params = CertificateParams::default();
     params.subject_alt_names = vec![SanType::URI(ID.try_into().expect("ASCII"))];
@@ -31,6 +32,8 @@ fn svid() -> AppSvid {
         id: SpiffeId::parse(ID).expect("an ID"),
         chain: vec![leaf.der().clone()],
         key: Secret::new(key.serialize_der()),
+        serial: vec![7],
+        not_before: 1_000,
         not_after: i64::MAX,
     }
 }
