@@ -84,6 +84,8 @@ pub struct Snapshot {
     pub revocations: Arc<Revocations>,
     /// Changes whenever a bundle or a revocation does: whom to believe.
     pub trust_epoch: u64,
+    /// Changes whenever a revocation does.
+    pub revocation_epoch: u64,
     /// Policy on connections to this workload; `None` until mesh defaults are held: deny.
     pub policy: Option<Arc<PolicySet>>,
     /// Changes whenever `policy` does.
@@ -148,6 +150,7 @@ impl Snapshot {
             bundles: Arc::default(),
             revocations: Arc::default(),
             trust_epoch: 0,
+            revocation_epoch: 0,
             policy: None,
             policy_epoch: 0,
             tokens: None,
@@ -257,6 +260,11 @@ impl Snapshot {
             revocations,
             trust_epoch: if unchanged_trust {
                 self.trust_epoch
+            } else {
+                epoch
+            },
+            revocation_epoch: if unchanged_revocations {
+                self.revocation_epoch
             } else {
                 epoch
             },

@@ -263,6 +263,27 @@ pub(crate) enum RevokeCommand {
         #[command(flatten)]
         options: RevokeOptions,
     },
+    /// Tokens of an issuer, by what they say; everything that is given must hold
+    #[command(group(clap::ArgGroup::new("which").required(true).multiple(true).args(["jti", "sub", "sid", "issued_before"])))]
+    Token {
+        /// Their issuer, as `iss` says it; for JWT-SVIDs without one, the trust domain
+        #[arg(long, value_name = "ISSUER")]
+        issuer: String,
+        /// One token, by its `jti`
+        #[arg(long)]
+        jti: Option<String>,
+        /// Those of one subject
+        #[arg(long)]
+        sub: Option<String>,
+        /// Those of one session
+        #[arg(long)]
+        sid: Option<String>,
+        /// Those issued before a moment: RFC 3339, or `now`
+        #[arg(long, value_name = "TIME")]
+        issued_before: Option<String>,
+        #[command(flatten)]
+        options: RevokeOptions,
+    },
     /// List what is revoked, by whom, when and why
     List,
     /// Take one entry back

@@ -1,7 +1,7 @@
 //! Revocation: what is no longer believed although its certificate still verifies.
 //!
 //! A [`Revocations`] is compiled once per snapshot and asked at every handshake, resumption, and review of an open
-//! connection. One lookup per segment of the SPIFFE ID's path, however many entries there are.
+//! connection. One lookup per segment of the SPIFFE ID's path, however many entries there are. Tokens have their own index.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use mesh_proto::mesh::{self, revocation};
 
 use crate::svid::VerifiedPeer;
+use crate::token::revoked::{RevokedToken, RevokedTokens};
 use crate::{SpiffeId, TrustDomain};
 
 /// Longest serial number (RFC 5280 §4.1.2.2 allows 20 bytes).
@@ -45,7 +46,17 @@ pub struct Revoked {
 }
 
 impl Revoked {
-    fn is_in_force(&self, now: i64) -> bool {
+    /// An entry of that name.
+    #[cfg(test)]
+    pub(crate) fn until(name: &str, expires_at: Option<i64>) -> Self {
+        Self {
+            name: name.into(),
+            reason: "".into(),
+            expires_at,
+        }
+    }
+
+    pub(crate) fn is_in_force(&self, now: i64) -> bool {
         self.expires_at.is_none_or(|end| now < end)
     }
 }
@@ -57,6 +68,7 @@ enum Subject {
     Id(SpiffeId),
     /// With a moment: only certificates whose validity starts earlier.
     Prefix(TrustDomain, String, Option<i64>),
+    Token(RevokedToken),
 }
 
 /// One entry, checked.
@@ -99,6 +111,10 @@ impl Entry {
                 }
                 Subject::Prefix(domain, path, Some(before.not_before))
             }
+            Some(revocation::Subject::Token(token)) => match RevokedToken::parse(token) {
+                Ok(token) => Subject::Token(token),
+                Err((field, problem)) => return refuse(field, problem),
+            },
         };
         if message.expires_at < 0 {
             return refuse("expires_at", "is negative");
@@ -160,6 +176,7 @@ struct Domain {
 #[derive(Debug, Clone, Default)]
 pub struct Revocations {
     domains: HashMap<Box<str>, Domain>,
+    tokens: RevokedTokens,
     len: usize,
 }
 
@@ -188,6 +205,7 @@ impl Revocations {
                     .entry(path.into())
                     .or_default()
                     .push((before, mark)),
+                Subject::Token(token) => revocations.tokens.add(token, mark),
             }
         }
         revocations
@@ -205,6 +223,11 @@ impl Revocations {
     /// True when nothing is revoked.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Those about tokens.
+    pub fn tokens(&self) -> &RevokedTokens {
+        &self.tokens
     }
 
     /// The entry that revokes `peer` at `now` (Unix seconds).
@@ -390,6 +413,10 @@ mod tests {
             (
                 entry("x", before("td", "", 0), 0),
                 "issued_before.not_before",
+            ),
+            (
+                entry("x", revocation::Subject::Token(Default::default()), 0),
+                "token.issuer",
             ),
             (entry("x", id("spiffe://td/a"), -1), "expires_at"),
             (long, "reason"),

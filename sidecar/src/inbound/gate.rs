@@ -93,7 +93,7 @@ async fn pass(
             break (snapshot, None);
         };
         policy.strip_claim_headers(&mut head.headers);
-        let stop = match worker.tokens.pass(policy, source, head, port) {
+        let stop = match worker.tokens.pass(&snapshot, policy, source, head, port) {
             Ok(token) => break (snapshot, token),
             Err(stop) => stop,
         };

@@ -1,4 +1,5 @@
-//! What ends a request's stream or a tunnel before it is done: its token expires, policy allows it no longer.
+//! What ends a request's stream or a tunnel before it is done: its token expires or is revoked, policy allows it no
+//! longer.
 //!
 //! Nothing is registered for an exchange that is over before it had to wait. What a decision needs is borrowed from the
 //! task that holds the stream, and looked at only when policy changes.
@@ -6,6 +7,7 @@
 use http::request;
 use mesh_auth::Reason;
 use mesh_auth::token::{StreamEnd, Verified};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::decide;
@@ -14,6 +16,7 @@ use super::source::Source;
 use crate::http::answer::Refused;
 use crate::http::ending::Ending;
 use crate::snapshot::Snapshot;
+use crate::wall_clock::unix_seconds;
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
 use crate::worker::rechecks::Recheck;
@@ -25,19 +28,11 @@ pub struct Lifetime<'a> {
     source: &'a Source,
     head: &'a request::Parts,
     port: u16,
-    token: Option<&'a Verified>,
+    token: Option<&'a Rc<Verified>>,
     recheck: Recheck<'a>,
-    expiry: Expiry,
+    /// Of the token, once the stream had to wait.
+    review: Option<Review>,
     refused: Option<Refused>,
-}
-
-enum Expiry {
-    /// Without a token nothing expires.
-    Never,
-    /// It has not had to wait yet.
-    At(i64),
-    /// Under review.
-    Registered(Review),
 }
 
 impl<'a> Lifetime<'a> {
@@ -48,19 +43,14 @@ impl<'a> Lifetime<'a> {
         head: &'a request::Parts,
         passed: &'a Passed,
     ) -> Self {
-        let token = passed.token.as_deref();
-        let expiry = match token.map(|token| token.stream_end(head.uri.path(), passed.port)) {
-            Some(StreamEnd::At(at)) => Expiry::At(at),
-            Some(StreamEnd::Never) | None => Expiry::Never,
-        };
         Self {
             worker,
             source,
             head,
             port: passed.port,
-            token,
+            token: passed.token.as_ref(),
             recheck: Recheck::new(worker.reviews.rechecks(), passed.policy_epoch),
-            expiry,
+            review: None,
             refused: None,
         }
     }
@@ -70,20 +60,21 @@ impl<'a> Lifetime<'a> {
         self.refused.as_ref()
     }
 
-    fn poll_expiry(&mut self, cx: &Context<'_>) -> Poll<Reason> {
-        if let Expiry::At(ends_at) = self.expiry {
+    fn poll_token(&mut self, cx: &Context<'_>) -> Poll<Reason> {
+        let Some(token) = self.token else {
+            return Poll::Pending;
+        };
+        let (worker, source) = (self.worker, self.source);
+        let review = self.review.get_or_insert_with(|| {
             let subject = TokenStream {
-                peer: self.source.peer_name().into(),
-                ends_at: Some(ends_at),
+                peer: source.peer_name().into(),
+                token: Rc::clone(token),
+                end: token.stream_end(self.head.uri.path(), self.port),
             };
-            let snapshot = self.worker.snapshot();
-            let review = self.worker.reviews.register(Box::new(subject), &snapshot);
-            self.expiry = Expiry::Registered(review);
-        }
-        match &self.expiry {
-            Expiry::Registered(review) => review.poll(cx),
-            Expiry::Never | Expiry::At(_) => Poll::Pending,
-        }
+            let snapshot = worker.snapshot();
+            worker.reviews.register(Box::new(subject), &snapshot)
+        });
+        review.poll(cx)
     }
 }
 
@@ -91,7 +82,7 @@ impl Ending for Lifetime<'_> {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         if self.recheck.poll_due(cx).is_ready() {
             let snapshot = self.worker.snapshot();
-            let token = self.token.map(Verified::token);
+            let token = self.token.map(|verified| verified.token());
             let (worker, source) = (self.worker, self.source);
             let decided = decide::again(worker, source, &snapshot, self.port, self.head, token);
             match decided {
@@ -103,7 +94,7 @@ impl Ending for Lifetime<'_> {
                 }
             }
         }
-        self.poll_expiry(cx)
+        self.poll_token(cx)
     }
 
     fn decision(&self) -> Option<u64> {
@@ -158,7 +149,8 @@ fn ended(source: &Source, refused: &Refused, snapshot: &Snapshot) -> Reason {
 /// A stream that was opened with a token.
 struct TokenStream {
     peer: Box<str>,
-    ends_at: Option<i64>,
+    token: Rc<Verified>,
+    end: StreamEnd,
 }
 
 impl Subject for TokenStream {
@@ -166,12 +158,17 @@ impl Subject for TokenStream {
         &[Topic::Token]
     }
 
-    fn review(&self, _: &Snapshot) -> Option<Reason> {
-        None
+    fn review(&self, snapshot: &Snapshot) -> Option<Reason> {
+        let revoked = snapshot.revocations.tokens();
+        let found = revoked.of(&self.token, unix_seconds());
+        found.map(|_| Reason::TokenRevoked)
     }
 
     fn expiry(&self) -> Option<(i64, Reason)> {
-        self.ends_at.map(|at| (at, Reason::TokenExpired))
+        match self.end {
+            StreamEnd::At(at) => Some((at, Reason::TokenExpired)),
+            StreamEnd::Never => None,
+        }
     }
 
     fn direction(&self) -> Direction {

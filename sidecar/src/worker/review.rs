@@ -52,7 +52,7 @@ impl Topic {
         [
             snapshot.trust_epoch,
             snapshot.policy_epoch,
-            snapshot.trust_epoch,
+            snapshot.revocation_epoch,
             snapshot.modes_epoch,
         ]
     }

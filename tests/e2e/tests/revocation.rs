@@ -1,10 +1,12 @@
 //! What is revoked is closed where it is open, refused where it is new, and believed again when it is taken back.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 
+use mesh_e2e::app::App;
+use mesh_e2e::token::{ISSUER, Issuer, claims};
 use mesh_e2e::{Mesh, eventually, http};
 use serde_json::Value;
 
@@ -116,4 +118,136 @@ fn revocation_by_prefix_and_age_hits_what_it_names_and_bad_input_changes_nothing
     assert_ne!(mesh.call_orders().status, 200);
     assert_eq!(revoke(&mesh, &["undo", "all"]).0, Some(0));
     eventually("all are let in again", || mesh.call_orders().status == 200);
+}
+
+/// Answers `/stream` with a chunk and no end, everything else at once.
+fn streaming_app() -> App {
+    App::start(|mut arrived| {
+        let stream = arrived.stream.get_mut();
+        if !arrived.head.starts_with("GET /stream") {
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            stream.write_all(answer).ok();
+            return;
+        }
+        let chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        stream.write_all(chunk).ok();
+        // Until the sidecar hangs up.
+        stream.read_to_end(&mut Vec::new()).ok();
+    })
+}
+
+/// A stream that `token` opened, with its first chunk read.
+fn open_stream(mesh: &Mesh, token: &str) -> BufReader<TcpStream> {
+    let mut stream = http::connect(mesh.address("web", "outbound"));
+    let request =
+        format!("GET /stream HTTP/1.1\r\nHost: orders\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("written");
+    let mut stream = BufReader::new(stream);
+    let head = http::read_head(&mut stream);
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let mut line = String::new();
+    while line != "hello\r\n" {
+        line.clear();
+        assert_ne!(stream.read_line(&mut line).expect("a chunk"), 0, "{head}");
+    }
+    stream
+}
+
+#[test]
+fn a_revoked_token_loses_its_open_stream_and_opens_no_other_until_it_is_taken_back() {
+    let issuer = Issuer::new("k1");
+    let documents = format!(
+        r#"apiVersion: postern.dev/v1alpha1
+kind: RequestAuthentication
+metadata: {{name: orders-tokens, namespace: demo}}
+spec:
+  selector: {{matchLabels: {{app: orders}}}}
+  jwtRules:
+  - {{issuer: {ISSUER}, audiences: [orders], jwks: '{jwks}', required: true}}
+"#,
+        jwks = issuer.jwks()
+    );
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("tokens.yaml");
+    std::fs::write(&file, documents).expect("written");
+    let app = streaming_app();
+    let mesh = Mesh::start(&[
+        "--policy",
+        file.to_str().expect("a path"),
+        "--app",
+        &format!("orders={}", app.address),
+    ]);
+    let token = |jti: &str, sid: &str| {
+        let mut claims = claims();
+        (claims["jti"], claims["sid"]) = (jti.into(), sid.into());
+        issuer.sign(&issuer.header(), &claims)
+    };
+    let (lost, kept) = (token("lost", "s1"), token("kept", "s2"));
+    let call = |token: &str| {
+        let line = format!("authorization: Bearer {token}\r\n");
+        let answer = http::get(mesh.address("web", "outbound"), "orders", "/", &line);
+        let reason = http::field(&answer.head, "postern-reason").map(str::to_owned);
+        (answer.status, reason)
+    };
+    let revoked = (401, Some("token_revoked".to_owned()));
+    let mut stream = open_stream(&mesh, &lost);
+    let mut other = open_stream(&mesh, &kept);
+    assert_eq!(call(&lost).0, 200);
+
+    let by = ["token", "--issuer", ISSUER, "--jti", "lost", "--wait"];
+    let (code, done) = revoke(&mesh, &by);
+    assert_eq!(code, Some(0), "{done}");
+    let enforcement = &done["enforcement"];
+    assert_eq!(enforcement["sidecars"], enforcement["enforced"], "{done}");
+    assert!(
+        enforcement["p99_ms"].as_f64().expect("a time") > 0.0,
+        "{done}"
+    );
+    let mut rest = Vec::new();
+    // Cut, not finished: no last chunk.
+    stream.read_to_end(&mut rest).ok();
+    assert_eq!(String::from_utf8_lossy(&rest), "");
+    assert_eq!(call(&lost), revoked);
+    assert_eq!(call(&lost), revoked, "also when it is remembered");
+    assert_eq!(call(&kept).0, 200);
+    let wait = std::time::Duration::from_millis(100);
+    other.get_ref().set_read_timeout(Some(wait)).expect("set");
+    let error = other.read(&mut [0]).expect_err("it goes on");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+
+    let name = done["name"].as_str().expect("a name");
+    assert_eq!(revoke(&mesh, &["undo", name]).0, Some(0));
+    eventually("it is let in again", || call(&lost).0 == 200);
+    for (arguments, hit) in [
+        (["--issuer", ISSUER, "--sid", "s1"], true),
+        (["--issuer", ISSUER, "--sid", "s"], false),
+        (["--issuer", ISSUER, "--sub", "alice"], true),
+        (["--issuer", "https://other.test", "--sub", "alice"], false),
+        (["--issuer", ISSUER, "--issued-before", "now"], true),
+        (
+            [
+                "--issuer",
+                ISSUER,
+                "--issued-before",
+                "2020-01-01T00:00:00Z",
+            ],
+            false,
+        ),
+    ] {
+        let full = [&["token"], &arguments[..], &["--wait", "--name", "it"]].concat();
+        let (code, done) = revoke(&mesh, &full);
+        assert_eq!(code, Some(0), "{arguments:?}: {done}");
+        assert_eq!(call(&lost) == revoked, hit, "{arguments:?}");
+        assert_eq!(revoke(&mesh, &["undo", "it"]).0, Some(0));
+        eventually("it is let in again", || call(&lost).0 == 200);
+    }
+    for bad in [
+        &["token", "--issuer", ISSUER][..],
+        &["token", "--jti", "lost"],
+        &["token", "--issuer", "", "--jti", "lost"],
+        &["token", "--issuer", ISSUER, "--issued-before", "yesterday"],
+    ] {
+        let (code, _) = revoke(&mesh, bad);
+        assert!(matches!(code, Some(1 | 2)), "{bad:?}: {code:?}");
+    }
 }

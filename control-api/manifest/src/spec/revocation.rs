@@ -35,6 +35,21 @@ struct IssuedBefore {
     time: String,
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Token {
+    issuer: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    id: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    subject: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    session: String,
+    /// RFC 3339, with seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issued_before: Option<String>,
+}
+
 /// What is no longer believed. Exactly one of the subjects.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -48,10 +63,31 @@ pub(crate) struct Revocation {
     #[serde(skip_serializing_if = "Option::is_none")]
     issued_before: Option<IssuedBefore>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<Token>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// RFC 3339; never when omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<String>,
+}
+
+impl Token {
+    fn summary(&self) -> String {
+        let mut text = format!("tokens of {}", self.issuer.escape_debug());
+        for (name, value) in [
+            ("jti", &self.id),
+            ("sub", &self.subject),
+            ("sid", &self.session),
+        ] {
+            if !value.is_empty() {
+                text.push_str(&format!(", {name} {}", value.escape_debug()));
+            }
+        }
+        if let Some(moment) = &self.issued_before {
+            text.push_str(&format!(", issued before {moment}"));
+        }
+        text
+    }
 }
 
 impl Revocation {
@@ -81,6 +117,18 @@ impl Revocation {
                 },
             ));
         }
+        if let Some(token) = &self.token {
+            subjects.push(revocation::Subject::Token(mesh::RevokedToken {
+                issuer: token.issuer.clone(),
+                id: token.id.clone(),
+                subject: token.subject.clone(),
+                session: token.session.clone(),
+                issued_before: match &token.issued_before {
+                    Some(text) => names::moment("spec.token.issuedBefore", text)?,
+                    None => 0,
+                },
+            }));
+        }
         Ok(subjects)
     }
 }
@@ -93,7 +141,7 @@ impl Spec for Revocation {
         let (Some(subject), true) = (subjects.pop(), subjects.is_empty()) else {
             return Err(FieldError::new(
                 "spec",
-                "needs exactly one of certificate, spiffeId, prefix, issuedBefore",
+                "needs exactly one of certificate, spiffeId, prefix, issuedBefore, token",
             ));
         };
         let expires_at = match &self.expires {
@@ -137,6 +185,9 @@ impl Spec for Revocation {
                 b.path.trim_end_matches('/'),
                 b.time
             ),
+            Self {
+                token: Some(token), ..
+            } => token.summary(),
             _ => String::new(),
         };
         if let Some(end) = &self.expires {
@@ -160,6 +211,12 @@ fn written(field: &str) -> &'static str {
         "issued_before.trust_domain" => "spec.issuedBefore.trustDomain",
         "issued_before.path" => "spec.issuedBefore.path",
         "issued_before.not_before" => "spec.issuedBefore.time",
+        "token" => "spec.token",
+        "token.issuer" => "spec.token.issuer",
+        "token.id" => "spec.token.id",
+        "token.subject" => "spec.token.subject",
+        "token.session" => "spec.token.session",
+        "token.issued_before" => "spec.token.issuedBefore",
         "expires_at" => "spec.expires",
         "reason" => "spec.reason",
         _ => "spec",

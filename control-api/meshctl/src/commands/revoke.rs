@@ -60,6 +60,35 @@ pub(super) async fn run(
                 json!({"issuedBefore": {"trustDomain": domain, "path": path, "time": time}});
             revoke(admin, &name, subject, options, format).await
         }
+        RevokeCommand::Token {
+            issuer,
+            jti,
+            sub,
+            sid,
+            issued_before,
+            options,
+        } => {
+            // A token of this very second may be one of those that are meant.
+            let before = issued_before.map(|time| match time.as_str() {
+                "now" => moment::rfc3339(moment::unix_now().saturating_add(1)),
+                _ => time,
+            });
+            let mut token = json!({"issuer": issuer});
+            let said = [
+                ("id", jti),
+                ("subject", sub),
+                ("session", sid),
+                ("issuedBefore", before),
+            ];
+            let mut name = format!("token-{issuer}");
+            for (field, value) in said {
+                if let Some(value) = value {
+                    name.push_str(&format!("-{field}-{value}"));
+                    token[field] = value.into();
+                }
+            }
+            revoke(admin, &name, json!({"token": token}), options, format).await
+        }
         RevokeCommand::List => list(admin, format).await,
         RevokeCommand::Undo { name } => undo(admin, &name, format).await,
     }
@@ -93,9 +122,9 @@ fn document_name(subject: &str) -> String {
             c @ ('a'..='z' | '0'..='9') => c,
             _ => '-',
         })
-        .take(48)
+        .take(44)
         .collect();
-    format!("{}-{:08x}", readable.trim_matches('-'), hash >> 32)
+    format!("{}-{hash:016x}", readable.trim_matches('-'))
 }
 
 async fn revoke(

@@ -6,8 +6,7 @@
 //!
 //! A [`VerifiedToken`] is a token that was verified: its constructors are verification, an introspection answer, and
 //! one that says in its name that nothing was verified. Where further work plugs in: introspection answers go through
-//! [`Provider::accept_introspected`]; revocation looks at [`Verified::token`] at every use, beside
-//! [`Verified::check_time`]; the end of streams asks [`Verified::stream_end`].
+//! [`Provider::accept_introspected`]; [`RevokedTokens`] are asked at every use, beside [`Verified::check_time`]; the end of streams asks [`Verified::stream_end`].
 
 mod places;
 
@@ -22,6 +21,7 @@ mod checks;
 mod compile;
 mod policy;
 mod provider;
+pub(crate) mod revoked;
 mod verified;
 
 #[cfg(test)]
@@ -36,4 +36,5 @@ pub use keys::{Ignored, KeySetError, Keys, MAX_KEY_SET_BYTES};
 pub use places::{Found, Presented};
 pub use policy::{Outcome, Refusal, TokenPolicy};
 pub use provider::{Provider, StreamEnd, Verified};
+pub use revoked::RevokedTokens;
 pub use verified::{Fingerprint, VerifiedToken};

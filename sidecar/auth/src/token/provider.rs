@@ -82,7 +82,7 @@ impl Route {
     }
 }
 
-/// How a stream fares when its token expires or is revoked.
+/// How a stream fares when its token expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamEnd {
     /// It goes on.
@@ -100,6 +100,14 @@ impl Provider {
     /// `iss` of its tokens; empty for a JWT-SVID rule that names none.
     pub fn issuer(&self) -> &str {
         &self.rule.issuer
+    }
+
+    /// Who makes its tokens: the issuer, or the trust domain where the rule names none.
+    pub fn authority(&self) -> &str {
+        match self.issuer() {
+            "" => &self.rule.trust_domain,
+            issuer => issuer,
+        }
     }
 
     /// The rule it was made of: what introspection is configured with.

@@ -65,6 +65,8 @@ type Map<V> = HashMap<Digest, V, BuildHasherDefault<Start>>;
 struct Entry {
     verified: Rc<Verified>,
     weight: usize,
+    /// The epoch of the revocations that did not name it.
+    cleared: u64,
     /// Used since the hand passed.
     used: bool,
 }
@@ -78,11 +80,18 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// What is held of a token.
-    pub(super) fn get(&mut self, digest: &Digest) -> Option<Rc<Verified>> {
+    /// What is held of a token, and the epoch of the revocations that were looked at.
+    pub(super) fn get(&mut self, digest: &Digest) -> Option<(Rc<Verified>, u64)> {
         let entry = self.entries.get_mut(digest)?;
         entry.used = true;
-        Some(Rc::clone(&entry.verified))
+        Some((Rc::clone(&entry.verified), entry.cleared))
+    }
+
+    /// The revocations of `epoch` do not name the token.
+    pub(super) fn clear_until(&mut self, digest: &Digest, epoch: u64) {
+        if let Some(entry) = self.entries.get_mut(digest) {
+            entry.cleared = epoch;
+        }
     }
 
     pub(super) fn remove(&mut self, digest: &Digest) {
@@ -92,8 +101,8 @@ impl Cache {
         }
     }
 
-    /// Remembers a token; returns how many were forgotten for it.
-    pub(super) fn put(&mut self, digest: Digest, verified: Rc<Verified>) -> u64 {
+    /// Remembers a token that the revocations of `epoch` do not name; returns how many were forgotten for it.
+    pub(super) fn put(&mut self, digest: Digest, verified: Rc<Verified>, epoch: u64) -> u64 {
         let weight = verified.weight();
         if weight > MAX_BYTES / 64 {
             return 0;
@@ -112,6 +121,7 @@ impl Cache {
         let entry = Entry {
             verified,
             weight,
+            cleared: epoch,
             used: false,
         };
         self.entries.insert(digest, entry);
@@ -146,10 +156,24 @@ struct Failure {
     until: i64,
 }
 
-/// Tokens that were refused under one token policy.
+/// What tokens are judged under.
+#[derive(Clone)]
+pub(super) struct Under {
+    pub(super) policy: Arc<TokenPolicy>,
+    /// Of the revocations.
+    pub(super) epoch: u64,
+}
+
+impl Under {
+    fn is(&self, policy: &Arc<TokenPolicy>, epoch: u64) -> bool {
+        self.epoch == epoch && Arc::ptr_eq(&self.policy, policy)
+    }
+}
+
+/// Tokens that were refused under one token policy and its revocations.
 #[derive(Default)]
 pub(super) struct Failures {
-    under: Option<Arc<TokenPolicy>>,
+    under: Option<Under>,
     entries: Map<Failure>,
 }
 
@@ -157,26 +181,28 @@ impl Failures {
     pub(super) fn get(
         &self,
         policy: &Arc<TokenPolicy>,
+        epoch: u64,
         digest: &Digest,
         now: i64,
     ) -> Option<(Reason, Option<Arc<Provider>>)> {
-        self.under.as_ref().filter(|p| Arc::ptr_eq(p, policy))?;
+        self.under.as_ref().filter(|u| u.is(policy, epoch))?;
         let failure = self.entries.get(digest).filter(|f| now < f.until)?;
         Some((failure.reason, failure.provider.clone()))
     }
 
     pub(super) fn put(
         &mut self,
-        policy: &Arc<TokenPolicy>,
+        under: Under,
         digest: Digest,
         reason: Reason,
         provider: Option<Arc<Provider>>,
         now: i64,
     ) {
-        let same = self.under.as_ref().is_some_and(|p| Arc::ptr_eq(p, policy));
+        let held = self.under.as_ref();
+        let same = held.is_some_and(|u| u.is(&under.policy, under.epoch));
         if !same || self.entries.len() >= MAX_FAILURES {
             self.entries.clear();
-            self.under = Some(Arc::clone(policy));
+            self.under = Some(under);
         }
         let failure = Failure {
             reason,
@@ -218,17 +244,23 @@ mod tests {
             Arc::new(policy.expect("compiles").expect("has a rule"))
         };
         let (policy, other) = (compile(), compile());
+        let under = Under {
+            policy: Arc::clone(&policy),
+            epoch: 3,
+        };
         let mut failures = Failures::default();
         for i in 0..10 * MAX_FAILURES {
             let mut digest = [0; 32];
             digest[..8].copy_from_slice(&i.to_le_bytes());
-            failures.put(&policy, digest, Reason::TokenBadSignature, None, 100);
+            failures.put(under.clone(), digest, Reason::TokenBadSignature, None, 100);
             assert!(failures.entries.len() <= MAX_FAILURES);
         }
         let digest = [7; 32];
-        failures.put(&policy, digest, Reason::TokenBadSignature, None, 100);
-        assert!(failures.get(&policy, &digest, 100).is_some());
-        assert!(failures.get(&policy, &digest, 100 + FAILURE_TTL).is_none());
-        assert!(failures.get(&other, &digest, 100).is_none());
+        failures.put(under, digest, Reason::TokenRevoked, None, 100);
+        let held = |policy, epoch, now| failures.get(policy, epoch, &digest, now).is_some();
+        assert!(held(&policy, 3, 100));
+        assert!(!held(&policy, 3, 100 + FAILURE_TTL));
+        assert!(!held(&policy, 4, 100), "it may have been taken back");
+        assert!(!held(&other, 3, 100));
     }
 }

@@ -23,11 +23,12 @@ use mesh_auth::token::{
 use mesh_proto::mesh;
 use metrics::{Counter, counter};
 
-use self::cache::{Cache, Digest, Digester, Failures};
+use self::cache::{Cache, Digest, Digester, Failures, Under};
 use self::recent::Recent;
 use super::key_misses::{KeyMisses, Miss, Pending};
 use super::source::Source;
 use crate::key_requests::KeyRequests;
+use crate::snapshot::Snapshot;
 use crate::wall_clock::unix_seconds;
 
 /// Label value of a refusal that no provider made.
@@ -105,12 +106,13 @@ impl Tokens {
     /// Why the request is refused, which was counted; or what it has to wait for.
     pub fn pass(
         &self,
+        snapshot: &Snapshot,
         policy: &Arc<TokenPolicy>,
         source: &Source,
         head: &mut request::Parts,
         port: u16,
     ) -> Result<Option<Rc<Verified>>, Stop> {
-        let (credential, transaction) = self.judge(policy, source, head, port).map_err(
+        let (credential, transaction) = self.judge(snapshot, policy, source, head, port).map_err(
             |(denied, provider, pending)| match (provider, pending) {
                 (Some(provider), Some(pending)) => Stop::AwaitsKeys {
                     otherwise: denied,
@@ -159,6 +161,7 @@ impl Tokens {
     #[allow(clippy::type_complexity)] // What was found in each of the two places, or why not and by whom.
     fn judge(
         &self,
+        snapshot: &Snapshot,
         policy: &Arc<TokenPolicy>,
         source: &Source,
         head: &request::Parts,
@@ -173,7 +176,7 @@ impl Tokens {
                 let Some(presented) = presented else {
                     return Ok(None);
                 };
-                let verified = self.verify(policy, presented)?;
+                let verified = self.verify(snapshot, policy, presented)?;
                 self.check_caller(&verified, source.peer.as_ref())
                     .map_err(|reason| {
                         (reason.into(), Some(Arc::clone(verified.provider())), None)
@@ -200,27 +203,33 @@ impl Tokens {
     /// Verifies a token, or finds that it was.
     fn verify(
         &self,
+        snapshot: &Snapshot,
         policy: &Arc<TokenPolicy>,
         presented: Presented<'_>,
     ) -> Result<Rc<Verified>, Failed> {
         let now = unix_seconds();
+        let epoch = snapshot.revocation_epoch;
         let digest = self.digester.digest(presented.expose());
         let held = self.cache.borrow_mut().get(&digest);
         // Another rule or other keys are another provider, under which it has to be verified anew.
-        if let Some(verified) = held
+        if let Some((verified, cleared)) = held
             && policy.has(verified.provider())
             && policy.permits(verified.provider(), presented)
         {
             self.hits.increment(1);
-            return match verified.check_time(now) {
-                Ok(()) => Ok(verified),
-                Err(reason) => {
-                    self.cache.borrow_mut().remove(&digest);
-                    Err(denied(reason, Some(verified.provider())))
-                }
-            };
+            if let Err(reason) = verified.check_time(now) {
+                self.cache.borrow_mut().remove(&digest);
+                return Err(denied(reason, Some(verified.provider())));
+            }
+            if cleared == epoch {
+                return Ok(verified);
+            }
+            self.check_revocation(snapshot, policy, &verified, digest, now)?;
+            self.cache.borrow_mut().clear_until(&digest, epoch);
+            return Ok(verified);
         }
-        if let Some((reason, provider)) = self.failures.borrow().get(policy, &digest, now) {
+        let failure = self.failures.borrow().get(policy, epoch, &digest, now);
+        if let Some((reason, provider)) = failure {
             self.hits.increment(1);
             return Err(denied(reason, provider.as_ref()));
         }
@@ -233,9 +242,11 @@ impl Tokens {
         );
         match outcome {
             Ok(Outcome::Verified(verified)) => {
-                count(Some(verified.provider()), "verified");
                 let verified = Rc::from(verified);
-                let evicted = self.cache.borrow_mut().put(digest, Rc::clone(&verified));
+                self.check_revocation(snapshot, policy, &verified, digest, now)?;
+                count(Some(verified.provider()), "verified");
+                let mut cache = self.cache.borrow_mut();
+                let evicted = cache.put(digest, Rc::clone(&verified), epoch);
                 self.evictions.increment(evicted);
                 Ok(verified)
             }
@@ -251,8 +262,7 @@ impl Tokens {
                 // Only what cost a signature check is worth remembering, and time cannot heal.
                 if refusal.reason == Reason::TokenBadSignature {
                     let provider = refusal.provider.clone();
-                    let mut failures = self.failures.borrow_mut();
-                    failures.put(policy, digest, refusal.reason, provider, now);
+                    self.remember(snapshot, policy, digest, refusal.reason, provider, now);
                 }
                 match (refusal.reason, &refusal.provider) {
                     (Reason::TokenUnknownKey, Some(provider)) => {
@@ -262,6 +272,56 @@ impl Tokens {
                 }
             }
         }
+    }
+
+    /// Refuses a token that was revoked, and forgets that it was good.
+    fn check_revocation(
+        &self,
+        snapshot: &Snapshot,
+        policy: &Arc<TokenPolicy>,
+        verified: &Verified,
+        digest: Digest,
+        now: i64,
+    ) -> Result<(), Failed> {
+        let Some(revoked) = snapshot.revocations.tokens().of(verified, now) else {
+            return Ok(());
+        };
+        tracing::info!(
+            revocation = &*revoked.name,
+            why = &*revoked.reason,
+            token = %fingerprint(&digest),
+            "revoked token presented"
+        );
+        self.cache.borrow_mut().remove(&digest);
+        let provider = verified.provider();
+        let reason = Reason::TokenRevoked;
+        self.remember(
+            snapshot,
+            policy,
+            digest,
+            reason,
+            Some(Arc::clone(provider)),
+            now,
+        );
+        Err(denied(reason, Some(provider)))
+    }
+
+    /// Remembers a refusal that would cost a signature check again.
+    fn remember(
+        &self,
+        snapshot: &Snapshot,
+        policy: &Arc<TokenPolicy>,
+        digest: Digest,
+        reason: Reason,
+        provider: Option<Arc<Provider>>,
+        now: i64,
+    ) {
+        let under = Under {
+            policy: Arc::clone(policy),
+            epoch: snapshot.revocation_epoch,
+        };
+        let mut failures = self.failures.borrow_mut();
+        failures.put(under, digest, reason, provider, now);
     }
 
     /// What a token is told whose key `provider` does not have. Keys that are fetched may only be not known yet.
