@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use mesh_auth::bundle::{TrustBundle, TrustBundles};
-use mesh_auth::policy::{PolicySet, PortModes};
+use mesh_auth::policy::{PolicyError, PolicySet, PortModes};
 use mesh_auth::revocation::{Entry, RevocationError, Revocations, Revoked};
 use mesh_auth::tls::{self, ClientAuth, Identity, Trust};
 use mesh_auth::token::TokenPolicy;
@@ -18,6 +19,7 @@ use mesh_proto::mesh;
 use rustls_pki_types::CertificateDer;
 
 use crate::directory::{Directory, DirectoryError, WorkloadEntry};
+use crate::stand_in::StandIn;
 
 /// The snapshot in force, read by every worker and stored by the control thread only.
 pub type SharedSnapshot = Arc<ArcSwap<Snapshot>>;
@@ -44,6 +46,8 @@ pub struct Resources {
     pub request_authentications: BTreeMap<String, Arc<mesh::RequestAuthentication>>,
     /// Authorization policies that select this workload.
     pub policies: BTreeMap<String, Arc<mesh::AuthorizationPolicy>>,
+    /// Authorization policies that select this workload and cannot be read, as they came, where no earlier version is held.
+    pub unreadable: BTreeMap<String, Bytes>,
     /// Services.
     pub services: BTreeMap<String, Arc<mesh::Service>>,
     /// Workloads.
@@ -213,18 +217,12 @@ impl Snapshot {
         let own_namespace = self.own_uid.split('/').next().unwrap_or_default();
         let same_policies = self.epoch > 0
             && self.resources.defaults == resources.defaults
-            && self.resources.policies == resources.policies;
+            && self.resources.policies == resources.policies
+            && self.resources.unreadable == resources.unreadable;
         let (policy, policy_epoch) = if same_policies {
             (self.policy.clone(), self.policy_epoch)
         } else {
-            let policies: Vec<_> = resources.policies.values().map(|p| (**p).clone()).collect();
-            let policy = match &resources.defaults {
-                Some(defaults) => Some(Arc::new(
-                    PolicySet::compile(&policies, defaults)?.at_revision(resources.revision),
-                )),
-                None => None,
-            };
-            (policy, epoch)
+            (build_policy(resources)?.map(Arc::new), epoch)
         };
         let same_modes = self.epoch > 0
             && self.resources.peer_authentications == resources.peer_authentications
@@ -331,6 +329,35 @@ pub fn root_namespace(resources: &Resources) -> &str {
     }
 }
 
+/// What cannot be read keeps out whom it may have been meant to keep out.
+fn build_policy(resources: &Resources) -> Result<Option<PolicySet>, PolicyError> {
+    let Some(defaults) = &resources.defaults else {
+        return Ok(None);
+    };
+    let mut policies: Vec<_> = resources.policies.values().map(|p| (**p).clone()).collect();
+    let mut closed_by = None;
+    for (name, value) in &resources.unreadable {
+        match StandIn::of(name, value) {
+            Some(StandIn::DeniesAll) => closed_by = closed_by.or(Some(name)),
+            Some(StandIn::AllowsNothing) => {
+                let (namespace, own) = name.split_once('/').unwrap_or(("", name));
+                policies.push(mesh::AuthorizationPolicy {
+                    namespace: namespace.into(),
+                    name: own.into(),
+                    action: mesh::PolicyAction::Allow.into(),
+                    ..Default::default()
+                });
+            }
+            None => {}
+        }
+    }
+    let set = PolicySet::compile(&policies, defaults)?.at_revision(resources.revision);
+    Ok(Some(match closed_by {
+        Some(name) => set.closed_by(name),
+        None => set,
+    }))
+}
+
 fn build_revocations(resources: &Resources) -> Result<Revocations, SnapshotError> {
     let entries = resources.revocations.iter().map(|(name, message)| {
         Entry::parse(message).map_err(|error| SnapshotError::Revocation {
@@ -377,4 +404,80 @@ fn build_bundles(
         insert(name, domain, roots, bundle.sequence)?;
     }
     Ok(bundles)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use mesh_auth::Reason;
+    use mesh_auth::policy::Connection;
+    use mesh_proto::TypedResource;
+
+    use super::*;
+
+    #[test]
+    fn a_policy_that_cannot_be_read_lets_nobody_in_whom_it_may_keep_out() {
+        use mesh::PolicyAction::{Allow, Audit, Deny};
+        let peer = SpiffeId::parse("spiffe://demo.test/ns/demo/sa/web").expect("an id");
+        let connection = Connection {
+            peer: Some(&peer),
+            source_ip: IpAddr::from([10, 0, 0, 1]),
+            destination_ip: IpAddr::from([10, 0, 0, 2]),
+            destination_port: 80,
+            sni: None,
+        };
+        let trust_domain = TrustDomain::new("demo.test").expect("a domain");
+        let empty = Snapshot::empty("demo/orders-1", trust_domain);
+        let cases = [
+            (None, Reason::AllowedByDefault, None),
+            (Some(Audit), Reason::AllowedByDefault, None),
+            (Some(Allow), Reason::NoAllowPolicyMatched, None),
+            (Some(Deny), Reason::PolicyUnreadable, Some("demo/p")),
+        ];
+        for (action, reason, policy) in cases {
+            let mut resources = Resources {
+                defaults: Some(mesh::MeshDefaults {
+                    trust_domain: "demo.test".into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            if let Some(action) = action {
+                let unreadable = mesh::AuthorizationPolicy {
+                    name: "p".into(),
+                    namespace: "demo".into(),
+                    action: action.into(),
+                    ..Default::default()
+                };
+                let value = unreadable.to_any().value;
+                resources.unreadable.insert("demo/p".into(), value);
+            }
+            let snapshot = empty
+                .build(&Arc::new(resources), None, &[])
+                .expect("builds");
+            let set = snapshot.policy.expect("defaults are held");
+            let decision = set.decide(&connection);
+            assert_eq!(
+                (decision.reason, decision.policy),
+                (reason, policy),
+                "{action:?}"
+            );
+            let standing = set.standing(&connection);
+            let (method, headers) = (http::Method::GET, http::HeaderMap::new());
+            let request = mesh_auth::policy::Request {
+                connection,
+                method: &method,
+                host: "orders",
+                path: "/",
+                headers: &headers,
+                token: None,
+            };
+            assert_eq!(
+                set.decide_with(&standing, &request).reason,
+                reason,
+                "{action:?}"
+            );
+        }
+    }
 }

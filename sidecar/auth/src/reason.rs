@@ -18,6 +18,8 @@ pub enum Reason {
     InsufficientScope,
     /// The mesh denies by default and no ALLOW policy selects the workload.
     DeniedByDefault,
+    /// A policy that may deny cannot be read, and no earlier version of it is held.
+    PolicyUnreadable,
     /// The peer has no identity.
     UnauthenticatedPeer,
     /// The peer belongs to another trust domain.
@@ -107,6 +109,7 @@ impl Reason {
         Self::NoAllowPolicyMatched,
         Self::InsufficientScope,
         Self::DeniedByDefault,
+        Self::PolicyUnreadable,
         Self::UnauthenticatedPeer,
         Self::ForeignTrustDomain,
         Self::PeerUnverified,
@@ -181,6 +184,7 @@ impl Reason {
             Self::NoAllowPolicyMatched => "no_allow_policy_matched",
             Self::InsufficientScope => "insufficient_scope",
             Self::DeniedByDefault => "denied_by_default",
+            Self::PolicyUnreadable => "policy_unreadable",
             Self::UnauthenticatedPeer => "unauthenticated_peer",
             Self::ForeignTrustDomain => "foreign_trust_domain",
             Self::PeerUnverified => "peer_unverified",

@@ -2,7 +2,8 @@
 //!
 //! Owns which version of which resource is held, and which was rejected. Promises: a good resource is applied though its
 //! neighbour is bad; a rejected one leaves the version before it in force; nothing is acknowledged before it was applied;
-//! a trust bundle never goes back. Does not know sockets, timers or snapshots: the caller builds one and says whether it
+//! a trust bundle never goes back; a policy that cannot be read, of which no earlier version is held, is not forgotten
+//! ([`Resources::unreadable`]). Does not know sockets, timers or snapshots: the caller builds one and says whether it
 //! could.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,6 +96,8 @@ struct Staged {
     changes: Vec<Change>,
     removed: Vec<String>,
     rejected: Vec<Rejection>,
+    /// Policies among them, as they came.
+    unreadable: BTreeMap<String, Bytes>,
 }
 
 struct Change {
@@ -141,7 +144,12 @@ impl Client {
                     item.put(&mut resources);
                     self.state(kind).held.insert(name, held);
                 }
-                Err(reason) => refused.push(rejection(kind, name, held.version, reason)),
+                Err(reason) => {
+                    if kind == ResourceType::AuthorizationPolicy {
+                        resources.unreadable.insert(name.clone(), held.value);
+                    }
+                    refused.push(rejection(kind, name, held.version, reason));
+                }
             }
         }
         self.sequences = export.sequences;
@@ -157,8 +165,16 @@ impl Client {
                 .iter()
                 .map(|(name, held)| (*kind, name.clone(), held.clone()))
         });
+        // Without a version: the server has nothing that it would take for current.
+        let unreadable = self.resources.unreadable.iter().map(|(name, value)| {
+            let held = Held {
+                version: String::new(),
+                value: value.clone(),
+            };
+            (ResourceType::AuthorizationPolicy, name.clone(), held)
+        });
         Export {
-            resources: resources.collect(),
+            resources: resources.chain(unreadable).collect(),
             sequences: self.sequences.clone(),
             revision: self.resources.revision,
         }
@@ -272,11 +288,13 @@ impl Client {
             changes: Vec::with_capacity(response.resources.len()),
             removed: response.removed_resources,
             rejected: Vec::new(),
+            unreadable: BTreeMap::new(),
         };
         let held = self.types.get(&kind).map(|state| &state.held);
         let mut seen = BTreeSet::new();
         for incoming in response.resources {
             let (name, version) = (incoming.name, incoming.version);
+            let value = incoming.resource.as_ref().map(|any| any.value.clone());
             let checked = if !seen.insert(name.clone()) {
                 Err("named twice in one response".to_owned())
             } else if incoming.ttl.is_some() {
@@ -306,7 +324,14 @@ impl Client {
                     held: Held { version, value },
                     item,
                 }),
-                Err(reason) => staged.rejected.push(rejection(kind, name, version, reason)),
+                Err(reason) => {
+                    if kind == ResourceType::AuthorizationPolicy {
+                        staged
+                            .unreadable
+                            .insert(name.clone(), value.unwrap_or_default());
+                    }
+                    staged.rejected.push(rejection(kind, name, version, reason));
+                }
             }
         }
         staged
@@ -326,6 +351,28 @@ impl Client {
         Ok(item)
     }
 
+    /// The policies that cannot be read after `staged`, provided that its changes can be applied. What is not sent again on
+    /// a new stream is gone.
+    fn unreadable(&self, staged: &Staged) -> BTreeMap<String, Bytes> {
+        let state = self.types.get(&ResourceType::AuthorizationPolicy);
+        let mut unreadable = match state.is_some_and(|state| state.answered) {
+            true => self.resources.unreadable.clone(),
+            false => BTreeMap::new(),
+        };
+        let readable = staged.changes.iter().map(|change| &change.name);
+        for name in staged.removed.iter().chain(readable) {
+            unreadable.remove(name);
+        }
+        for (name, value) in &staged.unreadable {
+            let held = state.is_some_and(|state| state.held.contains_key(name));
+            let changed = staged.changes.iter().any(|change| change.name == *name);
+            if !changed && (!held || staged.removed.contains(name)) {
+                unreadable.insert(name.clone(), value.clone());
+            }
+        }
+        unreadable
+    }
+
     /// Applies as much of `staged` as a snapshot can be built of.
     fn apply<S>(
         &mut self,
@@ -336,6 +383,9 @@ impl Client {
     ) -> (Vec<Rejection>, bool, Option<S>) {
         let mut base = (*self.resources).clone();
         base.revision = revision;
+        if kind == ResourceType::AuthorizationPolicy {
+            base.unreadable = self.unreadable(&staged);
+        }
         let removed: Vec<String> = staged
             .removed
             .into_iter()
@@ -348,7 +398,12 @@ impl Client {
         for name in &removed {
             resource::take(&mut base, kind, name);
         }
-        if removed.is_empty() && staged.changes.is_empty() && revision == self.resources.revision {
+        let mut changed = base.unreadable != self.resources.unreadable;
+        if removed.is_empty()
+            && staged.changes.is_empty()
+            && revision == self.resources.revision
+            && !changed
+        {
             self.state(kind).mark_synced();
             return (staged.rejected, false, None);
         }
@@ -358,6 +413,22 @@ impl Client {
             refused: BTreeMap::new(),
         };
         admitted.admit(&staged.changes, &mut build);
+        if kind == ResourceType::AuthorizationPolicy {
+            let policies = &admitted.resources.policies;
+            let refused = staged.changes.iter().filter(|change| {
+                admitted.refused.contains_key(&change.name) && !policies.contains_key(&change.name)
+            });
+            let refused: Vec<_> = refused
+                .map(|c| (c.name.clone(), c.held.value.clone()))
+                .collect();
+            if !refused.is_empty() {
+                Arc::make_mut(&mut admitted.resources)
+                    .unreadable
+                    .extend(refused);
+                admitted.snapshot = None;
+                changed = true;
+            }
+        }
         if admitted.snapshot.is_none() {
             // Not one change could be applied; the removals may still do.
             match build(&admitted.resources) {
@@ -376,7 +447,6 @@ impl Client {
         }
         let state = self.types.entry(kind).or_default();
         state.mark_synced();
-        let mut changed = false;
         for name in &removed {
             changed |= state.held.remove(name).is_some();
         }

@@ -140,6 +140,84 @@ fn a_bad_resource_is_rejected_by_name_its_neighbour_applied_and_its_previous_ver
     assert_eq!(versions["demo/b"], "v1");
 }
 
+/// A policy that no sidecar can compile.
+fn unreadable(name: &str) -> mesh::AuthorizationPolicy {
+    mesh::AuthorizationPolicy {
+        action: mesh::PolicyAction::Deny.into(),
+        ..policy(name, "no address")
+    }
+}
+
+#[test]
+fn an_unreadable_policy_without_an_earlier_version_is_kept_in_mind_until_it_is_corrected_or_gone() {
+    let kind = ResourceType::AuthorizationPolicy;
+    let names = |client: &Client| -> Vec<String> {
+        client.resources().unreadable.keys().cloned().collect()
+    };
+    let mut client = client();
+    client.open();
+    let both = vec![
+        wrap(&policy("a", "10.0.0.1"), "v1"),
+        wrap(&unreadable("b"), "v1"),
+    ];
+    let (answer, snapshot) = client.receive(response(kind, "n", both), accept);
+    assert_eq!(nack(&answer)[0].0, "demo/b");
+    assert!(snapshot.expect("built").unreadable.contains_key("demo/b"));
+
+    // The version before it is in force: nothing to stand in for.
+    let worse = vec![wrap(&unreadable("a"), "v2")];
+    client.receive(response(kind, "n", worse), accept);
+    assert_eq!(names(&client), ["demo/b"]);
+
+    // A restart finds it again.
+    let mut restarted = self::client();
+    restarted.restore(client.export());
+    assert_eq!(names(&restarted), ["demo/b"]);
+
+    // The same again changes nothing and is acknowledged later.
+    let again = vec![wrap(&unreadable("b"), "v1")];
+    let (answer, _) = client.receive(response(kind, "n", again), accept);
+    assert!(!answer.changed);
+
+    let corrected = vec![wrap(&policy("b", "10.0.0.1"), "v2")];
+    let (_, snapshot) = client.receive(response(kind, "n", corrected), accept);
+    assert!(snapshot.expect("built").unreadable.is_empty());
+
+    for reopened in [false, true] {
+        if reopened {
+            restarted.open();
+        }
+        let removal = DeltaDiscoveryResponse {
+            removed_resources: (!reopened).then(|| "demo/b".into()).into_iter().collect(),
+            ..response(kind, "n", vec![])
+        };
+        let (answer, _) = restarted.receive(removal, accept);
+        assert!(names(&restarted).is_empty() && answer.changed);
+        let back = vec![wrap(&unreadable("b"), "v1")];
+        restarted.receive(response(kind, "n", back), accept);
+        assert_eq!(names(&restarted), ["demo/b"]);
+    }
+}
+
+#[test]
+fn a_policy_that_contradicts_what_is_held_is_unreadable_too() {
+    let mut client = client();
+    client.open();
+    let kind = ResourceType::AuthorizationPolicy;
+    let all = vec![
+        wrap(&policy("a", "10.0.0.1"), "v1"),
+        wrap(&policy("b", "10.0.0.1"), "v1"),
+    ];
+    let (_, snapshot) = client.receive(response(kind, "n", all), |resources| {
+        match resources.policies.contains_key("demo/b") {
+            true => Err("contradicts another".into()),
+            false => accept(resources),
+        }
+    });
+    let built = snapshot.expect("built");
+    assert!(built.policies.contains_key("demo/a") && built.unreadable.contains_key("demo/b"));
+}
+
 #[test]
 fn a_resource_rejected_from_the_start_is_omitted_on_reconnect() {
     let mut client = client();
@@ -436,19 +514,24 @@ proptest! {
         let mut client = client();
         client.open();
         let mut model: BTreeMap<String, String> = BTreeMap::new();
+        let mut unreadable = BTreeSet::new();
         for (i, (which, remove, good)) in steps.into_iter().enumerate() {
             let name = format!("p{which}");
             let full = format!("demo/{name}");
             let version = format!("v{i}");
             let sent = if remove {
                 model.remove(&full);
+                unreadable.remove(&full);
                 DeltaDiscoveryResponse {
                     removed_resources: vec![full],
                     ..response(ResourceType::AuthorizationPolicy, &version, vec![])
                 }
             } else {
                 if good {
+                    unreadable.remove(&full);
                     model.insert(full, version.clone());
+                } else if !model.contains_key(&full) {
+                    unreadable.insert(full);
                 }
                 let block = if good { "10.0.0.1" } else { "bad" };
                 response(ResourceType::AuthorizationPolicy, &version, vec![wrap(&policy(&name, block), &version)])
@@ -456,8 +539,10 @@ proptest! {
             let (answer, _) = client.receive(sent, accept);
             prop_assert_eq!(&answer.request.response_nonce, &version);
             prop_assert_eq!(answer.request.error_detail.is_some(), !remove && !good);
-            let held: BTreeMap<_, _> = client.export().resources.into_iter().map(|(_, n, h)| (n, h.version)).collect();
+            let exported = client.export().resources.into_iter().map(|(_, n, h)| (n, h.version));
+            let (held, unread): (BTreeMap<_, _>, BTreeMap<_, _>) = exported.partition(|(_, version)| !version.is_empty());
             prop_assert_eq!(&held, &model);
+            prop_assert_eq!(unread.into_keys().collect::<BTreeSet<_>>(), unreadable.clone());
             let names: Vec<_> = client.resources().policies.keys().cloned().collect();
             prop_assert_eq!(names, model.keys().cloned().collect::<Vec<_>>());
         }

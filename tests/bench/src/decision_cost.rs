@@ -3,6 +3,7 @@
 //! The uncached way of a request: its connection's standing is known (once per connection and port), everything that depends
 //! on the request is decided anew. Requests differ in peer, method, host, path, headers and token; few and many take turns.
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -57,12 +58,15 @@ fn measure(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let few = World::new(FEW)?;
     let many = World::new(MANY)?;
     let (small, large) = (few.prepare(), many.prepare());
+    let cache = many.cache();
     let (mut of_few, mut of_many, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut of_cache = Vec::new();
     let mut allowed = [0; 2];
     for _ in 0..rounds {
         let (a, allowed_few) = few.round(&small, passes);
         let (b, allowed_many) = many.round(&large, passes);
         allowed = [allowed_few, allowed_many];
+        of_cache.push(many.hits(&cache, passes));
         ratios.push(b / a);
         of_few.push(a);
         of_many.push(b);
@@ -79,6 +83,7 @@ fn measure(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
         many.standing_cost(),
     );
     report.figure("ns_rule_by_rule_1000_policies", many.scan_cost());
+    report.figure("ns_hit_of_a_decision_cache", median(&of_cache));
     report.at_most("decision_ns", many_ns, LIMIT_NS);
     report.at_most("many_over_few", median(&ratios), LIMIT_RATIO);
     Ok(())
@@ -183,6 +188,54 @@ impl World {
             black_box(self.set.decide_request(&self.request(call)));
         }
         per(start, REQUESTS as u64)
+    }
+}
+
+/// The least that a cache of decisions would have to compare: whatever the policies look at. A headerless key would be wrong.
+#[derive(PartialEq, Eq, Hash)]
+struct CacheKey<'a> {
+    /// Peer, port and epochs of policy, keys and revocations.
+    connection: [u64; 4],
+    token: [u8; 32],
+    method: &'a Method,
+    host: &'a str,
+    path: &'a str,
+    tenant: Option<&'a HeaderValue>,
+}
+
+impl World {
+    fn cache_key<'a>(&self, call: &'a Call) -> CacheKey<'a> {
+        let mut token = [0; 32];
+        if let Some(subject) = call.token.as_ref().and_then(VerifiedToken::principal) {
+            let count = subject.len().min(32);
+            token[..count].copy_from_slice(&subject.as_bytes()[..count]);
+        }
+        CacheKey {
+            connection: [call.peer as u64, 8080, 1, 1],
+            token,
+            method: &call.method,
+            host: &call.host,
+            path: &call.path,
+            tenant: call.headers.get("x-tenant"),
+        }
+    }
+
+    fn cache(&self) -> HashMap<CacheKey<'_>, bool> {
+        self.calls
+            .iter()
+            .map(|c| (self.cache_key(c), true))
+            .collect()
+    }
+
+    /// Nanoseconds per hit.
+    fn hits(&self, cache: &HashMap<CacheKey<'_>, bool>, passes: u32) -> f64 {
+        let start = Instant::now();
+        for _ in 0..passes {
+            for call in &self.calls {
+                black_box(cache.get(&self.cache_key(black_box(call))));
+            }
+        }
+        per(start, u64::from(passes) * REQUESTS as u64)
     }
 }
 

@@ -168,9 +168,9 @@ impl Context<'_> {
         Ok(Rule {
             policy: 0,
             position: 0,
-            from,
-            to,
-            when,
+            from: from.into(),
+            to: to.into(),
+            when: Vec::into(when),
             rest: Rest {
                 when: left,
                 capabilities: each(
@@ -179,7 +179,8 @@ impl Context<'_> {
                     capability,
                 )?,
                 bound,
-            },
+            }
+            .of(),
         })
     }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::facts::{Effect, Facts};
 use super::field::{Field, Key, Shape};
 use super::radix::Radix;
+use super::slots::Slots;
 
 /// Named fields (claims, headers) that are looked up; more distinct ones are not worth a look for each request.
 const MAX_NAMED: usize = 8;
@@ -26,11 +27,18 @@ pub(super) struct Index {
 /// Units by the values of one field, each list in order.
 #[derive(Debug, Default)]
 struct Lists {
-    exact: HashMap<Box<str>, Box<[u32]>, foldhash::fast::RandomState>,
+    exact: Slots,
+    /// Prefixes that end with a slash, not deep.
+    folders: Slots,
+    /// How deep the deepest of them is.
+    depth: usize,
     prefixes: Radix,
     /// By the reversed value.
     suffixes: Radix,
 }
+
+/// Up to how many slashes of a value are looked at on their own; who has more walks the tree.
+const MAX_DEPTH: usize = 8;
 
 impl Index {
     /// Calls `found` with lists of units, each in order, that hold every unit that can match.
@@ -46,10 +54,19 @@ impl Index {
 
 impl Lists {
     fn look_up(&self, value: &str, found: &mut impl FnMut(&[u32])) {
-        if !self.exact.is_empty()
-            && let Some(units) = self.exact.get(value)
-        {
-            found(units);
+        let mut some = |units: &[u32]| {
+            if !units.is_empty() {
+                found(units);
+            }
+        };
+        if !self.exact.is_empty() {
+            some(self.exact.get(value));
+        }
+        if self.depth > 0 {
+            let slashes = memchr::memchr_iter(b'/', value.as_bytes());
+            slashes
+                .take(self.depth)
+                .for_each(|at| some(self.folders.get(&value[..=at])));
         }
         if !self.prefixes.is_empty() {
             self.prefixes.walk(value.bytes(), &mut *found);
@@ -58,6 +75,12 @@ impl Lists {
             self.suffixes.walk(value.bytes().rev(), found);
         }
     }
+}
+
+/// How many slashes a folder has; `None` for what is none, or too deep.
+fn depth(prefix: &str) -> Option<usize> {
+    let slashes = prefix.bytes().filter(|b| *b == b'/').count();
+    (prefix.ends_with('/') && slashes <= MAX_DEPTH).then_some(slashes)
 }
 
 /// An index in the making.
@@ -71,6 +94,8 @@ pub(super) struct Builder<'a> {
 #[derive(Debug, Default)]
 struct Hangs<'a> {
     exact: HashMap<&'a str, Vec<u32>>,
+    folders: HashMap<&'a str, Vec<u32>>,
+    depth: usize,
     prefixes: BTreeMap<Box<[u8]>, Vec<u32>>,
     suffixes: BTreeMap<Box<[u8]>, Vec<u32>>,
 }
@@ -91,7 +116,13 @@ impl<'a> Builder<'a> {
             let hangs = &mut self.fields[at].1;
             let units = match shape {
                 Shape::Exact => hangs.exact.entry(text).or_default(),
-                Shape::Prefix => hangs.prefixes.entry(text.as_bytes().into()).or_default(),
+                Shape::Prefix => match depth(text) {
+                    Some(depth) => {
+                        hangs.depth = hangs.depth.max(depth);
+                        hangs.folders.entry(text).or_default()
+                    }
+                    None => hangs.prefixes.entry(text.as_bytes().into()).or_default(),
+                },
                 Shape::Suffix => {
                     let reversed = text.bytes().rev().collect();
                     hangs.suffixes.entry(reversed).or_default()
@@ -105,11 +136,9 @@ impl<'a> Builder<'a> {
 
     pub(super) fn finish(self) -> Index {
         let lists = |hangs: Hangs<'_>| Lists {
-            exact: hangs
-                .exact
-                .into_iter()
-                .map(|(text, units)| (text.into(), units.into()))
-                .collect(),
+            exact: Slots::build(hangs.exact),
+            folders: Slots::build(hangs.folders),
+            depth: hangs.depth,
             prefixes: Radix::build(hangs.prefixes),
             suffixes: Radix::build(hangs.suffixes),
         };

@@ -37,6 +37,7 @@ mod table;
 mod field;
 mod index;
 mod radix;
+mod slots;
 
 mod compile;
 mod rule;

@@ -18,12 +18,12 @@ pub(super) struct Rule {
     pub(super) policy: u32,
     /// Position in the policy.
     pub(super) position: u32,
-    pub(super) from: Vec<Source>,
-    pub(super) to: Vec<Operation>,
+    pub(super) from: Box<[Source]>,
+    pub(super) to: Box<[Operation]>,
     /// Conditions on the connection.
-    pub(super) when: Vec<Condition>,
-    /// What is left for the request.
-    pub(super) rest: Rest,
+    pub(super) when: Box<[Condition]>,
+    /// What is left for the request; `None` for nothing.
+    pub(super) rest: Option<Box<Rest>>,
 }
 
 /// The part of a rule, operations apart, that needs the request.
@@ -146,16 +146,9 @@ impl Rule {
 
     /// True if the rule with this operation, which the connection satisfies as `from` says, matches whatever the request says.
     pub(super) fn is_settled(&self, operation: Option<&Operation>, from: From) -> bool {
-        let Rest {
-            when,
-            capabilities,
-            bound,
-        } = &self.rest;
         from == From::Settled
             && operation.is_none_or(|o| o.request.is_none())
-            && when.is_empty()
-            && capabilities.is_empty()
-            && !bound
+            && self.rest.is_none()
     }
 
     /// What every connection makes of the rule with this operation; `None`: that depends on the connection.
@@ -204,54 +197,67 @@ impl Rule {
         });
         let principals: Option<Vec<_>> = principals.collect();
         demands.extend(principals.filter(|p| !p.is_empty()).map(|p| p.concat()));
-        let routes = self.rest.capabilities.iter().flat_map(|c| &c.routes);
+        let Some(rest) = &self.rest else {
+            return demands;
+        };
+        let routes = rest.capabilities.iter().flat_map(|c| &c.routes);
         let routes = routes.map(|route| route.paths.as_ref().and_then(Paths::keys));
         let routes: Option<Vec<_>> = routes.collect();
         demands.extend(routes.filter(|r| !r.is_empty()).map(|r| r.concat()));
         // Who denies also acts on what is not said in so many words: a header that is not ASCII, a number for a text.
         if effect == Effect::Permit {
-            demands.extend(self.rest.when.iter().filter_map(Condition::keys));
+            demands.extend(rest.when.iter().filter_map(Condition::keys));
         }
         demands
     }
 
     /// What is left when [`Self::on_connection`] said `from` and an operation matches.
     pub(super) fn on_request(&self, facts: &Facts<'_>, from: From, effect: Effect) -> Fit<'_> {
-        let capabilities = &self.rest.capabilities;
-        if capabilities.is_empty() {
-            return match self.but_for_scopes(facts, from, effect) {
+        let Some(rest) = &self.rest else {
+            return match self.is_from(facts, from, effect) {
                 true => Fit::Matches,
                 false => Fit::No,
             };
-        }
-        let Some(opens) = capabilities.iter().find(|c| c.has_route(facts, effect)) else {
-            return Fit::No;
         };
-        if !self.but_for_scopes(facts, from, effect) {
-            Fit::No
-        } else if self.is_opened(facts, effect) {
-            Fit::Matches
-        } else {
-            Fit::Lacks(&opens.scope)
+        let opens = rest
+            .capabilities
+            .iter()
+            .find(|c| c.has_route(facts, effect));
+        if opens.is_none() && !rest.capabilities.is_empty()
+            || !rest.but_for_scopes(facts, effect)
+            || !self.is_from(facts, from, effect)
+        {
+            return Fit::No;
+        }
+        match opens {
+            Some(opens) if !rest.is_opened(facts, effect) => Fit::Lacks(&opens.scope),
+            _ => Fit::Matches,
         }
     }
 
-    /// The same with scopes left out.
-    fn but_for_scopes(&self, facts: &Facts<'_>, from: From, effect: Effect) -> bool {
-        self.rest.when.iter().all(|c| c.holds(facts, effect))
-            && (!self.rest.bound || is_bound(facts))
-            && (from == From::Settled
-                || self
-                    .from
-                    .iter()
-                    .any(|s| s.on_connection(facts) && s.on_request(facts, effect)))
+    fn is_from(&self, facts: &Facts<'_>, from: From, effect: Effect) -> bool {
+        let mut sources = self.from.iter();
+        from == From::Settled
+            || sources.any(|s| s.on_connection(facts) && s.on_request(facts, effect))
+    }
+}
+
+impl Rest {
+    /// What is left, or `None` for nothing.
+    pub(super) fn of(self) -> Option<Box<Self>> {
+        let nothing = self.when.is_empty() && self.capabilities.is_empty() && !self.bound;
+        (!nothing).then(|| Box::new(self))
+    }
+
+    fn but_for_scopes(&self, facts: &Facts<'_>, effect: Effect) -> bool {
+        self.when.iter().all(|c| c.holds(facts, effect)) && (!self.bound || is_bound(facts))
     }
 
     fn is_opened(&self, facts: &Facts<'_>, effect: Effect) -> bool {
         let Some(token) = facts.token() else {
             return false;
         };
-        self.rest.capabilities.iter().any(|capability| {
+        self.capabilities.iter().any(|capability| {
             token.scopes().contains(&capability.scope) && capability.has_route(facts, effect)
         })
     }

@@ -23,6 +23,8 @@ pub struct PolicySet {
     default_deny: bool,
     trusted_proxies: usize,
     revision: u64,
+    /// A policy that cannot be read and may deny.
+    unreadable: Option<Box<str>>,
 }
 
 impl PolicySet {
@@ -46,6 +48,7 @@ impl PolicySet {
             default_deny: denies_by_default(defaults)?,
             trusted_proxies: usize::try_from(defaults.trusted_proxies).unwrap_or(usize::MAX),
             revision: 0,
+            unreadable: None,
         };
         let trust = Trust::of(defaults);
         for policy in policies {
@@ -80,6 +83,15 @@ impl PolicySet {
     #[must_use]
     pub fn at_revision(self, revision: u64) -> Self {
         Self { revision, ..self }
+    }
+
+    /// The same set, which denies everything: `policy`, `namespace/name`, selects the workload, cannot be read and may deny.
+    #[must_use]
+    pub fn closed_by(self, policy: &str) -> Self {
+        Self {
+            unreadable: Some(policy.into()),
+            ..self
+        }
     }
 
     /// Decides a connection that carries opaque bytes. Allocates nothing.
@@ -190,6 +202,12 @@ impl PolicySet {
         policies: Policies,
         standing: Option<&Standing>,
     ) -> Decision<'s> {
+        if let Some(policy) = &self.unreadable {
+            return Decision {
+                policy: Some(policy),
+                ..self.decision(Verdict::Deny, Reason::PolicyUnreadable, None)
+            };
+        }
         let dry = policies == Policies::WithDryRun;
         let look = |table: &'s Table, live: fn(&Standing) -> &Live| match standing {
             None => table.scan(facts),

@@ -133,10 +133,10 @@ impl Template {
 }
 
 /// Path patterns, any of which may match.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Paths {
     texts: Texts,
-    templates: Vec<Template>,
+    templates: Box<[Template]>,
 }
 
 impl Paths {
@@ -154,7 +154,7 @@ impl Paths {
         let texts = patterns.iter().map(String::as_str);
         Ok(Some(Self {
             texts: Texts::compile(texts.filter(|pattern| !is_template(pattern))),
-            templates,
+            templates: templates.into(),
         }))
     }
 

@@ -4,37 +4,53 @@ use http::Method;
 
 use super::field::{Field, Key, Shape};
 
-/// A list of text patterns, any of which may match.
+/// A list of text patterns, any of which may match. Most have one.
+#[derive(Debug)]
+pub(super) enum Texts {
+    /// Any value that is there.
+    Present,
+    One(Shape, Box<str>),
+    Many(Box<Many>),
+}
+
+/// Patterns by their shape.
 #[derive(Debug, Default)]
-pub(super) struct Texts {
+pub(super) struct Many {
     /// Sorted.
     exact: Box<[Box<str>]>,
     prefixes: Box<[Box<str>]>,
     suffixes: Box<[Box<str>]>,
-    present: bool,
 }
 
 impl Texts {
     /// Compiles patterns: `*` (present), `*suffix`, `prefix*`, or an exact value.
     pub(super) fn compile<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Self {
-        let (mut exact, mut prefixes, mut suffixes) = (Vec::new(), Vec::new(), Vec::new());
-        let mut present = false;
+        let (mut exact, mut prefixes, mut suffixes) = (
+            Vec::<Box<str>>::new(),
+            Vec::<Box<str>>::new(),
+            Vec::<Box<str>>::new(),
+        );
         for pattern in patterns {
             match Pattern::of(pattern) {
-                Pattern::Present => present = true,
+                Pattern::Present => return Self::Present,
                 Pattern::Suffix(suffix) => suffixes.push(suffix.into()),
                 Pattern::Prefix(prefix) => prefixes.push(prefix.into()),
                 Pattern::Exact(text) => exact.push(text.into()),
             }
         }
+        match (&mut exact[..], &mut prefixes[..], &mut suffixes[..]) {
+            ([one], [], []) => return Self::One(Shape::Exact, std::mem::take(one)),
+            ([], [one], []) => return Self::One(Shape::Prefix, std::mem::take(one)),
+            ([], [], [one]) => return Self::One(Shape::Suffix, std::mem::take(one)),
+            _ => {}
+        }
         exact.sort_unstable();
         exact.dedup();
-        Self {
+        Self::Many(Box::new(Many {
             exact: exact.into(),
             prefixes: prefixes.into(),
             suffixes: suffixes.into(),
-            present,
-        }
+        }))
     }
 
     /// A key for each pattern; `None` if one of them matches whatever is there.
@@ -46,29 +62,36 @@ impl Texts {
                 text: text.into(),
             }
         };
-        let exact = self.exact.iter().map(AsRef::as_ref).map(key(Shape::Exact));
-        let prefixes = self
-            .prefixes
-            .iter()
-            .map(AsRef::as_ref)
-            .map(key(Shape::Prefix));
-        let suffixes = self
-            .suffixes
-            .iter()
-            .map(AsRef::as_ref)
-            .map(key(Shape::Suffix));
-        (!self.present).then(|| exact.chain(prefixes).chain(suffixes).collect())
+        match self {
+            Self::Present => None,
+            Self::One(shape, text) => Some(vec![key(*shape)(text)]),
+            Self::Many(many) => {
+                let [exact, prefixes, suffixes] = [
+                    (&many.exact, Shape::Exact),
+                    (&many.prefixes, Shape::Prefix),
+                    (&many.suffixes, Shape::Suffix),
+                ]
+                .map(|(list, shape)| list.iter().map(AsRef::as_ref).map(key(shape)));
+                Some(exact.chain(prefixes).chain(suffixes).collect())
+            }
+        }
     }
 
     /// True if `text` matches any pattern.
     pub(super) fn matches(&self, text: &str) -> bool {
-        self.present
-            || self
-                .exact
-                .binary_search_by(|held| (**held).cmp(text))
-                .is_ok()
-            || self.prefixes.iter().any(|p| text.starts_with(&**p))
-            || self.suffixes.iter().any(|s| text.ends_with(&**s))
+        match self {
+            Self::Present => true,
+            Self::One(Shape::Exact, exact) => **exact == *text,
+            Self::One(Shape::Prefix, prefix) => text.starts_with(&**prefix),
+            Self::One(Shape::Suffix, suffix) => text.ends_with(&**suffix),
+            Self::Many(many) => {
+                many.exact
+                    .binary_search_by(|held| (**held).cmp(text))
+                    .is_ok()
+                    || many.prefixes.iter().any(|p| text.starts_with(&**p))
+                    || many.suffixes.iter().any(|s| text.ends_with(&**s))
+            }
+        }
     }
 }
 
