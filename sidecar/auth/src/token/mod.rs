@@ -4,6 +4,10 @@
 //! without `exp`, members given twice) or bring a second TLS stack; it is tested differentially against one of them.
 //! Signatures are aws-lc-rs's. The algorithm belongs to the key, never to the token; `none` and HMAC do not exist.
 //!
+//! What a token costs is bounded by its rule and not by what it says: its length is judged before anything is read or
+//! allocated, decoding allocates three quarters of that length, claims hold at most 2,048 values 16 deep, and at most
+//! four keys are tried. Headers that verified tokens had are not parsed again.
+//!
 //! A [`VerifiedToken`] is a token that was verified: its constructors are verification, an introspection answer, and
 //! one that says in its name that nothing was verified. Where further work plugs in: introspection answers go through
 //! [`Provider::accept_introspected`]; [`RevokedTokens`] are asked at every use, beside [`Verified::check_time`]; the end of streams asks [`Verified::stream_end`].
