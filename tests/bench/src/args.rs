@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::{decision_cost, differential, misuse, pair, peers, policy_push, scale};
+use crate::{decision_cost, differential, instructions, misuse, pair, peers, policy_push, scale};
 
 /// Measures the mesh beside its peers, on this machine.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Differential(differential::Arguments),
     /// Send bad tokens of every kind through two sidecars, and hold each answer to its reason
     Misuse(misuse::Arguments),
+    /// Count the instructions of a request in each sidecar of a pair, with callgrind
+    Instructions(instructions::Arguments),
     /// Compare a pair of sidecars with a pair of HAProxy in front of the same application
     Pair(pair::Arguments),
     /// Compare a pair of sidecars with pairs of Envoy, HAProxy and nginx in everything that a user feels

@@ -9,6 +9,7 @@ mod report;
 
 mod decision_cost;
 mod differential;
+mod instructions;
 mod misuse;
 mod pair;
 mod peers;
@@ -95,6 +96,7 @@ async fn perform(command: &Command) -> (Report, bool) {
         Command::DecisionCost(a) => (decision_cost::run(a).await, a.common.json),
         Command::Differential(a) => (differential::run(a).await, a.common.json),
         Command::Misuse(a) => (misuse::run(a).await, a.common.json),
+        Command::Instructions(a) => (instructions::run(a).await, a.common.json),
         Command::Pair(a) => (pair::run(a).await, a.common.json),
         Command::Peers(a) => (peers::run(a).await, a.common.json),
         Command::PolicyPush(a) => (policy_push::run(a).await, a.common.json),

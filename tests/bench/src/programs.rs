@@ -22,6 +22,7 @@ pub(crate) struct Programs {
     pub(crate) wrk: Option<PathBuf>,
     pub(crate) envoy: Option<PathBuf>,
     pub(crate) perf: Option<PathBuf>,
+    pub(crate) valgrind: Option<PathBuf>,
 }
 
 /// Where `--install` puts Envoy.
@@ -37,6 +38,7 @@ impl Programs {
             wrk: find("wrk"),
             envoy: find("envoy").or_else(envoy_of_ours),
             perf: find("perf"),
+            valgrind: find("valgrind"),
         }
     }
 

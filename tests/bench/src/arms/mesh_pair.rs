@@ -1,5 +1,7 @@
 //! Two of our sidecars and a control API: identity match, policy, and a token on every request.
 
+use std::ffi::OsString;
+
 use anyhow::Context;
 use mesh_auth::SpiffeId;
 
@@ -41,6 +43,17 @@ pub(crate) async fn start(
     app: &App,
     echo: &str,
 ) -> anyhow::Result<MeshPair> {
+    start_under(ours, tokens, app, echo, &[]).await
+}
+
+/// The same with both sidecars under another program: a profiler, say.
+pub(crate) async fn start_under(
+    ours: &Ours,
+    tokens: &Tokens<'_>,
+    app: &App,
+    echo: &str,
+    under: &[OsString],
+) -> anyhow::Result<MeshPair> {
     let mut api = ControlApi::start(ours, &["--log", "info"]).await?;
     let [client_port, server_port] = ports::free()?;
     let mut manifest = mesh::workload("client", client_port);
@@ -75,6 +88,7 @@ pub(crate) async fn start(
                 (GRPC_PORT, app.grpc.clone()),
                 (ECHO_PORT, echo.to_owned()),
             ],
+            under: under.to_vec(),
             ..SidecarOptions::default()
         },
     )
@@ -86,6 +100,7 @@ pub(crate) async fn start(
             name: "client".to_owned(),
             mesh_port: client_port,
             tcp_services: vec![ECHO.to_owned()],
+            under: under.to_vec(),
             ..SidecarOptions::default()
         },
     )

@@ -178,7 +178,8 @@ async fn push(
     say(&format!("{changes} changes: {change:?}"));
     let mut times = Vec::new();
     let mut applied = Vec::new();
-    for turn in 0..changes {
+    // Turn 0 was registered with everything else: applied again, it would change nothing.
+    for turn in 1..=changes {
         let (kind, name, manifest) = match change {
             Change::Policy => (
                 ResourceType::AuthorizationPolicy,

@@ -1,0 +1,247 @@
+//! `mesh-bench instructions`: instructions that each sidecar of a pair executes for one request, counted by callgrind.
+//!
+//! The count of an undisturbed request hardly differs from run to run, whatever else the machine does: what a change
+//! costs shows in review, before a clock could tell.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use crate::args::Common;
+use crate::arms::haproxy::Tokens;
+use crate::arms::mesh_pair;
+use crate::arms::nginx::App;
+use crate::load::first_byte::Echo;
+use crate::machine::Machine;
+use crate::probe;
+use crate::programs::{Ours, Programs};
+use crate::report::Report;
+use crate::say;
+use crate::token::Issuer;
+use crate::wrk::Target;
+
+const AUDIENCE: &str = "orders";
+const ISSUER: &str = "https://idp.bench";
+/// Requests before counting: connections are made, caches and buffers are warm.
+const WARM_UP: usize = 320;
+/// Time for the profiler to do as it is told.
+const ORDER: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(20);
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Requests that are counted with each number of connections
+    #[arg(long, default_value_t = 3_200, value_parser = clap::value_parser!(u32).range(320..=1_000_000))]
+    pub(crate) requests: u32,
+}
+
+pub(crate) async fn run(arguments: &Arguments) -> Report {
+    let programs = Programs::find();
+    let mut report = Report::new("instructions", Machine::look(&programs).await);
+    report.placed(Some(
+        "under callgrind; instructions, not time, are counted".to_owned(),
+    ));
+    if let Err(error) = measure(arguments, &programs, &mut report).await {
+        report.problem(format!("{error:#}"));
+    }
+    report
+}
+
+async fn measure(
+    arguments: &Arguments,
+    programs: &Programs,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let requests = if arguments.common.quick {
+        320
+    } else {
+        arguments.requests as usize
+    };
+    let nginx = programs.nginx.as_deref().context("nginx is missing")?;
+    let valgrind = programs
+        .valgrind
+        .as_deref()
+        .context("valgrind is missing; install the package `valgrind`")?;
+    let ours = Ours::find().await?;
+    let app = App::start(nginx).await?;
+    let echo = Echo::start().await?;
+    let issuer = Issuer::new(ISSUER, "k1")?;
+    let tokens = Tokens {
+        issuer: &issuer,
+        audience: AUDIENCE,
+    };
+    let token = issuer.sign(json!({
+        "sub": "alice", "aud": AUDIENCE, "scope": "read write", "tenant": "acme",
+        "jti": "0123456789abcdef",
+    }))?;
+    let folder = tempfile::tempdir()?;
+    let under: Vec<OsString> = vec![
+        valgrind.into(),
+        "--tool=callgrind".into(),
+        "--quiet".into(),
+        format!("--callgrind-out-file={}/out.%p", folder.path().display()).into(),
+    ];
+    say("starting the sidecars under callgrind");
+    let echo = echo.address.to_string();
+    let mesh = mesh_pair::start_under(&ours, &tokens, &app, &echo, &under).await?;
+    let target = &mesh.pair.target;
+    let headers = format!("Authorization: Bearer {token}\r\n");
+    probe::wait_for_answer(target, &headers, &app.body).await?;
+    let control = valgrind.with_file_name("callgrind_control");
+    for connections in [1, 32] {
+        ask(target, &headers, connections, WARM_UP).await?;
+        for pid in [mesh.pair.client, mesh.pair.server] {
+            order(&control, "--zero", pid).await?;
+        }
+        ask(target, &headers, connections, requests).await?;
+        let mut each = Vec::new();
+        for pid in [mesh.pair.client, mesh.pair.server] {
+            order(&control, "--dump", pid).await?;
+            let total = dumped(folder.path(), pid).await?;
+            each.push(total as f64 / requests as f64);
+        }
+        say(&format!(
+            "{connections} connections: {each:.0?} instructions per request"
+        ));
+        report.figure(
+            format!("instructions_per_request_c{connections}"),
+            json!({"client_sidecar": each[0].round(), "server_sidecar": each[1].round()}),
+        );
+    }
+    Ok(())
+}
+
+/// Sends requests over some keep-alive connections, one at a time on each, and reads the answers.
+async fn ask(
+    target: &Target,
+    headers: &str,
+    connections: usize,
+    requests: usize,
+) -> anyhow::Result<()> {
+    let lanes = (0..connections).map(|_| lane(target, headers, requests / connections));
+    futures_util::future::try_join_all(lanes).await?;
+    Ok(())
+}
+
+async fn lane(target: &Target, headers: &str, requests: usize) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(&target.address).await?;
+    stream.set_nodelay(true)?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", target.host);
+    let mut answer = Vec::new();
+    for _ in 0..requests {
+        stream.write_all(request.as_bytes()).await?;
+        answer.clear();
+        while !is_whole(&answer)? {
+            if stream.read_buf(&mut answer).await? == 0 {
+                bail!("the connection ended within an answer");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether these bytes are one whole answer with status 200 and a `content-length`.
+fn is_whole(answer: &[u8]) -> anyhow::Result<bool> {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return Ok(false);
+    };
+    if !head.starts_with("HTTP/1.1 200") {
+        bail!("answered {:?}", head.lines().next());
+    }
+    let length = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse::<usize>().ok())
+        .context("an answer without content-length")?;
+    Ok(body.len() >= length)
+}
+
+async fn order(control: &Path, what: &str, pid: u32) -> anyhow::Result<()> {
+    let command = Command::new(control)
+        .arg(what)
+        .arg(pid.to_string())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(ORDER, command)
+        .await
+        .context("callgrind_control does not end")?
+        .context("callgrind_control cannot be started")?;
+    if !output.status.success() {
+        bail!("callgrind_control {what} failed ({})", output.status);
+    }
+    Ok(())
+}
+
+/// Instructions in the newest dump of a process.
+async fn dumped(folder: &Path, pid: u32) -> anyhow::Result<u64> {
+    let deadline = Instant::now() + ORDER;
+    let prefix = format!("out.{pid}.");
+    loop {
+        let mut dumps: Vec<(u64, std::path::PathBuf)> = std::fs::read_dir(folder)?
+            .filter_map(|entry| {
+                let path = entry.ok()?.path();
+                let number = path.file_name()?.to_str()?.strip_prefix(&prefix)?;
+                Some((number.parse().ok()?, path.clone()))
+            })
+            .collect();
+        dumps.sort();
+        // The totals are its last line: whoever can read them has all of it.
+        if let Some((_, newest)) = dumps.last()
+            && let Some(total) = totals(&std::fs::read_to_string(newest)?)
+        {
+            return Ok(total);
+        }
+        if Instant::now() > deadline {
+            bail!("callgrind wrote nothing for process {pid}");
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+fn totals(dump: &str) -> Option<u64> {
+    dump.lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("totals:"))
+        .and_then(|total| total.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_when_its_body_is() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
+        for (answer, whole) in [
+            ("HTTP/1.1 200 OK\r\n".to_owned(), false),
+            (head.to_owned(), false),
+            (format!("{head}a"), false),
+            (format!("{head}ab"), true),
+        ] {
+            assert_eq!(is_whole(answer.as_bytes()).unwrap(), whole, "{answer}");
+        }
+        assert!(is_whole(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn the_totals_of_a_dump_are_read() {
+        assert_eq!(
+            totals("# callgrind format\nfn=x\n1 2\ntotals: 41\n"),
+            Some(41)
+        );
+        assert_eq!(totals("fn=x\n1 2\n"), None);
+    }
+}
