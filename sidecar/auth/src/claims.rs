@@ -63,6 +63,18 @@ impl Object {
         self.get(name).and_then(Value::as_str)
     }
 
+    /// With `value` as the member called `name`, unless there is one.
+    #[must_use]
+    pub fn with_default(self, name: &str, value: Value) -> Self {
+        let found = self.0.binary_search_by(|(held, _)| (**held).cmp(name));
+        let Err(at) = found else {
+            return self;
+        };
+        let mut members = self.0.into_vec();
+        members.insert(at, (name.into(), value));
+        Self(members.into())
+    }
+
     /// Every member, in order of the names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.0.iter().map(|(name, value)| (&**name, value))

@@ -17,7 +17,7 @@ pub const REASON_HEADER: HeaderName = HeaderName::from_static("postern-reason");
 /// How to authenticate, whatever went wrong.
 const CHALLENGE: &str = "Bearer realm=\"postern\"";
 
-/// Seconds after which keys that are being fetched may be there.
+/// Seconds after which keys that are being fetched, or an answer about a token, may be there.
 const KEYS_SOON: &str = "1";
 
 /// A refusal, for the caller and the log.
@@ -135,7 +135,7 @@ impl Answer {
         if let Some(challenge) = self.challenge() {
             head.headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
-        if self.reason == Reason::KeysUnavailable {
+        if let Reason::KeysUnavailable | Reason::IntrospectionFailed = self.reason {
             head.headers
                 .insert(header::RETRY_AFTER, HeaderValue::from_static(KEYS_SOON));
         }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use super::decide;
 use super::source::Source;
+use super::token::Patience;
 use crate::http::admit;
 use crate::http::answer::Refused;
 use crate::http::ending::is_grpc;
@@ -86,7 +87,7 @@ async fn pass(
         tracing::debug!(peer = source.peer_name(), %error, "request not admitted");
         return Err(source.refuse(worker, port, Reason::BadRequest, None));
     }
-    let mut until = None;
+    let mut patience = Patience::default();
     let (snapshot, token) = loop {
         let snapshot = worker.snapshot();
         let Some(policy) = &snapshot.tokens else {
@@ -99,7 +100,8 @@ async fn pass(
         };
         // What it waits for may come with another snapshot.
         drop(snapshot);
-        if let Err(denied) = worker.tokens.wait(stop, &mut until).await {
+        let waited = worker.tokens.wait(stop, &mut patience, head, port);
+        if let Err(denied) = waited.await {
             let refused = source.refuse(worker, port, denied.reason, None);
             return Err(Refused {
                 max_age: denied.max_age,

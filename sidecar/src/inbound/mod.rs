@@ -5,6 +5,7 @@
 
 pub mod decide;
 pub mod gate;
+pub mod introspect;
 pub mod key_misses;
 pub mod lifetime;
 pub mod mesh;

@@ -206,7 +206,11 @@ pub fn run(
             learned: outbound::detect::Learned::default(),
             drain: Drain::new(),
             reviews,
-            tokens: inbound::token::Tokens::new(secret()?, Arc::clone(&settings.key_requests)),
+            tokens: inbound::token::Tokens::new(
+                secret()?,
+                Arc::clone(&settings.key_requests),
+                settings.dialer,
+            ),
             counters: Counters::new(),
             notebook: Notebook::new(ledger),
             decisions: Cell::new(seed.rotate_left(17)),

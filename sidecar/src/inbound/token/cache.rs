@@ -19,8 +19,8 @@ const MAX_ENTRIES: usize = 8192;
 const MAX_BYTES: usize = 16 << 20;
 /// Failures remembered.
 const MAX_FAILURES: usize = 1024;
-/// How long a failure is remembered, seconds: the issuer may have published the key since.
-const FAILURE_TTL: i64 = 10;
+/// How long a bad signature or a revoked token is remembered, seconds.
+pub(super) const FAILURE_TTL: i64 = 10;
 
 /// SHA-256 over this process's secret and the token.
 pub(super) type Digest = [u8; 32];
@@ -67,6 +67,8 @@ struct Entry {
     weight: usize,
     /// The epoch of the revocations that did not name it.
     cleared: u64,
+    /// When its provider has to be asked again, Unix seconds.
+    fresh_until: i64,
     /// Used since the hand passed.
     used: bool,
 }
@@ -80,9 +82,12 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// What is held of a token, and the epoch of the revocations that were looked at.
-    pub(super) fn get(&mut self, digest: &Digest) -> Option<(Rc<Verified>, u64)> {
-        let entry = self.entries.get_mut(digest)?;
+    /// What is held of a token at `now`, and the epoch of the revocations that were looked at.
+    pub(super) fn get(&mut self, digest: &Digest, now: i64) -> Option<(Rc<Verified>, u64)> {
+        let entry = self
+            .entries
+            .get_mut(digest)
+            .filter(|e| now < e.fresh_until)?;
         entry.used = true;
         Some((Rc::clone(&entry.verified), entry.cleared))
     }
@@ -101,8 +106,15 @@ impl Cache {
         }
     }
 
-    /// Remembers a token that the revocations of `epoch` do not name; returns how many were forgotten for it.
-    pub(super) fn put(&mut self, digest: Digest, verified: Rc<Verified>, epoch: u64) -> u64 {
+    /// Remembers a token until `fresh_until` that the revocations of `epoch` do not name; returns how many were forgotten
+    /// for it.
+    pub(super) fn put(
+        &mut self,
+        digest: Digest,
+        verified: Rc<Verified>,
+        epoch: u64,
+        fresh_until: i64,
+    ) -> u64 {
         let weight = verified.weight();
         if weight > MAX_BYTES / 64 {
             return 0;
@@ -122,6 +134,7 @@ impl Cache {
             verified,
             weight,
             cleared: epoch,
+            fresh_until,
             used: false,
         };
         self.entries.insert(digest, entry);
@@ -196,7 +209,7 @@ impl Failures {
         digest: Digest,
         reason: Reason,
         provider: Option<Arc<Provider>>,
-        now: i64,
+        until: i64,
     ) {
         let held = self.under.as_ref();
         let same = held.is_some_and(|u| u.is(&under.policy, under.epoch));
@@ -207,7 +220,7 @@ impl Failures {
         let failure = Failure {
             reason,
             provider,
-            until: now.saturating_add(FAILURE_TTL),
+            until,
         };
         self.entries.insert(digest, failure);
     }
@@ -252,14 +265,14 @@ mod tests {
         for i in 0..10 * MAX_FAILURES {
             let mut digest = [0; 32];
             digest[..8].copy_from_slice(&i.to_le_bytes());
-            failures.put(under.clone(), digest, Reason::TokenBadSignature, None, 100);
+            failures.put(under.clone(), digest, Reason::TokenBadSignature, None, 110);
             assert!(failures.entries.len() <= MAX_FAILURES);
         }
         let digest = [7; 32];
-        failures.put(under, digest, Reason::TokenRevoked, None, 100);
+        failures.put(under, digest, Reason::TokenRevoked, None, 110);
         let held = |policy, epoch, now| failures.get(policy, epoch, &digest, now).is_some();
         assert!(held(&policy, 3, 100));
-        assert!(!held(&policy, 3, 100 + FAILURE_TTL));
+        assert!(!held(&policy, 3, 110));
         assert!(!held(&policy, 4, 100), "it may have been taken back");
         assert!(!held(&other, 3, 100));
     }

@@ -2,8 +2,8 @@
 //! caller, and tells the application what it says.
 //!
 //! A request without a token goes on to policy, which decides (Istio's rule), unless the rule or its route demands one. A
-//! token that is not good never goes on. A request waits only for keys that are being fetched, and only where its rule says
-//! how long; an opaque token whose issuer would have to be asked is refused.
+//! token that is not good never goes on. A request waits only for keys that are being fetched, where its rule says how
+//! long, and for the introspection endpoint of an opaque token.
 
 mod cache;
 mod recent;
@@ -14,23 +14,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::request;
-use mesh_auth::Reason;
 use mesh_auth::svid::VerifiedPeer;
 use mesh_auth::token::{
     Caller, Fingerprint, HeaderMemo, Outcome, Presented, Provider, TokenPolicy, Verified,
     key_set_name,
 };
+use mesh_auth::{Reason, Secret};
 use mesh_proto::mesh;
 use metrics::{Counter, counter};
 
-use self::cache::{Cache, Digest, Digester, Failures, Under};
+use self::cache::{Cache, Digest, Digester, FAILURE_TTL, Failures, Under};
 use self::recent::Recent;
-use super::key_misses::{KeyMisses, Miss, Pending};
+use super::introspect::{Introspector, Verdict};
+use super::key_misses::{self, KeyMisses, Miss};
 use super::source::Source;
 use crate::key_requests::KeyRequests;
 use crate::snapshot::Snapshot;
 use crate::wall_clock::unix_seconds;
+use crate::worker::dial::Dialer;
 
+/// Questions that one request may have asked: there are two places for tokens.
+const MAX_ASKED: u32 = 4;
+/// Seconds for which a refusal of an introspection endpoint is believed where the rule does not say.
+const DEFAULT_NEGATIVE_CACHE: u32 = 5;
+/// The epoch of no revocations.
+const UNSEEN: u64 = u64::MAX;
 /// Label value of a refusal that no provider made.
 const NOBODY: &str = "-";
 
@@ -42,6 +50,7 @@ pub struct Tokens {
     memo: RefCell<HeaderMemo>,
     recent: RefCell<Recent>,
     key_misses: KeyMisses,
+    introspector: Introspector,
     hits: Counter,
     misses: Counter,
     evictions: Counter,
@@ -57,19 +66,41 @@ pub struct Denied {
 }
 
 /// Why a request does not pass the stage, or not yet.
-#[derive(Debug)]
 pub enum Stop {
     /// It never does.
     Denied(Denied),
-    /// Its key may be on the way, and its rule has a request wait for keys.
-    AwaitsKeys {
-        /// What it is told when they do not come in time; not counted yet.
+    /// It has to wait.
+    Awaits {
+        /// What it is told when that does not come; not counted yet.
         otherwise: Denied,
-        /// The provider that does not have the key.
+        /// The provider that judges it.
         provider: Arc<Provider>,
         /// What it waits for.
         pending: Pending,
     },
+}
+
+/// What a request waits for.
+pub enum Pending {
+    /// Its key may be on the way, and its rule has a request wait for keys.
+    Keys(key_misses::Pending),
+    /// Only the provider's introspection endpoint can tell.
+    Answer(Question),
+}
+
+/// A token that has to be asked about.
+pub struct Question {
+    under: Under,
+    place: usize,
+    digest: Digest,
+    token: Secret<Vec<u8>>,
+}
+
+/// How long and how often one request has waited.
+#[derive(Debug, Default)]
+pub struct Patience {
+    keys_until: Option<Instant>,
+    asked: u32,
 }
 
 impl From<Reason> for Denied {
@@ -83,8 +114,8 @@ impl From<Reason> for Denied {
 
 impl Tokens {
     /// Knows nothing yet. `seed` keys the digests: they must not be foreseeable. `key_requests` takes the names of key sets
-    /// that have to be fetched again.
-    pub fn new(seed: [u8; 32], key_requests: Arc<KeyRequests>) -> Self {
+    /// that have to be fetched again; introspection endpoints are connected to with `dialer`.
+    pub fn new(seed: [u8; 32], key_requests: Arc<KeyRequests>, dialer: Dialer) -> Self {
         describe();
         let lookups = |result| counter!("postern_token_cache_lookups_total", "result" => result);
         Self {
@@ -94,6 +125,7 @@ impl Tokens {
             memo: RefCell::default(),
             recent: RefCell::default(),
             key_misses: KeyMisses::new(key_requests),
+            introspector: Introspector::new(dialer),
             hits: lookups("hit"),
             misses: lookups("miss"),
             evictions: counter!("postern_token_cache_evictions_total"),
@@ -114,7 +146,7 @@ impl Tokens {
     ) -> Result<Option<Rc<Verified>>, Stop> {
         let (credential, transaction) = self.judge(snapshot, policy, source, head, port).map_err(
             |(denied, provider, pending)| match (provider, pending) {
-                (Some(provider), Some(pending)) => Stop::AwaitsKeys {
+                (Some(provider), Some(pending)) => Stop::Awaits {
                     otherwise: denied,
                     provider,
                     pending,
@@ -136,24 +168,104 @@ impl Tokens {
         Ok(credential.or(transaction).map(|(verified, _)| verified))
     }
 
-    /// Waits for what a request was stopped for. Then it has to pass again, under the snapshot in force then.
+    /// Waits for what a request was stopped for. Then it has to pass again, under the snapshot in force then; its token is
+    /// gone if nobody answered about it and its rule lets it go on without.
     ///
     /// # Errors
-    /// It did not come by `until`, which is set when a request waits first: why it is refused, which was counted.
-    pub async fn wait(&self, stop: Stop, until: &mut Option<Instant>) -> Result<(), Denied> {
-        match stop {
-            Stop::Denied(denied) => Err(denied),
-            Stop::AwaitsKeys {
+    /// Why the request is refused, which was counted.
+    pub async fn wait(
+        &self,
+        stop: Stop,
+        patience: &mut Patience,
+        head: &mut request::Parts,
+        port: u16,
+    ) -> Result<(), Denied> {
+        let (otherwise, provider, pending) = match stop {
+            Stop::Denied(denied) => return Err(denied),
+            Stop::Awaits {
                 otherwise,
                 provider,
                 pending,
-            } => {
-                let until = *until.get_or_insert_with(|| Instant::now() + pending.patience);
+            } => (otherwise, provider, pending),
+        };
+        let reason = match pending {
+            Pending::Keys(pending) => {
+                let until = *patience
+                    .keys_until
+                    .get_or_insert_with(|| Instant::now() + pending.patience);
                 if self.key_misses.wait(&pending, until).await {
                     return Ok(());
                 }
-                count(Some(&provider), otherwise.reason.code());
-                Err(otherwise)
+                otherwise.reason
+            }
+            Pending::Answer(question) => {
+                patience.asked += 1;
+                if patience.asked > MAX_ASKED {
+                    Reason::IntrospectionFailed
+                } else {
+                    match self.introspect(&provider, question, head, port).await {
+                        Ok(()) => return Ok(()),
+                        Err(reason) => reason,
+                    }
+                }
+            }
+        };
+        count(Some(&provider), reason.code());
+        Err(Denied {
+            reason,
+            ..otherwise
+        })
+    }
+
+    /// Asks about a token and remembers the answer.
+    async fn introspect(
+        &self,
+        provider: &Arc<Provider>,
+        question: Question,
+        head: &mut request::Parts,
+        port: u16,
+    ) -> Result<(), Reason> {
+        let Question {
+            under,
+            place,
+            digest,
+            token,
+        } = question;
+        let name = fingerprint(&digest);
+        let asked = self
+            .introspector
+            .ask(provider, digest, name, token.expose());
+        // Boxed, so that requests that need not ask do not carry the room for it.
+        match Box::pin(asked).await {
+            Verdict::Active(verified, fresh_until) => {
+                count(Some(provider), "verified");
+                let mut cache = self.cache.borrow_mut();
+                // Revocations are looked at when it passes.
+                let evicted = cache.put(digest, verified, UNSEEN, fresh_until);
+                self.evictions.increment(evicted);
+                Ok(())
+            }
+            Verdict::Refused(reason) => {
+                let ttl = provider
+                    .introspection()
+                    .and_then(|i| i.negative_cache_seconds)
+                    .unwrap_or(DEFAULT_NEGATIVE_CACHE);
+                if ttl > 0 {
+                    let until = unix_seconds().saturating_add(ttl.into());
+                    let provider = Some(Arc::clone(provider));
+                    let mut failures = self.failures.borrow_mut();
+                    failures.put(under, digest, reason, provider, until);
+                }
+                Err(reason)
+            }
+            Verdict::Unknown => {
+                let failure = provider.on_introspection_failure(head.uri.path(), port);
+                if failure != mesh::IntrospectionFailure::Anonymous {
+                    return Err(Reason::IntrospectionFailed);
+                }
+                count(Some(provider), "anonymous");
+                under.policy.remove(place, head);
+                Ok(())
             }
         }
     }
@@ -210,7 +322,7 @@ impl Tokens {
         let now = unix_seconds();
         let epoch = snapshot.revocation_epoch;
         let digest = self.digester.digest(presented.expose());
-        let held = self.cache.borrow_mut().get(&digest);
+        let held = self.cache.borrow_mut().get(&digest, now);
         // Another rule or other keys are another provider, under which it has to be verified anew.
         if let Some((verified, cleared)) = held
             && policy.has(verified.provider())
@@ -246,17 +358,22 @@ impl Tokens {
                 self.check_revocation(snapshot, policy, &verified, digest, now)?;
                 count(Some(verified.provider()), "verified");
                 let mut cache = self.cache.borrow_mut();
-                let evicted = cache.put(digest, Rc::clone(&verified), epoch);
+                let evicted = cache.put(digest, Rc::clone(&verified), epoch, i64::MAX);
                 self.evictions.increment(evicted);
                 Ok(verified)
             }
             Ok(Outcome::Introspect(provider)) => {
-                tracing::warn!(
-                    provider = &**provider.name(),
-                    token = %fingerprint(&digest),
-                    "an opaque token was refused: introspection is not available"
-                );
-                Err(denied(Reason::IntrospectionFailed, Some(&provider)))
+                let (denied, provider, _) = denied(Reason::IntrospectionFailed, Some(&provider));
+                let question = Question {
+                    under: Under {
+                        policy: Arc::clone(policy),
+                        epoch,
+                    },
+                    place: presented.place(),
+                    digest,
+                    token: Secret::new(presented.expose().to_vec()),
+                };
+                Err((denied, provider, Some(Pending::Answer(question))))
             }
             Err(refusal) => {
                 // Only what cost a signature check is worth remembering, and time cannot heal.
@@ -321,7 +438,13 @@ impl Tokens {
             epoch: snapshot.revocation_epoch,
         };
         let mut failures = self.failures.borrow_mut();
-        failures.put(under, digest, reason, provider, now);
+        failures.put(
+            under,
+            digest,
+            reason,
+            provider,
+            now.saturating_add(FAILURE_TTL),
+        );
     }
 
     /// What a token is told whose key `provider` does not have. Keys that are fetched may only be not known yet.
@@ -337,10 +460,12 @@ impl Tokens {
             Miss::Unsure { answers } => {
                 let (denied, provider, _) = denied(Reason::KeysUnavailable, Some(provider));
                 let patience = provider.as_deref().and_then(patience);
-                let pending = patience.map(|patience| Pending {
-                    name: name.into(),
-                    answers,
-                    patience,
+                let pending = patience.map(|patience| {
+                    Pending::Keys(key_misses::Pending {
+                        name: name.into(),
+                        answers,
+                        patience,
+                    })
                 });
                 (denied, provider, pending)
             }

@@ -1,0 +1,245 @@
+//! Against an endpoint on loopback that speaks HTTP/1.1 over TLS and counts.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use mesh_auth::token::TokenPolicy;
+use mesh_proto::mesh;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+
+#[derive(Default)]
+struct Seen {
+    connections: usize,
+    requests: Vec<String>,
+}
+
+/// An endpoint that knows the token `good`, is broken for `broken`, and never answers for `slow`.
+struct Peer {
+    directory: tempfile::TempDir,
+    port: u16,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Peer {
+    async fn start() -> Self {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let provider = mesh_auth::tls::provider();
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("a certificate");
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("ca.pem"), made.cert.pem()).expect("written");
+        std::fs::write(directory.path().join("secret"), "s3cret\n").expect("written");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let shared = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    seen.lock().expect("seen").connections += 1;
+                    let mut bytes = vec![0; 8192];
+                    // Requests are short: each comes in one record.
+                    while let Ok(n @ 1..) = stream.read(&mut bytes).await {
+                        let request = String::from_utf8_lossy(&bytes[..n]).into_owned();
+                        let answer = answer(&request);
+                        seen.lock().expect("seen").requests.push(request);
+                        let Some((status, body)) = answer else {
+                            return std::future::pending().await;
+                        };
+                        let text = format!(
+                            "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                            body.len()
+                        );
+                        if stream.write_all(text.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            directory,
+            port,
+            seen,
+        }
+    }
+
+    fn provider(&self, change: impl FnOnce(&mut mesh::TokenIntrospection)) -> Arc<Provider> {
+        let file = |name: &str| self.directory.path().join(name).display().to_string();
+        let mut introspection = mesh::TokenIntrospection {
+            endpoint: format!("https://localhost:{}/introspect", self.port),
+            client_id: "orders".into(),
+            credential_file: file("secret"),
+            ca_file: file("ca.pem"),
+            ..Default::default()
+        };
+        change(&mut introspection);
+        let document = mesh::RequestAuthentication {
+            name: "r".into(),
+            namespace: "shop".into(),
+            rules: vec![mesh::TokenRule {
+                issuer: "https://idp".into(),
+                audiences: vec!["orders".into()],
+                introspection: Some(introspection),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let policy = TokenPolicy::compile([&document], &Default::default(), None);
+        let policy = policy.expect("compiles").expect("has a rule");
+        Arc::clone(&policy.providers()[0])
+    }
+
+    fn count(&self) -> (usize, usize) {
+        let seen = self.seen.lock().expect("seen");
+        (seen.connections, seen.requests.len())
+    }
+}
+
+fn answer(request: &str) -> Option<(u16, String)> {
+    let exp = unix_seconds() + 10;
+    let token = request.rsplit("token=").next().unwrap_or_default();
+    Some(match token.split('&').next().unwrap_or_default() {
+        "good" => (
+            200,
+            format!(
+                r#"{{"active":true,"iss":"https://idp","sub":"alice","aud":"orders","exp":{exp}}}"#
+            ),
+        ),
+        "undated" => (
+            200,
+            r#"{"active":true,"sub":"alice","aud":"orders"}"#.into(),
+        ),
+        "elsewhere" => (
+            200,
+            format!(r#"{{"active":true,"aud":"payments","exp":{exp}}}"#),
+        ),
+        "foreign" => (
+            200,
+            format!(r#"{{"active":true,"iss":"https://evil","aud":"orders","exp":{exp}}}"#),
+        ),
+        "late" => (200, r#"{"active":true,"aud":"orders","exp":1000}"#.into()),
+        "broken" => (500, r#"{"active":true}"#.into()),
+        "slow" => return None,
+        _ => (200, r#"{"active":false}"#.into()),
+    })
+}
+
+fn introspector() -> Introspector {
+    Introspector::new(Dialer {
+        mark: None,
+        timeout: Duration::from_secs(5),
+    })
+}
+
+async fn ask(of: &Introspector, provider: &Arc<Provider>, token: &str) -> Verdict {
+    let mut digest = [0; 32];
+    digest[..token.len()].copy_from_slice(token.as_bytes());
+    let name = Fingerprint::new([0; 8]);
+    of.ask(provider, digest, name, token.as_bytes()).await
+}
+
+fn reason(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Active(..) => "active",
+        Verdict::Refused(reason) => reason.code(),
+        Verdict::Unknown => "unknown",
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_judged_like_a_token_and_one_connection_carries_all_questions() {
+    let peer = Peer::start().await;
+    let provider = peer.provider(|_| {});
+    let introspector = introspector();
+    for (token, expected) in [
+        ("good", "active"),
+        ("undated", "active"),
+        ("gone", "token_inactive"),
+        ("elsewhere", "token_wrong_audience"),
+        ("foreign", "token_unknown_issuer"),
+        ("late", "token_expired"),
+        ("broken", "unknown"),
+    ] {
+        let verdict = ask(&introspector, &provider, token).await;
+        assert_eq!(reason(&verdict), expected, "{token}");
+        if let Verdict::Active(verified, until) = verdict {
+            let most = if token == "good" { 10 } else { 30 };
+            let left = until - unix_seconds();
+            assert!((1..=most).contains(&left), "{token}: {left} s");
+            assert_eq!(verified.token().subject(), Some("alice"));
+        }
+    }
+    assert_eq!(peer.count(), (1, 7), "connections and questions");
+    let seen = peer.seen.lock().expect("seen");
+    let first = seen.requests[0].to_ascii_lowercase();
+    assert!(
+        first.starts_with("post /introspect http/1.1\r\n"),
+        "{first}"
+    );
+    assert!(
+        first.contains("authorization: basic b3jkzxjzonmzy3jlda=="),
+        "{first}"
+    );
+}
+
+#[tokio::test]
+async fn many_who_present_one_token_ask_once() {
+    let peer = Peer::start().await;
+    let provider = peer.provider(|_| {});
+    let introspector = introspector();
+    let asked = (0..50).map(|_| ask(&introspector, &provider, "good"));
+    for verdict in futures_util::future::join_all(asked).await {
+        assert_eq!(reason(&verdict), "active");
+    }
+    assert_eq!(peer.count(), (1, 1));
+    assert!(introspector.open.borrow().is_empty());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_keeps_failing_is_left_alone() {
+    let peer = Peer::start().await;
+    let provider = peer.provider(|i| i.timeout_ms = 50);
+    let introspector = introspector();
+    for _ in 0..20 {
+        let verdict = ask(&introspector, &provider, "slow").await;
+        assert_eq!(reason(&verdict), "unknown");
+    }
+    let asked = peer.count().1;
+    assert!((1..=5).contains(&asked), "{asked} questions");
+    assert_eq!(
+        reason(&ask(&introspector, &provider, "good").await),
+        "unknown",
+        "nobody is asked for a while"
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_certificate_or_a_missing_secret_is_no_answer() {
+    let peer = Peer::start().await;
+    for change in [
+        (|i: &mut mesh::TokenIntrospection| i.ca_file.clear()) as fn(&mut _),
+        |i| i.endpoint = i.endpoint.replace("localhost", "127.0.0.1"),
+        |i| i.credential_file = "/nowhere/secret".into(),
+    ] {
+        let provider = peer.provider(change);
+        let verdict = ask(&introspector(), &provider, "good").await;
+        assert_eq!(reason(&verdict), "unknown");
+    }
+    assert_eq!(peer.count().1, 0, "the token was sent to nobody");
+}
