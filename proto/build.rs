@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "envoy/service/discovery/v3/discovery.proto",
         "envoy/service/secret/v3/sds.proto",
         "google/rpc/status.proto",
+        "opentelemetry/proto/collector/trace/v1/trace_service.proto",
         "postern/mesh/v1/resources.proto",
         "postern/mesh/v1/request_authentication.proto",
         "postern/mesh/v1/certificate.proto",
@@ -19,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ];
     println!("cargo:rerun-if-changed=envoy");
     println!("cargo:rerun-if-changed=google");
+    println!("cargo:rerun-if-changed=opentelemetry");
     println!("cargo:rerun-if-changed=postern");
     println!("cargo:rerun-if-changed=spiffe");
     let descriptors = protox::compile(files, ["."])?;

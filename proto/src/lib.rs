@@ -1,8 +1,8 @@
 //! The contract on the wire.
 //!
 //! Generated from the `.proto` files beside this crate: the part of Envoy's xDS transport and secrets that is spoken here
-//! and the SPIFFE Workload API (wire-compatible: same packages, names and field numbers), and Postern's own resources and
-//! services. Field documentation lives in the `.proto` files.
+//! the SPIFFE Workload API and OTLP (wire-compatible: same packages, names and field numbers), and Postern's own resources
+//! and services. Field documentation lives in the `.proto` files.
 
 #![allow(
     missing_docs,
@@ -48,6 +48,34 @@ pub mod envoy {
 pub mod google {
     pub mod rpc {
         tonic::include_proto!("google.rpc");
+    }
+}
+
+/// OTLP: spans and the collector's service, as OpenTelemetry publishes them.
+pub mod opentelemetry {
+    pub mod proto {
+        pub mod collector {
+            pub mod trace {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
+                }
+            }
+        }
+        pub mod common {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.common.v1");
+            }
+        }
+        pub mod resource {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.resource.v1");
+            }
+        }
+        pub mod trace {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.trace.v1");
+            }
+        }
     }
 }
 

@@ -1,0 +1,415 @@
+//! The exporter: empties the workers' queues and sends batches to the collector, over gRPC or HTTP.
+//!
+//! One export at a time, each bounded by a timeout; what cannot be sent is tried again with growing pauses for as long as
+//! the timeout allows, then dropped and counted. A collector that is dead, slow or hostile costs the queues' memory and
+//! nothing else.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use mesh_proto::opentelemetry::proto::collector::trace::v1::trace_service_client::TraceServiceClient;
+use mesh_proto::opentelemetry::proto::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use metrics::{counter, describe_counter};
+use prost::Message as _;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::encode;
+use crate::id::IdSource;
+use crate::settings::{Protocol, Settings};
+use crate::span::Span;
+use crate::tracer::Queue;
+
+/// How often the queues are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// First pause before a batch is tried again; doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Most that a collector's answer may say.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// Why the exporter cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A file cannot be read or holds something else.
+    #[error("{}: {reason}", file.display())]
+    File {
+        /// The file.
+        file: std::path::PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS to the collector cannot be set up: {0}")]
+    Tls(String),
+}
+
+/// Why a batch was not taken.
+#[derive(Debug)]
+struct Refused {
+    reason: String,
+    /// Worth another try.
+    passing: bool,
+}
+
+impl Refused {
+    fn passing(reason: impl std::fmt::Display) -> Self {
+        Self {
+            reason: reason.to_string(),
+            passing: true,
+        }
+    }
+
+    fn for_good(reason: impl std::fmt::Display) -> Self {
+        Self {
+            reason: reason.to_string(),
+            passing: false,
+        }
+    }
+}
+
+/// Sends spans to one collector.
+pub struct Exporter {
+    settings: Settings,
+    dialer: Dialer,
+    grpc: Option<TraceServiceClient<Channel>>,
+    ids: IdSource,
+}
+
+impl Exporter {
+    /// An exporter; nothing is sent yet. `mark` is set on its sockets, so that capture lets them pass.
+    ///
+    /// # Errors
+    /// A file of TLS does not do.
+    pub fn new(settings: Settings, mark: Option<u32>, seed: u64) -> Result<Self, ExportError> {
+        let tls = match settings.endpoint.scheme_str() {
+            Some("https") => Some(tls(&settings)?),
+            _ => None,
+        };
+        Ok(Self {
+            dialer: Dialer { tls, mark },
+            settings,
+            grpc: None,
+            ids: IdSource::new(seed),
+        })
+    }
+
+    /// Runs until it is dropped. `queues` are those of the workers.
+    pub async fn run(&mut self, queues: &[Queue]) {
+        describe_counter!("postern_spans_exported_total", "Spans the collector took.");
+        describe_counter!(
+            "postern_spans_dropped_total",
+            "Spans that did not reach the collector, by reason."
+        );
+        let mut batch = Vec::with_capacity(self.settings.batch);
+        let mut oldest: Option<tokio::time::Instant> = None;
+        let mut look = tokio::time::interval(LOOK.min(self.settings.delay));
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            loop {
+                self.take(queues, &mut batch);
+                if batch.is_empty() {
+                    break;
+                }
+                let since = *oldest.get_or_insert_with(tokio::time::Instant::now);
+                let full = batch.len() >= self.settings.batch;
+                if !full && since.elapsed() < self.settings.delay {
+                    break;
+                }
+                oldest = None;
+                self.export(&batch).await;
+                batch.clear();
+            }
+        }
+    }
+
+    /// Sends what is left, in at most one timeout.
+    pub async fn finish(&mut self, queues: &[Queue]) {
+        let all = async {
+            loop {
+                let mut batch = Vec::new();
+                self.take(queues, &mut batch);
+                if batch.is_empty() {
+                    return;
+                }
+                self.export(&batch).await;
+            }
+        };
+        // The process is ending: nobody waits long for a collector.
+        let _ = tokio::time::timeout(Duration::from_secs(1), all).await;
+    }
+
+    fn take(&self, queues: &[Queue], batch: &mut Vec<Span>) {
+        for queue in queues {
+            let room = self.settings.batch - batch.len();
+            batch.extend(queue.try_iter().take(room).map(|span| *span));
+        }
+    }
+
+    async fn export(&mut self, batch: &[Span]) {
+        let request = encode::request(batch, &self.settings.resource, &self.ids);
+        let timeout = self.settings.timeout;
+        let mut refused = Refused::passing("no answer in time");
+        let attempts = async {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                match self.send(&request).await {
+                    Ok(rejected) => return Ok(rejected),
+                    Err(error) => {
+                        let passing = error.passing;
+                        refused = error;
+                        if !passing {
+                            return Err(());
+                        }
+                    }
+                }
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+        };
+        let count = batch.len() as u64;
+        match tokio::time::timeout(timeout, attempts).await {
+            Ok(Ok(rejected)) => {
+                let rejected = rejected.min(count);
+                counter!("postern_spans_exported_total").increment(count - rejected);
+                dropped("rejected", rejected);
+            }
+            Ok(Err(())) | Err(_) => {
+                tracing::warn!(reason = refused.reason, spans = count, "spans not exported");
+                dropped("export_failed", count);
+            }
+        }
+    }
+
+    /// Sends one batch; returns how many spans the collector did not want.
+    async fn send(&mut self, request: &ExportTraceServiceRequest) -> Result<u64, Refused> {
+        let response = match self.settings.protocol {
+            Protocol::Grpc => self.send_grpc(request).await?,
+            Protocol::Http => self.send_http(request).await?,
+        };
+        let rejected = response.partial_success.map_or(0, |p| p.rejected_spans);
+        Ok(u64::try_from(rejected).unwrap_or(0))
+    }
+
+    async fn send_grpc(
+        &mut self,
+        request: &ExportTraceServiceRequest,
+    ) -> Result<ExportTraceServiceResponse, Refused> {
+        let client = match &mut self.grpc {
+            Some(client) => client,
+            None => {
+                let channel = self.dialer.channel(&self.settings.endpoint);
+                let client = TraceServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+                self.grpc.insert(client)
+            }
+        };
+        let mut message = tonic::Request::new(request.clone());
+        for (name, value) in &self.settings.headers.0 {
+            if let (Ok(name), Ok(value)) = (
+                tonic::metadata::AsciiMetadataKey::from_bytes(name.as_str().as_bytes()),
+                tonic::metadata::AsciiMetadataValue::try_from(value.as_bytes()),
+            ) {
+                message.metadata_mut().insert(name, value);
+            }
+        }
+        match client.export(message).await {
+            Ok(response) => Ok(response.into_inner()),
+            // OTLP specification, "Failures".
+            Err(status)
+                if matches!(
+                    status.code(),
+                    Code::Cancelled
+                        | Code::DeadlineExceeded
+                        | Code::Aborted
+                        | Code::OutOfRange
+                        | Code::Unavailable
+                        | Code::DataLoss
+                        | Code::Unknown
+                ) =>
+            {
+                Err(Refused::passing(status.code()))
+            }
+            Err(status) => Err(Refused::for_good(status.code())),
+        }
+    }
+
+    async fn send_http(
+        &self,
+        request: &ExportTraceServiceRequest,
+    ) -> Result<ExportTraceServiceResponse, Refused> {
+        let endpoint = &self.settings.endpoint;
+        let stream = self.dialer.open(endpoint).await.map_err(Refused::passing)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(Refused::passing)?;
+        let host = endpoint.authority().map_or("", |a| a.as_str());
+        let path = endpoint.path_and_query().map_or("/", |p| p.as_str());
+        let mut message = Request::post(path)
+            .header(http::header::HOST, host)
+            .header(http::header::CONTENT_TYPE, "application/x-protobuf");
+        for (name, value) in &self.settings.headers.0 {
+            message = message.header(name, value);
+        }
+        let message = message
+            .body(Full::new(Bytes::from(request.encode_to_vec())))
+            .map_err(Refused::for_good)?;
+        let exchange = async {
+            let response = sender
+                .send_request(message)
+                .await
+                .map_err(Refused::passing)?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_ANSWER)
+                .collect()
+                .await
+                .map_err(Refused::passing)?
+                .to_bytes();
+            match status.as_u16() {
+                200..=299 => Ok(ExportTraceServiceResponse::decode(body).unwrap_or_default()),
+                429 | 502..=504 => Err(Refused::passing(status)),
+                _ => Err(Refused::for_good(status)),
+            }
+        };
+        // The connection lives as long as the exchange: nothing is left running.
+        tokio::select! {
+            answer = exchange => answer,
+            ended = connection => match ended {
+                Ok(()) => Err(Refused::passing("the collector closed the connection")),
+                Err(error) => Err(Refused::passing(error)),
+            },
+        }
+    }
+}
+
+fn dropped(reason: &'static str, count: u64) {
+    if count > 0 {
+        counter!("postern_spans_dropped_total", "reason" => reason).increment(count);
+    }
+}
+
+/// Opens connections to the collector.
+#[derive(Clone)]
+struct Dialer {
+    tls: Option<Arc<rustls::ClientConfig>>,
+    mark: Option<u32>,
+}
+
+/// A connection, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Dialer {
+    fn channel(&self, endpoint: &Uri) -> Channel {
+        let target = endpoint.clone();
+        let dialer = self.clone();
+        let connector = tower::service_fn(move |_: Uri| {
+            let (dialer, target) = (dialer.clone(), target.clone());
+            async move { dialer.open(&target).await.map(TokioIo::new) }
+        });
+        // TLS is the dialer's business: to tonic every endpoint is http, and its origin says what it is.
+        let authority = endpoint.authority().map_or("localhost", |a| a.as_str());
+        let plain = Uri::builder()
+            .scheme("http")
+            .authority(authority)
+            .path_and_query("/")
+            .build()
+            .unwrap_or_else(|_| Uri::from_static("http://localhost"));
+        Endpoint::from(plain)
+            .origin(endpoint.clone())
+            .connect_with_connector_lazy(connector)
+    }
+
+    async fn open(&self, endpoint: &Uri) -> io::Result<Box<dyn Stream>> {
+        let host = endpoint.host().unwrap_or("localhost");
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let default = if self.tls.is_some() { 443 } else { 80 };
+        let port = endpoint.port_u16().unwrap_or(default);
+        let tcp = self.dial(host, port).await?;
+        let Some(config) = &self.tls else {
+            return Ok(Box::new(tcp));
+        };
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let stream = TlsConnector::from(Arc::clone(config))
+            .connect(name, tcp)
+            .await?;
+        Ok(Box::new(stream))
+    }
+
+    async fn dial(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in tokio::net::lookup_host((host, port)).await? {
+            let socket = match address {
+                std::net::SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+                std::net::SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+            };
+            if let Some(mark) = self.mark {
+                socket2::SockRef::from(&socket).set_mark(mark)?;
+            }
+            match socket.connect(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    return Ok(stream);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+fn tls(settings: &Settings) -> Result<Arc<rustls::ClientConfig>, ExportError> {
+    let file = |file: &std::path::Path, reason: String| ExportError::File {
+        file: file.to_owned(),
+        reason,
+    };
+    let certificates = |path: &std::path::Path| {
+        CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|e| file(path, e.to_string()))
+    };
+    let Some(roots_file) = &settings.certificate else {
+        return Err(ExportError::Tls(
+            "an https collector needs its roots: give OTEL_EXPORTER_OTLP_CERTIFICATE".into(),
+        ));
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    for root in certificates(roots_file)? {
+        roots
+            .add(root)
+            .map_err(|e| file(roots_file, e.to_string()))?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let failed = |e: rustls::Error| ExportError::Tls(e.to_string());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?
+        .with_root_certificates(roots);
+    let mut config = match &settings.client {
+        None => builder.with_no_client_auth(),
+        Some((chain, key_file)) => {
+            let key = PrivateKeyDer::from_pem_file(key_file)
+                .map_err(|e| file(key_file, e.to_string()))?;
+            builder
+                .with_client_auth_cert(certificates(chain)?, key)
+                .map_err(failed)?
+        }
+    };
+    config.alpn_protocols = match settings.protocol {
+        Protocol::Grpc => vec![b"h2".to_vec()],
+        Protocol::Http => vec![b"http/1.1".to_vec()],
+    };
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,148 @@
+//! How long each phase of a request took: a fixed array and the moment of the last mark.
+//!
+//! Phases follow each other without gaps: a mark gives everything since the mark before to one phase. So the phases of a
+//! request add up to the request, and a span's children account for all of it.
+
+use std::time::{Duration, Instant};
+
+/// A phase on the way of a request or connection, in the order in which they come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum Phase {
+    /// From the head of the request to the decision that it may be looked at: admission, reserved headers.
+    Admit,
+    /// Verifying the token, from the cache or not.
+    Token,
+    /// Asking an issuer about an opaque token.
+    Introspect,
+    /// The policy decision.
+    Policy,
+    /// Finding an endpoint and a connection to it.
+    Connect,
+    /// From the request's start on the upstream connection to the head of the response.
+    Upstream,
+    /// From the head of the response to its end.
+    Response,
+}
+
+impl Phase {
+    /// Every phase.
+    pub const ALL: [Self; 7] = [
+        Self::Admit,
+        Self::Token,
+        Self::Introspect,
+        Self::Policy,
+        Self::Connect,
+        Self::Upstream,
+        Self::Response,
+    ];
+
+    /// The label value and the name of the child span.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Token => "token",
+            Self::Introspect => "introspect",
+            Self::Policy => "policy",
+            Self::Connect => "connect",
+            Self::Upstream => "upstream",
+            Self::Response => "response",
+        }
+    }
+
+    /// True for the sidecar's own work; the others wait for somebody else.
+    pub const fn is_own(self) -> bool {
+        !matches!(self, Self::Upstream | Self::Response)
+    }
+}
+
+/// The phases of one request.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeline {
+    started: Instant,
+    last: Instant,
+    nanos: [u64; Phase::ALL.len()],
+}
+
+impl Timeline {
+    /// Starts now.
+    pub fn start() -> Self {
+        let now = Instant::now();
+        Self {
+            started: now,
+            last: now,
+            nanos: [0; Phase::ALL.len()],
+        }
+    }
+
+    /// Gives the time since the last mark to `phase`.
+    pub fn mark(&mut self, phase: Phase) {
+        self.mark_at(phase, Instant::now());
+    }
+
+    /// As [`Self::mark`], at a moment that was read already.
+    pub fn mark_at(&mut self, phase: Phase, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.last);
+        self.nanos[phase as usize] += u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.last = self.last.max(now);
+    }
+
+    /// What `phase` took.
+    pub fn of(&self, phase: Phase) -> Duration {
+        Duration::from_nanos(self.nanos[phase as usize])
+    }
+
+    /// From the start to the last mark.
+    pub fn total(&self) -> Duration {
+        self.last.saturating_duration_since(self.started)
+    }
+
+    /// When it started.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The phases that took any time, in order, with their offsets from the start.
+    pub fn phases(&self) -> impl Iterator<Item = (Phase, Duration, Duration)> + '_ {
+        let mut offset = Duration::ZERO;
+        Phase::ALL.into_iter().filter_map(move |phase| {
+            let took = self.of(phase);
+            let start = offset;
+            offset += took;
+            (!took.is_zero()).then_some((phase, start, took))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_add_up_to_the_whole() {
+        let mut timeline = Timeline::start();
+        let start = timeline.started();
+        let at = |micros| start + Duration::from_micros(micros);
+        timeline.mark_at(Phase::Admit, at(3));
+        timeline.mark_at(Phase::Token, at(5));
+        timeline.mark_at(Phase::Policy, at(6));
+        timeline.mark_at(Phase::Upstream, at(96));
+        timeline.mark_at(Phase::Response, at(100));
+        assert_eq!(timeline.total(), Duration::from_micros(100));
+        let sum: Duration = timeline.phases().map(|(_, _, took)| took).sum();
+        assert_eq!(sum, timeline.total());
+        let phases: Vec<_> = timeline.phases().map(|(p, s, _)| (p, s)).collect();
+        assert_eq!(phases[1], (Phase::Token, Duration::from_micros(3)));
+        assert_eq!(phases.last().unwrap().1, Duration::from_micros(96));
+    }
+
+    #[test]
+    fn a_mark_in_the_past_takes_nothing_away() {
+        let mut timeline = Timeline::start();
+        let start = timeline.started();
+        timeline.mark_at(Phase::Token, start + Duration::from_micros(10));
+        timeline.mark_at(Phase::Policy, start);
+        assert_eq!(timeline.of(Phase::Policy), Duration::ZERO);
+        assert_eq!(timeline.total(), Duration::from_micros(10));
+    }
+}
