@@ -1,6 +1,6 @@
 //! The contract on the wire.
 //!
-//! Generated from the `.proto` files beside this crate: the part of Envoy's xDS transport and secrets that is spoken here
+//! Generated from the `.proto` files beside this crate: the part of Envoy's xDS transport and secrets that is spoken here,
 //! the SPIFFE Workload API and OTLP (wire-compatible: same packages, names and field numbers), and Postern's own resources
 //! and services. Field documentation lives in the `.proto` files.
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::capture_cli::CaptureArgs;
+use crate::telemetry::access_log::{AccessLogSettings, Filter};
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::worker::{Egress, Mode, TcpService};
 
@@ -165,6 +166,31 @@ pub struct RunArgs {
     /// Log format.
     #[arg(long, env = "POSTERN_LOG_FORMAT", value_enum, default_value = "json")]
     pub log_format: LogFormat,
+    /// Where the access log is appended, `-` for standard output; without it accesses are not logged.
+    #[arg(long, env = "POSTERN_ACCESS_LOG", value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
+    /// Which lines the access log has.
+    #[arg(
+        long,
+        env = "POSTERN_ACCESS_LOG_FILTER",
+        value_enum,
+        default_value = "all"
+    )]
+    pub access_log_filter: Filter,
+    /// Share of the access log's lines that is written, `0.0` to `1.0`; refusals always are.
+    #[arg(long, env = "POSTERN_ACCESS_LOG_SAMPLE", value_name = "SHARE", default_value = "1.0", value_parser = parse_share)]
+    pub access_log_sample: f64,
+}
+
+impl RunArgs {
+    /// What is logged of accesses, if anything.
+    pub fn access_log(&self) -> Option<AccessLogSettings> {
+        Some(AccessLogSettings {
+            target: self.access_log.clone()?,
+            filter: self.access_log_filter,
+            sample: self.access_log_sample,
+        })
+    }
 }
 
 impl From<ModeArg> for Mode {
@@ -234,6 +260,13 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn parse_share(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| format!("'{text}' is not a share from 0.0 to 1.0"))
+}
+
 /// A socket mark, decimal or hexadecimal.
 pub(crate) fn parse_mark(text: &str) -> Result<u32, String> {
     let parsed = match text.strip_prefix("0x") {
@@ -278,6 +311,7 @@ mod tests {
             );
         }
         assert!(parse_app("0=127.0.0.1:1").is_err() && parse_app("80=x").is_err());
+        assert!(parse_share("1.1").is_err() && parse_share("NaN").is_err());
         assert!(parse_duration("5h").is_err() && parse_mark("0").is_err());
     }
 }

@@ -11,6 +11,8 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mesh_auth::{SpiffeId, TrustDomain, bundle::TrustBundle};
 use mesh_http1::Limits;
+use mesh_trace::Tracer;
+use mesh_trace::export::Exporter;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +24,8 @@ use crate::doors::{self, Doors, admission::Allowed};
 use crate::key_requests::KeyRequests;
 use crate::ledger::Ledger;
 use crate::snapshot::{SharedSnapshot, Snapshot};
+use crate::telemetry::access_log::Writer;
+use crate::telemetry::observe::Observer;
 use crate::telemetry::{self, Metrics};
 use crate::worker::probe::Probe;
 use crate::worker::{self, Epochs, Listeners, Mode, Settings, dial};
@@ -75,6 +79,16 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             "sockets cannot be marked (CAP_NET_ADMIN): capture must tell the sidecar by its user (--proxy-uid)"
         );
     }
+
+    let tracing = mesh_trace::Settings::read(|name| std::env::var(name).ok(), &args.workload)?;
+    let access_log = args.access_log();
+    let writer =
+        match &access_log {
+            Some(settings) => Some(Writer::start(&settings.target).with_context(|| {
+                format!("cannot write --access-log {}", settings.target.display())
+            })?),
+            None => None,
+        };
 
     let (bound, mut listeners) = bind(args, mode, workers)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -136,6 +150,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let (epochs, published) = watch::channel(0);
     let ledgers: Vec<_> = (0..workers).map(|_| Ledger::new()).collect();
     let mut threads = Vec::with_capacity(workers);
+    let mut queues = Vec::with_capacity(workers);
     let mut enforced = Vec::with_capacity(workers);
     for (index, (listeners, ledger)) in listeners.drain(..).zip(&ledgers).enumerate() {
         let ledger = Arc::clone(ledger);
@@ -149,17 +164,37 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         let seed = seed
             .wrapping_add(index as u64)
             .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let tracer = match &tracing {
+            Some(settings) => {
+                let (tracer, queue) = settings.tracer(seed);
+                queues.push(queue);
+                tracer
+            }
+            None => Tracer::off(),
+        };
+        let log = writer
+            .as_ref()
+            .zip(access_log.as_ref())
+            .map(|(writer, settings)| writer.log(settings, seed));
+        let observer = Observer::new(tracer, log);
         threads.push(
             std::thread::Builder::new()
                 .name(format!("worker-{index}"))
                 .spawn(move || {
-                    worker::run(settings, shared, epochs, listeners, ledger, &drain, seed)
+                    let observed = (observer, ledger);
+                    worker::run(settings, shared, epochs, listeners, observed, &drain, seed)
                 })?,
         );
     }
     readiness.set("listeners", Ok(()));
     tracing::info!(workload = args.workload, workers, outbound = %bound.outbound, inbound = %bound.inbound, mesh = %bound.mesh, "sidecar started");
 
+    let mut exporter = match tracing {
+        Some(settings) => {
+            Some(Exporter::new(settings, queues, mark, !seed).context("spans cannot be exported")?)
+        }
+        None => None,
+    };
     let target = Target {
         address: args.control_api.clone(),
         id: control_api_id.clone(),
@@ -196,7 +231,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         })
     };
     drop(entered);
-    let result = runtime.block_on(async {
+    let serve = async {
         let stop = CancellationToken::new();
         let state = Arc::new(AdminState {
             readiness: Arc::clone(&readiness),
@@ -291,7 +326,27 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         })
         .await;
         anyhow::Ok(())
+    };
+    let result = runtime.block_on(async {
+        let export = async {
+            match &mut exporter {
+                Some(exporter) => exporter.run().await,
+                None => std::future::pending().await,
+            }
+        };
+        // The exporter's queues belong to one thread at a time: it is no task of its own.
+        let result = tokio::select! {
+            result = serve => result,
+            () = export => Ok(()),
+        };
+        if let Some(exporter) = exporter {
+            exporter.finish().await;
+        }
+        result
     });
+    if let Some(writer) = writer {
+        writer.finish();
+    }
     if let Some(file) = &args.ready_file {
         let _ = std::fs::remove_file(file);
     }

@@ -82,6 +82,11 @@ pub struct SpiffeId {
 }
 
 impl SpiffeId {
+    /// The text, shared.
+    pub fn to_shared(&self) -> Arc<str> {
+        Arc::clone(&self.text)
+    }
+
     /// Parses an ID.
     ///
     /// # Errors

@@ -27,6 +27,8 @@ pub struct Refused {
     pub reason: Reason,
     /// Identifies the decision.
     pub id: u64,
+    /// The policy that decided, `namespace/name`; for logs and spans, not for the caller.
+    pub policy: Option<Box<str>>,
     /// The scope that would have been enough.
     pub scope: Option<Box<str>>,
     /// What is demanded of the subject's authentication, seconds.
@@ -159,6 +161,13 @@ impl Answer {
         head.headers
             .insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         respond_with(downstream, head, body)
+    }
+
+    /// The gRPC status code that a gRPC request is answered with; `None` for others.
+    pub fn grpc_code(&self, request: &HeaderMap) -> Option<u32> {
+        is_grpc(request)
+            .then(|| self.grpc_status().parse().ok())
+            .flatten()
     }
 
     fn grpc_status(&self) -> &'static str {

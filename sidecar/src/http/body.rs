@@ -86,6 +86,7 @@ pub struct Pump<S, K> {
     sink: K,
     ended: bool,
     bytes: u64,
+    grpc_status: Option<u32>,
 }
 
 impl<S: BodySource, K: BodySink> Pump<S, K> {
@@ -96,7 +97,13 @@ impl<S: BodySource, K: BodySink> Pump<S, K> {
             sink,
             ended: false,
             bytes: 0,
+            grpc_status: None,
         }
+    }
+
+    /// The gRPC status that the trailers carried.
+    pub fn grpc_status(&self) -> Option<u32> {
+        self.grpc_status
     }
 
     /// Bytes of data moved so far.
@@ -173,6 +180,7 @@ impl<S: BodySource, K: BodySink> Pump<S, K> {
                 self.ended = last;
             }
             Frame::Trailers(trailers) => {
+                self.grpc_status = super::forward::grpc_status(&trailers);
                 self.sink.finish(Some(trailers))?;
                 self.ended = true;
             }

@@ -5,8 +5,9 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
-use http::{request, response};
+use http::{HeaderMap, request, response};
 use mesh_http1::BodyLength;
 
 use mesh_auth::Reason;
@@ -83,6 +84,15 @@ pub struct Exchanged {
     pub sent: u64,
     /// Bytes of response body.
     pub received: u64,
+    /// When the head of the response was there.
+    pub answered_at: Instant,
+    /// The gRPC status of the response, from its trailers or, without a body, its head.
+    pub grpc_status: Option<u32>,
+}
+
+/// The gRPC status among headers or trailers.
+pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 /// Why an exchange failed.
@@ -186,7 +196,9 @@ where
     })
     .await?;
 
+    let answered_at = Instant::now();
     let status = head.status;
+    let early_status = grpc_status(&head.headers);
     let is_grpc = is_grpc(&head.headers);
     let sink = downstream
         .respond(head, length)
@@ -234,6 +246,8 @@ where
         request_read: upload.read,
         sent: upload.pump.bytes(),
         received: download.bytes(),
+        answered_at,
+        grpc_status: download.grpc_status().or(early_status),
     })
 }
 

@@ -11,6 +11,7 @@ use super::source::Source;
 use crate::http::answer::Refused;
 use crate::ledger::{self, ShadowKey};
 use crate::snapshot::Snapshot;
+use crate::telemetry::observe::Observation;
 use crate::worker::Worker;
 
 /// Decides whether a request for application port `port` goes on. Its path is normalized, its reserved headers are gone.
@@ -24,6 +25,7 @@ pub fn request(
     port: u16,
     head: &request::Parts,
     token: Option<&VerifiedToken>,
+    observation: &mut Observation,
 ) -> Result<(), Refused> {
     if worker.is_internal(port) {
         return Err(source.refuse(worker, port, Reason::InternalPort, None));
@@ -53,6 +55,7 @@ pub fn request(
             revision = decision.revision,
             "allowed"
         );
+        observation.allowed(decision.reason, decision.policy);
         return Ok(());
     }
     Err(source.refuse_by(worker, port, &decision, Some(&request)))

@@ -7,6 +7,7 @@
 use http::{HeaderMap, request};
 use mesh_auth::token::Verified;
 use mesh_auth::{Reason, headers};
+use mesh_trace::Phase;
 use std::rc::Rc;
 
 use super::decide;
@@ -15,6 +16,7 @@ use super::token::Patience;
 use crate::http::admit;
 use crate::http::answer::Refused;
 use crate::http::ending::is_grpc;
+use crate::telemetry::observe::Observation;
 use crate::worker::Worker;
 
 /// What the application is spoken to.
@@ -47,6 +49,7 @@ pub async fn http2(
     worker: &Worker,
     source: &Source,
     head: &mut request::Parts,
+    observation: &mut Observation,
 ) -> Result<Passed, Refused> {
     let (named, mut protocol) = take_target(&mut head.headers);
     let Some(port) = source.port.or(named) else {
@@ -59,7 +62,7 @@ pub async fn http2(
         tracing::debug!(peer = source.peer_name(), %error, "request not admitted");
         return Err(source.refuse(worker, port, Reason::BadRequest, None));
     }
-    pass(worker, source, head, port, protocol).await
+    pass(worker, source, head, port, protocol, observation).await
 }
 
 /// Passes an HTTP/1.1 request, which its parser admitted, for application port `port`.
@@ -71,9 +74,10 @@ pub async fn http1(
     source: &Source,
     head: &mut request::Parts,
     port: u16,
+    observation: &mut Observation,
 ) -> Result<Passed, Refused> {
     take_target(&mut head.headers);
-    pass(worker, source, head, port, AppProtocol::Http1).await
+    pass(worker, source, head, port, AppProtocol::Http1, observation).await
 }
 
 async fn pass(
@@ -82,11 +86,13 @@ async fn pass(
     head: &mut request::Parts,
     port: u16,
     protocol: AppProtocol,
+    observation: &mut Observation,
 ) -> Result<Passed, Refused> {
     if let Err(error) = admit::path(head) {
         tracing::debug!(peer = source.peer_name(), %error, "request not admitted");
         return Err(source.refuse(worker, port, Reason::BadRequest, None));
     }
+    observation.timeline.mark(Phase::Admit);
     let mut patience = Patience::default();
     let (snapshot, token) = loop {
         let snapshot = worker.snapshot();
@@ -94,14 +100,17 @@ async fn pass(
             break (snapshot, None);
         };
         policy.strip_claim_headers(&mut head.headers);
-        let stop = match worker.tokens.pass(&snapshot, policy, source, head, port) {
+        let passed = worker.tokens.pass(&snapshot, policy, source, head, port);
+        observation.timeline.mark(Phase::Token);
+        let stop = match passed {
             Ok(token) => break (snapshot, token),
             Err(stop) => stop,
         };
         // What it waits for may come with another snapshot.
         drop(snapshot);
-        let waited = worker.tokens.wait(stop, &mut patience, head, port);
-        if let Err(denied) = waited.await {
+        let waited = worker.tokens.wait(stop, &mut patience, head, port).await;
+        observation.timeline.mark(Phase::Introspect);
+        if let Err(denied) = waited {
             let refused = source.refuse(worker, port, denied.reason, None);
             return Err(Refused {
                 max_age: denied.max_age,
@@ -110,7 +119,9 @@ async fn pass(
         }
     };
     let subject = token.as_deref().map(Verified::token);
-    decide::request(worker, source, &snapshot, port, head, subject)?;
+    let decided = decide::request(worker, source, &snapshot, port, head, subject, observation);
+    observation.timeline.mark(Phase::Policy);
+    decided?;
     source.stamp(&mut head.headers);
     Ok(Passed {
         port,

@@ -13,6 +13,7 @@ use h2::{Reason as H2Reason, RecvStream};
 use http::{HeaderMap, Method, Request, StatusCode};
 use mesh_auth::Reason;
 use mesh_auth::svid::{SvidError, VerifiedPeer};
+use mesh_trace::Phase;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -22,11 +23,12 @@ use tokio_rustls::server::TlsStream;
 use super::lifetime::TunnelLifetime;
 use super::request;
 use super::source::Source;
-use crate::http::answer::Answer;
+use crate::http::answer::{Answer, Refused};
 use crate::http::body::BodySink as _;
 use crate::http::h1::Connection;
 use crate::http::h2 as stream;
 use crate::http::h2_server::Responder;
+use crate::telemetry::observe::{Observation, Outcome};
 use crate::tunnel::{self, Speech};
 use crate::worker::drain::Live;
 use crate::worker::expiry::Expiry;
@@ -215,12 +217,18 @@ async fn connect(
     response: SendResponse<Bytes>,
 ) {
     let (head, body) = request.into_parts();
+    let mut observation = worker.observer.connection(Direction::Inbound);
     let mut responder = Responder::new(response, &Method::CONNECT);
-    let refuse = |responder: &mut Responder, status: StatusCode, reason: Reason, id: u64| {
-        let answer = Answer::new(reason, id).with_status(status);
+    let refuse = |responder: &mut Responder,
+                  observation: &mut Observation,
+                  status: StatusCode,
+                  port: u16,
+                  refused: &Refused| {
+        let answer = Answer::new(refused.reason, refused.id).with_status(status);
         if answer.send(responder, &HeaderMap::new()).is_err() {
             responder.reset(H2Reason::CANCEL);
         }
+        source.connection_refused(worker, observation, port, refused);
     };
     let target = head
         .uri
@@ -230,9 +238,10 @@ async fn connect(
         let refused = source.refuse(worker, 0, Reason::BadRequest, None);
         return refuse(
             &mut responder,
+            &mut observation,
             StatusCode::BAD_REQUEST,
-            refused.reason,
-            refused.id,
+            0,
+            &refused,
         );
     };
     let port = source.port.unwrap_or(target.port());
@@ -240,18 +249,23 @@ async fn connect(
         let refused = source.refuse(worker, port, Reason::DestinationMismatch, None);
         return refuse(
             &mut responder,
+            &mut observation,
             StatusCode::BAD_REQUEST,
-            refused.reason,
-            refused.id,
+            port,
+            &refused,
         );
     }
     let snapshot = worker.snapshot();
-    if let Err(refused) = source.authorize(worker, &snapshot, port) {
+    observation.timeline.mark(Phase::Admit);
+    let authorized = source.authorize(worker, &snapshot, port);
+    observation.timeline.mark(Phase::Policy);
+    if let Err(refused) = authorized {
         return refuse(
             &mut responder,
+            &mut observation,
             StatusCode::UNAUTHORIZED,
-            refused.reason,
-            refused.id,
+            port,
+            &refused,
         );
     }
     let mut lifetime = TunnelLifetime::new(worker, source, port, snapshot.policy_epoch);
@@ -264,9 +278,10 @@ async fn connect(
             let refused = source.refuse(worker, port, Reason::ConnectFailed, None);
             return refuse(
                 &mut responder,
+                &mut observation,
                 StatusCode::SERVICE_UNAVAILABLE,
-                refused.reason,
-                refused.id,
+                port,
+                &refused,
             );
         }
     };
@@ -274,15 +289,21 @@ async fn connect(
     let Ok(send) = responder.open(head) else {
         return;
     };
+    observation.timeline.mark(Phase::Connect);
     let app = RefCell::new(Connection::new(app, BytesMut::new()));
-    match tunnel::with_stream(&app, send, body, Speech::Opaque, &mut lifetime).await {
+    let outcome = match tunnel::with_stream(&app, send, body, Speech::Opaque, &mut lifetime).await {
         Ok(carried) => {
             worker
                 .counters
                 .carried(Direction::Inbound, carried.forward, carried.backward);
+            Outcome::carried(carried)
         }
-        Err(error) => tracing::debug!(peer = source.peer_name(), %error, "tunnel cut"),
-    }
+        Err(error) => {
+            tracing::debug!(peer = source.peer_name(), %error, "tunnel cut");
+            Outcome::failed(Reason::ProtocolError)
+        }
+    };
+    source.connection_ended(worker, &mut observation, port, &outcome);
 }
 
 fn is_own_address(worker: &Worker, source: &Source, ip: std::net::IpAddr) -> bool {

@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use mesh_auth::Reason;
 use mesh_auth::policy::MtlsMode;
 use mesh_http1::Detected;
+use mesh_trace::Phase;
 use std::future::poll_fn;
 use std::task::Poll;
 use tokio::net::TcpStream;
@@ -24,6 +25,7 @@ use crate::http::h1::Connection;
 use crate::http::h1_server::Responder;
 use crate::outbound::detect::{self, Protocol};
 use crate::snapshot::Snapshot;
+use crate::telemetry::observe::{Observation, Outcome};
 use crate::tunnel::{self, Speech};
 use crate::worker::drain::Live;
 use crate::worker::expiry::Expiry;
@@ -218,11 +220,13 @@ async fn silent(
     live: &Live,
     mut lifetime: TunnelLifetime<'_>,
 ) {
+    let mut observation = worker.observer.connection(Direction::Inbound);
     let address = worker.app_address(port, source.own);
     let Ok(app) = worker.settings.dialer.connect(address).await else {
-        source.refuse(worker, port, Reason::ConnectFailed, None);
-        return;
+        let refused = source.refuse(worker, port, Reason::ConnectFailed, None);
+        return source.connection_refused(worker, &mut observation, port, &refused);
     };
+    observation.timeline.mark(Phase::Connect);
     let app = RefCell::new(Connection::new(app, BytesMut::new()));
     let app_first = poll_fn(|cx| {
         if app.borrow_mut().poll_fill_head(cx).is_ready() {
@@ -240,11 +244,15 @@ async fn silent(
     if !app_first && detect::client(&connection, detect::FIRST_BYTE).await == Protocol::Http1 {
         return request::serve_http1(worker, source, connection.into_inner(), port, live).await;
     }
-    if let Ok(carried) = tunnel::between(&connection, &app, Speech::Opaque, &mut lifetime).await {
-        worker
-            .counters
-            .carried(Direction::Inbound, carried.forward, carried.backward);
-    }
+    carry(
+        worker,
+        &connection,
+        &app,
+        source,
+        port,
+        (observation, lifetime),
+    )
+    .await;
 }
 
 async fn raw<S>(
@@ -252,21 +260,51 @@ async fn raw<S>(
     connection: &RefCell<Connection<S>>,
     source: &Source,
     port: u16,
-    mut lifetime: TunnelLifetime<'_>,
+    lifetime: TunnelLifetime<'_>,
 ) where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
+    let mut observation = worker.observer.connection(Direction::Inbound);
     let address = worker.app_address(port, source.own);
     let Ok(app) = worker.settings.dialer.connect(address).await else {
-        source.refuse(worker, port, Reason::ConnectFailed, None);
-        return;
+        let refused = source.refuse(worker, port, Reason::ConnectFailed, None);
+        return source.connection_refused(worker, &mut observation, port, &refused);
     };
+    observation.timeline.mark(Phase::Connect);
     let app = RefCell::new(Connection::new(app, BytesMut::new()));
-    if let Ok(carried) = tunnel::between(connection, &app, Speech::Opaque, &mut lifetime).await {
-        worker
-            .counters
-            .carried(Direction::Inbound, carried.forward, carried.backward);
-    }
+    carry(
+        worker,
+        connection,
+        &app,
+        source,
+        port,
+        (observation, lifetime),
+    )
+    .await;
+}
+
+/// Opaque bytes between a client and the application.
+async fn carry<S>(
+    worker: &Worker,
+    connection: &RefCell<Connection<S>>,
+    app: &RefCell<Connection<TcpStream>>,
+    source: &Source,
+    port: u16,
+    (mut observation, mut lifetime): (Observation, TunnelLifetime<'_>),
+) where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let carried = tunnel::between(connection, app, Speech::Opaque, &mut lifetime).await;
+    let outcome = match carried {
+        Ok(carried) => {
+            worker
+                .counters
+                .carried(Direction::Inbound, carried.forward, carried.backward);
+            Outcome::carried(carried)
+        }
+        Err(_) => Outcome::failed(Reason::ProtocolError),
+    };
+    source.connection_ended(worker, &mut observation, port, &outcome);
 }
 
 /// Tells an HTTP/1.1 client why it is refused before the connection is closed.

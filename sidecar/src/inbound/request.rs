@@ -10,6 +10,7 @@ use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, request};
 use mesh_auth::Reason;
 use mesh_http1::{BodyLength, RequestHead};
+use mesh_trace::Phase;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::gate::{self, AppProtocol, Passed};
@@ -26,7 +27,8 @@ use crate::http::h1_server::{self, HeadError, Responder as H1Responder, Watchdog
 use crate::http::h2_server::Responder;
 use crate::http::upstream::{Http1, Http2};
 use crate::http::{admit, h2 as stream};
-use crate::tunnel::{self, Speech};
+use crate::telemetry::observe::{Observation, Outcome};
+use crate::tunnel::{self, Carried, Speech};
 use crate::worker::Worker;
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
@@ -39,11 +41,17 @@ pub async fn serve_http2(
     response: SendResponse<Bytes>,
 ) {
     let (mut head, body) = request.into_parts();
+    let mut observation = worker.observer.observe(Direction::Inbound);
+    worker.observer.begin(&mut observation, &mut head.headers);
     let mut responder = Responder::new(response, &head.method);
     let upgrade = head.extensions.remove::<h2::ext::Protocol>();
-    let passed = match gate::http2(worker, source, &mut head).await {
+    let passed = match gate::http2(worker, source, &mut head, &mut observation).await {
         Ok(passed) => passed,
-        Err(refused) => return answer(worker, &mut responder, &head.headers, refused).await,
+        Err(refused) => {
+            observation.refused(refused.reason, refused.id, refused.policy.as_deref());
+            let outcome = answer(worker, &mut responder, &head.headers, refused).await;
+            return tell(worker, source, &mut observation, &head, 0, &outcome);
+        }
     };
     let Passed { port, protocol, .. } = passed;
     if upgrade.is_some() {
@@ -52,7 +60,7 @@ pub async fn serve_http2(
     let mut lifetime = Lifetime::new(worker, source, &head, &passed);
     if let Some(protocol) = upgrade {
         let opened = (responder, body);
-        return serve_upgrade(
+        let outcome = serve_upgrade(
             worker,
             source,
             &head,
@@ -62,6 +70,7 @@ pub async fn serve_http2(
             &mut lifetime,
         )
         .await;
+        return tell(worker, source, &mut observation, &head, port, &outcome);
     }
     let length = admit::http2_length(&head, body.is_end_stream());
     let mut body = stream::Body::new(body);
@@ -75,19 +84,21 @@ pub async fn serve_http2(
         port,
         protocol,
         &mut lifetime,
+        &mut observation,
     )
     .await;
-    let ended = lifetime.refused();
-    finish(
-        worker,
-        source,
-        result,
-        ended,
-        &mut responder,
-        &head.headers,
-        port,
-    )
-    .await;
+    let result = result.map_err(|error| {
+        failure(
+            worker,
+            source,
+            &error,
+            lifetime.refused(),
+            port,
+            &mut observation,
+        )
+    });
+    let outcome = finish(worker, result, &mut responder, &head.headers).await;
+    tell(worker, source, &mut observation, &head, port, &outcome);
 }
 
 /// Serves HTTP/1.1 on an inbound connection to application port `port` until it ends.
@@ -114,25 +125,33 @@ pub async fn serve_http1<S>(
                     break;
                 }
             };
+        let mut observation = worker.observer.observe(Direction::Inbound);
         let keep_alive = parsed.keep_alive && !drain.is_draining();
         let mut responder =
             H1Responder::new(&connection, &parsed.method, parsed.version, keep_alive);
         let length = parsed.body;
         let upgrade = parsed.upgrade.clone();
         let mut head = into_parts(parsed);
-        let passed = match gate::http1(worker, source, &mut head, port).await {
+        worker.observer.begin(&mut observation, &mut head.headers);
+        let passed = match gate::http1(worker, source, &mut head, port, &mut observation).await {
             Ok(passed) => passed,
             Err(refused) => {
                 responder.close_after();
-                let _ = Answer::of(&refused).send(&mut responder, &head.headers);
+                observation.refused(refused.reason, refused.id, refused.policy.as_deref());
+                let answer = Answer::of(&refused);
+                let _ = answer.send(&mut responder, &head.headers);
                 let _ = responder.flush().await;
+                let outcome = answered(worker, &answer, &head.headers);
+                tell(worker, source, &mut observation, &head, port, &outcome);
                 break;
             }
         };
         let mut lifetime = Lifetime::new(worker, source, &head, &passed);
         if let Some(token) = upgrade {
             let opened = (&connection, responder);
-            upgrade_http1(worker, source, opened, &head, &token, port, &mut lifetime).await;
+            let outcome =
+                upgrade_http1(worker, source, opened, &head, &token, port, &mut lifetime).await;
+            tell(worker, source, &mut observation, &head, port, &outcome);
             break;
         }
         let mut body = h1::Body::new(&connection, length, limits);
@@ -146,23 +165,33 @@ pub async fn serve_http1<S>(
             port,
             AppProtocol::Http1,
             &mut lifetime,
+            &mut observation,
         )
         .await;
         let go_on = matches!(&result, Ok(done) if done.request_read) && responder.keeps_alive();
-        match result {
-            Ok(done) => {
-                worker
-                    .counters
-                    .request(Direction::Inbound, done.status, done.sent, done.received);
-            }
+        let outcome = match result {
+            Ok(done) => exchanged(worker, &done),
             Err(error) => {
                 responder.close_after();
-                if let Some(answer) = failure(worker, source, &error, lifetime.refused(), port) {
-                    let _ = answer.send(&mut responder, &head.headers);
+                match failure(
+                    worker,
+                    source,
+                    &error,
+                    lifetime.refused(),
+                    port,
+                    &mut observation,
+                ) {
+                    Failure::Unanswered(answer) => {
+                        let _ = answer.send(&mut responder, &head.headers);
+                        answered(worker, &answer, &head.headers)
+                    }
+                    Failure::Cut(reason) | Failure::Said(reason) => Outcome::failed(reason),
                 }
             }
-        }
-        if responder.flush().await.is_err() || !go_on {
+        };
+        let flushed = responder.flush().await;
+        tell(worker, source, &mut observation, &head, port, &outcome);
+        if flushed.is_err() || !go_on {
             break;
         }
     }
@@ -217,6 +246,7 @@ async fn to_app<B, D>(
     port: u16,
     protocol: AppProtocol,
     lifetime: &mut Lifetime<'_>,
+    observation: &mut Observation,
 ) -> Result<Exchanged, ForwardError>
 where
     B: BodySource,
@@ -233,7 +263,9 @@ where
             .sender(address)
             .await
             .map_err(|e| unreachable(e.to_string()))?;
+        observation.timeline.mark(Phase::Connect);
         let result = forward(head, body, length, responder, Http2(sender), lifetime).await;
+        observation.answered(&result);
         if matches!(&result, Err(ForwardError::NoResponse { .. })) {
             worker.clear.forget(address);
         }
@@ -245,17 +277,21 @@ where
         .await
         .map_err(|e| unreachable(e.to_string()))?;
     loop {
+        observation.timeline.mark(Phase::Connect);
         let reused = lease.reused();
         let upstream = Http1 {
             lease,
             limits: worker.settings.limits.clone(),
             upgrade: None,
         };
-        match forward(head, body, length, responder, upstream, lifetime).await {
+        let result = forward(head, body, length, responder, upstream, lifetime).await;
+        observation.answered(&result);
+        match result {
             // The application closed the kept connection at the moment it was used again.
             Err(ForwardError::NoResponse {
                 body_taken: false, ..
             }) if reused && head.method.is_idempotent() => {
+                observation.resends += 1;
                 lease = worker
                     .apps
                     .fresh(address)
@@ -276,11 +312,14 @@ async fn serve_upgrade(
     (mut responder, body): (Responder, RecvStream),
     port: u16,
     lifetime: &mut Lifetime<'_>,
-) {
+) -> Outcome {
     let speech = Speech::of_upgrade(protocol.as_str().as_bytes());
     let failed = async |responder: &mut Responder, reason| {
         let refused = source.refuse(worker, port, reason, None);
-        answer(worker, responder, &HeaderMap::new(), refused).await;
+        Outcome {
+            error: Some(reason.code()),
+            ..answer(worker, responder, &HeaderMap::new(), refused).await
+        }
     };
     let Ok(token) = HeaderValue::from_str(protocol.as_str()) else {
         return failed(&mut responder, Reason::BadRequest).await;
@@ -291,30 +330,36 @@ async fn serve_upgrade(
     match poll_fn(|cx| response.poll_final(cx)).await {
         Ok((mut head, _)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
             let Some(app) = response.lease().take() else {
-                return;
+                return Outcome::failed(Reason::ConnectFailed);
             };
             head.status = StatusCode::OK;
             let Ok(send) = responder.open(head) else {
-                return;
+                return Outcome::failed(Reason::ProtocolError);
             };
             let app = RefCell::new(app);
-            if let Err(error) = tunnel::with_stream(&app, send, body, speech, lifetime).await {
-                tracing::debug!(peer = source.peer_name(), %error, "upgraded connection cut");
+            match tunnel::with_stream(&app, send, body, speech, lifetime).await {
+                Ok(carried) => switched(worker, carried),
+                Err(error) => {
+                    tracing::debug!(peer = source.peer_name(), %error, "upgraded connection cut");
+                    Outcome {
+                        status: Some(StatusCode::SWITCHING_PROTOCOLS),
+                        ..Outcome::failed(Reason::ProtocolError)
+                    }
+                }
             }
         }
         Ok((head, length)) => {
             let status = head.status;
-            if let Ok(sink) = responder.respond(head, length) {
-                let mut pump = Pump::new(response.into_body(), sink);
-                let _ = poll_fn(|cx| pump.poll(cx)).await;
-                worker
-                    .counters
-                    .request(Direction::Inbound, status, 0, pump.bytes());
-            }
+            let Ok(sink) = responder.respond(head, length) else {
+                return Outcome::failed(Reason::ProtocolError);
+            };
+            let mut pump = Pump::new(response.into_body(), sink);
+            let _ = poll_fn(|cx| pump.poll(cx)).await;
+            declined(worker, status, pump.bytes())
         }
         Err(error) => {
             tracing::debug!(%error, "application did not answer the upgrade");
-            failed(&mut responder, Reason::ConnectFailed).await;
+            failed(&mut responder, Reason::ConnectFailed).await
         }
     }
 }
@@ -328,42 +373,53 @@ async fn upgrade_http1<S>(
     token: &HeaderValue,
     port: u16,
     lifetime: &mut Lifetime<'_>,
-) where
+) -> Outcome
+where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     responder.close_after();
     let opened = open_upgrade(worker, source, head, token.clone(), port).await;
-    let answered = match opened {
+    let answer = match opened {
         Ok(mut response) => poll_fn(|cx| response.poll_final(cx))
             .await
             .map(|(head, length)| (response, head, length)),
         Err(error) => Err(error),
     };
-    match answered {
+    match answer {
         Ok((response, head, _)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
             responder.switch_protocols(&head, response.upgrade().unwrap_or(token));
-            if let Some(app) = response.lease().take() {
-                let app = RefCell::new(app);
-                let _ = tunnel::between(
-                    connection,
-                    &app,
-                    Speech::of_upgrade(token.as_bytes()),
-                    lifetime,
-                )
-                .await;
+            let Some(app) = response.lease().take() else {
+                return Outcome::failed(Reason::ConnectFailed);
+            };
+            let app = RefCell::new(app);
+            let speech = Speech::of_upgrade(token.as_bytes());
+            match tunnel::between(connection, &app, speech, lifetime).await {
+                Ok(carried) => switched(worker, carried),
+                Err(_) => Outcome {
+                    status: Some(StatusCode::SWITCHING_PROTOCOLS),
+                    ..Outcome::failed(Reason::ProtocolError)
+                },
             }
         }
         Ok((response, head, length)) => {
-            if let Ok(sink) = responder.respond(head, length) {
-                let mut pump = Pump::new(response.into_body(), sink);
-                let _ = poll_fn(|cx| pump.poll(cx)).await;
-            }
+            let status = head.status;
+            let Ok(sink) = responder.respond(head, length) else {
+                return Outcome::failed(Reason::ProtocolError);
+            };
+            let mut pump = Pump::new(response.into_body(), sink);
+            let _ = poll_fn(|cx| pump.poll(cx)).await;
+            declined(worker, status, pump.bytes())
         }
         Err(error) => {
             tracing::debug!(%error, "application did not answer the upgrade");
             let refused = source.refuse(worker, port, Reason::ConnectFailed, None);
-            let _ = Answer::new(refused.reason, refused.id).send(&mut responder, &head.headers);
+            let answer = Answer::new(refused.reason, refused.id);
+            let _ = answer.send(&mut responder, &head.headers);
             let _ = responder.flush().await;
+            Outcome {
+                error: Some(Reason::ConnectFailed.code()),
+                ..answered(worker, &answer, &head.headers)
+            }
         }
     }
 }
@@ -407,69 +463,145 @@ impl crate::http::upstream::Http1Response {
 
 async fn finish(
     worker: &Worker,
-    source: &Source,
-    result: Result<Exchanged, ForwardError>,
-    ended: Option<&Refused>,
+    result: Result<Exchanged, Failure>,
     responder: &mut Responder,
     request: &HeaderMap,
-    port: u16,
-) {
+) -> Outcome {
     match result {
-        Ok(done) => {
-            worker
-                .counters
-                .request(Direction::Inbound, done.status, done.sent, done.received);
-        }
-        // Its last word is still to be written: a reset would take it back.
-        Err(ForwardError::Ended { answered: true, .. }) => {}
-        Err(error) => match failure(worker, source, &error, ended, port) {
-            Some(problem) => {
-                worker
-                    .counters
-                    .request(Direction::Inbound, problem.status, 0, 0);
-                if let Ok(mut sink) = problem.send(responder, request) {
-                    flush(&mut sink).await;
-                }
+        Ok(done) => exchanged(worker, &done),
+        Err(Failure::Unanswered(problem)) => {
+            if let Ok(mut sink) = problem.send(responder, request) {
+                flush(&mut sink).await;
             }
-            None => responder.reset(h2::Reason::CANCEL),
-        },
+            answered(worker, &problem, request)
+        }
+        Err(Failure::Cut(reason)) => {
+            responder.reset(h2::Reason::CANCEL);
+            Outcome::failed(reason)
+        }
+        Err(Failure::Said(reason)) => Outcome::failed(reason),
     }
 }
 
-/// The answer to a failed exchange, which a decision may have `ended`; `None` when a response was already under way.
+/// What is left to do after a failed exchange.
+enum Failure {
+    /// The request was not answered yet: with this.
+    Unanswered(Answer),
+    /// A response was under way.
+    Cut(Reason),
+    /// A response was under way, and its last word is still to be written: a reset would take it back.
+    Said(Reason),
+}
+
+/// Counts and logs a failed exchange, which a decision may have `ended`.
 fn failure(
     worker: &Worker,
     source: &Source,
     error: &ForwardError,
     ended: Option<&Refused>,
     port: u16,
-) -> Option<Answer> {
-    let (reason, status) = match error {
+    observation: &mut Observation,
+) -> Failure {
+    let (reason, status) = match *error {
         ForwardError::NoResponse { .. } => (Reason::ConnectFailed, StatusCode::BAD_GATEWAY),
         ForwardError::Request(_) => (Reason::BadRequest, StatusCode::BAD_REQUEST),
         ForwardError::Ended {
             reason,
             answered: false,
         } => match ended {
-            Some(refused) => return Some(Answer::of(refused)),
-            None => (*reason, StatusCode::UNAUTHORIZED),
+            Some(refused) => {
+                observation.refused(refused.reason, refused.id, refused.policy.as_deref());
+                return Failure::Unanswered(Answer::of(refused));
+            }
+            None => (reason, StatusCode::UNAUTHORIZED),
         },
-        ForwardError::Response(_) | ForwardError::Downstream(_) | ForwardError::Ended { .. } => {
+        ForwardError::Ended { reason, .. } => {
+            if let Some(refused) = ended {
+                observation.refused(refused.reason, refused.id, refused.policy.as_deref());
+            }
             tracing::debug!(peer = source.peer_name(), %error, "exchange cut");
-            return None;
+            return Failure::Said(reason);
+        }
+        ForwardError::Response(_) | ForwardError::Downstream(_) => {
+            tracing::debug!(peer = source.peer_name(), %error, "exchange cut");
+            return Failure::Cut(Reason::ProtocolError);
         }
     };
     tracing::debug!(%error, "exchange failed");
     let refused = source.refuse(worker, port, reason, None);
-    Some(Answer::new(refused.reason, refused.id).with_status(status))
+    observation.refused(refused.reason, refused.id, None);
+    Failure::Unanswered(Answer::new(refused.reason, refused.id).with_status(status))
 }
 
-async fn answer(worker: &Worker, responder: &mut Responder, request: &HeaderMap, refused: Refused) {
+async fn answer(
+    worker: &Worker,
+    responder: &mut Responder,
+    request: &HeaderMap,
+    refused: Refused,
+) -> Outcome {
     let problem = Answer::of(&refused);
-    worker
-        .counters
-        .request(Direction::Inbound, problem.status, 0, 0);
     if let Ok(mut sink) = problem.send(responder, request) {
         flush(&mut sink).await;
     }
+    answered(worker, &problem, request)
+}
+
+/// Counts an exchange that has a response.
+fn exchanged(worker: &Worker, done: &Exchanged) -> Outcome {
+    worker
+        .counters
+        .request(Direction::Inbound, done.status, done.sent, done.received);
+    Outcome::of(done)
+}
+
+/// Counts an answer that the sidecar gave itself.
+fn answered(worker: &Worker, answer: &Answer, request: &HeaderMap) -> Outcome {
+    worker
+        .counters
+        .request(Direction::Inbound, answer.status, 0, 0);
+    Outcome {
+        status: Some(answer.status),
+        grpc_status: answer.grpc_code(request),
+        ..Outcome::default()
+    }
+}
+
+/// Counts an upgrade that became a tunnel.
+fn switched(worker: &Worker, carried: Carried) -> Outcome {
+    let status = StatusCode::SWITCHING_PROTOCOLS;
+    worker.counters.request(
+        Direction::Inbound,
+        status,
+        carried.forward,
+        carried.backward,
+    );
+    Outcome {
+        status: Some(status),
+        ..Outcome::carried(carried)
+    }
+}
+
+/// Counts an upgrade that the application declined.
+fn declined(worker: &Worker, status: StatusCode, received: u64) -> Outcome {
+    worker
+        .counters
+        .request(Direction::Inbound, status, 0, received);
+    Outcome {
+        status: Some(status),
+        received,
+        ..Outcome::default()
+    }
+}
+
+fn tell(
+    worker: &Worker,
+    source: &Source,
+    observation: &mut Observation,
+    head: &request::Parts,
+    port: u16,
+    outcome: &Outcome,
+) {
+    worker.observer.request_ended(observation, |_| {
+        source.ended(worker, port, Some(head), outcome)
+    });
 }

@@ -4,15 +4,16 @@ use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, request};
 use mesh_auth::policy::{self, Connection, Decision, PolicySet, Standing, Verdict};
 use mesh_auth::svid::VerifiedPeer;
 use mesh_auth::token::VerifiedToken;
-use mesh_auth::{Reason, headers};
+use mesh_auth::{Reason, SpiffeId, headers};
 
 use crate::http::answer::Refused;
 use crate::ledger::{self, Denial, RequestFacts, TokenFacts};
 use crate::snapshot::Snapshot;
+use crate::telemetry::observe::{Ended, EndedHttp, Observation, Outcome};
 use crate::wall_clock::{unix_millis, unix_seconds};
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
@@ -181,6 +182,59 @@ impl Source {
         }
     }
 
+    /// How a request to application port `port` ended, for those who read more than numbers.
+    pub fn ended<'a>(
+        &self,
+        worker: &Worker,
+        port: u16,
+        head: Option<&'a request::Parts>,
+        outcome: &Outcome,
+    ) -> Ended<'a> {
+        Ended {
+            http: head.map(|head| EndedHttp {
+                head,
+                status: outcome.status,
+                grpc_status: outcome.grpc_status,
+            }),
+            peer_address: Some(self.address),
+            port,
+            peer_id: self.peer.as_ref().map(|peer| peer.id().to_shared()),
+            own_id: worker.snapshot().identity().map(SpiffeId::to_shared),
+            sent: outcome.sent,
+            received: outcome.received,
+            error: outcome.error,
+        }
+    }
+
+    /// Tells of an opaque connection that ended.
+    pub fn connection_ended(
+        &self,
+        worker: &Worker,
+        observation: &mut Observation,
+        port: u16,
+        outcome: &Outcome,
+    ) {
+        worker
+            .observer
+            .connection_ended(observation, |_| self.ended(worker, port, None, outcome));
+    }
+
+    /// Tells of an opaque connection that was refused.
+    pub fn connection_refused(
+        &self,
+        worker: &Worker,
+        observation: &mut Observation,
+        port: u16,
+        refused: &Refused,
+    ) {
+        observation.refused(refused.reason, refused.id, refused.policy.as_deref());
+        let outcome = Outcome {
+            error: Some(refused.reason.code()),
+            ..Outcome::default()
+        };
+        self.connection_ended(worker, observation, port, &outcome);
+    }
+
     /// Counts and logs a refusal.
     pub fn refuse(
         &self,
@@ -241,6 +295,7 @@ impl Source {
         Refused {
             reason,
             id,
+            policy: decision.policy.map(Into::into),
             scope: decision.scope.map(Into::into),
             max_age: None,
         }

@@ -14,12 +14,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use mesh_auth::Reason;
+use mesh_auth::{Reason, SpiffeId};
 use tokio::net::TcpStream;
 
 use crate::directory::{AppProtocol, Destination, Endpoint, MeshProtocol, ServicePort};
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
+use crate::telemetry::observe::{Ended, EndedHttp, Observation, Outcome};
 use crate::tunnel::{self, Speech};
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
@@ -177,6 +178,30 @@ async fn outside(worker: &Rc<Worker>, stream: TcpStream, destination: SocketAddr
     }
 }
 
+/// How traffic to others ended, for those who read more than numbers.
+fn ended<'a>(
+    worker: &Worker,
+    observation: &Observation,
+    head: Option<&'a http::request::Parts>,
+    outcome: &Outcome,
+) -> Ended<'a> {
+    let peer = observation.peer.as_ref();
+    Ended {
+        http: head.map(|head| EndedHttp {
+            head,
+            status: outcome.status,
+            grpc_status: outcome.grpc_status,
+        }),
+        peer_address: peer.map(|(_, address)| *address),
+        port: observation.port,
+        peer_id: peer.map(|(id, _)| id.to_shared()),
+        own_id: worker.snapshot().identity().map(SpiffeId::to_shared),
+        sent: outcome.sent,
+        received: outcome.received,
+        error: outcome.error,
+    }
+}
+
 async fn copy(worker: &Worker, client: TcpStream, upstream: TcpStream) {
     let client = RefCell::new(Connection::new(client, BytesMut::new()));
     let upstream = RefCell::new(Connection::new(upstream, BytesMut::new()));
@@ -191,12 +216,19 @@ async fn copy(worker: &Worker, client: TcpStream, upstream: TcpStream) {
 }
 
 /// Counts and logs a connection that is closed instead of served.
-pub fn refuse(worker: &Worker, destination: Option<SocketAddr>, reason: Reason) {
+fn refuse(worker: &Worker, destination: Option<SocketAddr>, reason: Reason) {
+    let _ = deny(worker, destination, reason);
+}
+
+/// Counts and logs a connection that is closed instead of served; returns the decision's identifier.
+fn deny(worker: &Worker, destination: Option<SocketAddr>, reason: Reason) -> u64 {
+    let id = worker.decision_id();
     worker.counters.denial(Direction::Outbound, reason);
     tracing::info!(
-        decision = format_args!("{:016x}", worker.decision_id()),
+        decision = format_args!("{id:016x}"),
         reason = reason.code(),
         destination = destination.map(tracing::field::display),
         "outbound connection refused"
     );
+    id
 }

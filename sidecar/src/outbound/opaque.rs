@@ -13,16 +13,18 @@ use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 use http::{Method, Request, Uri};
 use mesh_auth::Reason;
+use mesh_trace::Phase;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::detect::{self, Protocol};
-use super::{direct, refuse};
+use super::direct;
 use crate::directory::{MeshProtocol, ServicePort};
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::pool::balance::Active;
 use crate::pool::mesh::Slot;
+use crate::telemetry::observe::{Observation, Outcome};
 use crate::tunnel::{self, Speech};
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
@@ -44,17 +46,39 @@ where
     if port.is_without_sidecars() {
         return direct::carry(worker, connection, port).await;
     }
-    let Some(mut opening) = open(worker, port).await else {
-        return refuse(worker, None, Reason::NoHealthyEndpoint);
+    let mut observation = observe(worker, port);
+    let Some(mut opening) = open(worker, port, &mut observation).await else {
+        return fail(worker, &mut observation, Reason::NoHealthyEndpoint);
     };
     send_first_bytes(connection, &mut opening.send);
     match accepted(&mut opening.response).await {
-        Ok(receive) => carry(worker, connection, opening, receive).await,
+        Ok(receive) => carry(worker, connection, opening, receive, observation).await,
         Err(error) => {
             tracing::info!(destination = %port.name, %error, "tunnel refused by the peer");
-            refuse(worker, None, Reason::ConnectFailed);
+            fail(worker, &mut observation, Reason::ConnectFailed);
         }
     }
+}
+
+fn observe(worker: &Worker, port: &ServicePort) -> Observation {
+    let mut observation = worker.observer.connection(Direction::Outbound);
+    observation.port = port.port;
+    observation
+}
+
+/// The connection is closed instead of served.
+fn fail(worker: &Worker, observation: &mut Observation, reason: Reason) {
+    let id = super::deny(worker, None, reason);
+    observation.refused(reason, id, None);
+    tell(worker, observation, &Outcome::failed(reason));
+}
+
+fn tell(worker: &Worker, observation: &mut Observation, outcome: &Outcome) {
+    worker
+        .observer
+        .connection_ended(observation, |observation| {
+            super::ended(worker, observation, None, outcome)
+        });
 }
 
 /// The client is silent: opens the tunnel and waits for whoever speaks first. Returns the client's protocol when it
@@ -73,15 +97,16 @@ where
         direct::carry(worker, connection, port).await;
         return None;
     }
-    let Some(mut opening) = open(worker, port).await else {
-        refuse(worker, None, Reason::NoHealthyEndpoint);
+    let mut observation = observe(worker, port);
+    let Some(mut opening) = open(worker, port, &mut observation).await else {
+        fail(worker, &mut observation, Reason::NoHealthyEndpoint);
         return None;
     };
     let mut receive = match accepted(&mut opening.response).await {
         Ok(receive) => receive,
         Err(error) => {
             tracing::info!(destination = %port.name, %error, "tunnel refused by the peer");
-            refuse(worker, None, Reason::ConnectFailed);
+            fail(worker, &mut observation, Reason::ConnectFailed);
             return None;
         }
     };
@@ -113,11 +138,15 @@ where
         }
     }
     send_first_bytes(connection, &mut opening.send);
-    carry(worker, connection, opening, receive).await;
+    carry(worker, connection, opening, receive, observation).await;
     None
 }
 
-async fn open(worker: &Rc<Worker>, port: &ServicePort) -> Option<Opening> {
+async fn open(
+    worker: &Rc<Worker>,
+    port: &ServicePort,
+    observation: &mut Observation,
+) -> Option<Opening> {
     let mut tried = Vec::new();
     while let Some((endpoint, state)) = worker.balancer.pick(&port.endpoints, &tried) {
         tried.push(Arc::clone(&endpoint.workload.uid));
@@ -149,6 +178,7 @@ async fn open(worker: &Rc<Worker>, port: &ServicePort) -> Option<Opening> {
             match slot.sender().send_request(request, false) {
                 Ok((response, send)) => {
                     state.reached();
+                    observation.connected(&endpoint.workload, slot.handshake());
                     return Some(Opening {
                         response,
                         send,
@@ -193,9 +223,11 @@ async fn carry<S>(
     connection: &RefCell<Connection<S>>,
     opening: Opening,
     receive: RecvStream,
+    mut observation: Observation,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    observation.timeline.mark(Phase::Upstream);
     match tunnel::with_stream(
         connection,
         opening.send,
@@ -209,7 +241,12 @@ async fn carry<S>(
             worker
                 .counters
                 .carried(Direction::Outbound, carried.forward, carried.backward);
+            tell(worker, &mut observation, &Outcome::carried(carried));
         }
-        Err(error) => tracing::debug!(%error, "tunnel cut"),
+        Err(error) => {
+            tracing::debug!(%error, "tunnel cut");
+            let outcome = Outcome::failed(Reason::ProtocolError);
+            tell(worker, &mut observation, &outcome);
+        }
     }
 }

@@ -11,6 +11,7 @@ use h2::{Reason as H2Reason, RecvStream};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request};
 use mesh_auth::{Reason, headers};
 use mesh_http1::BodyLength;
+use mesh_trace::Phase;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -27,7 +28,8 @@ use crate::http::{admit, h2 as stream};
 use crate::inbound::request::{into_parts, refuse_head};
 use crate::pool::balance::Active;
 use crate::pool::mesh::Slot;
-use crate::tunnel::{self, Speech};
+use crate::telemetry::observe::{Observation, Outcome};
+use crate::tunnel::{self, Carried, Speech};
 use crate::worker::Worker;
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
@@ -86,6 +88,7 @@ pub async fn serve_http1<S>(
                     break;
                 }
             };
+        let mut observation = worker.observer.observe(Direction::Outbound);
         let keep_alive = parsed.keep_alive && !drain.is_draining();
         let mut responder =
             H1Responder::new(&connection, &parsed.method, parsed.version, keep_alive);
@@ -93,10 +96,14 @@ pub async fn serve_http1<S>(
         let upgrade = parsed.upgrade.clone();
         let mut head = into_parts(parsed);
         headers::strip_reserved(&mut head.headers);
+        worker.observer.begin(&mut observation, &mut head.headers);
         if let Some(token) =
             upgrade.filter(|_| head.method == Method::GET && length == BodyLength::Empty)
         {
-            upgrade_http1(worker, &connection, responder, head, &token, route).await;
+            let opened = (&connection, responder);
+            let outcome =
+                upgrade_http1(worker, opened, &mut head, &token, route, &mut observation).await;
+            tell(worker, &mut observation, &head, &outcome);
             break;
         }
         let mut body = h1::Body::new(&connection, length, limits);
@@ -109,23 +116,26 @@ pub async fn serve_http1<S>(
             &mut responder,
             route,
             protocol,
+            &mut observation,
         )
         .await;
         let go_on = matches!(&result, Ok(done) if done.request_read) && responder.keeps_alive();
-        match result {
-            Ok(done) => {
-                worker
-                    .counters
-                    .request(Direction::Outbound, done.status, done.sent, done.received);
-            }
+        let outcome = match result {
+            Ok(done) => exchanged(worker, &done),
             Err(failed) => {
                 responder.close_after();
-                if !failed.cut {
-                    let _ = refuse(worker, &failed, &head).send(&mut responder, &head.headers);
+                if failed.cut {
+                    Outcome::failed(failed.reason)
+                } else {
+                    let answer = refuse(worker, &failed, &head, &mut observation);
+                    let _ = answer.send(&mut responder, &head.headers);
+                    answered(&answer, &head)
                 }
             }
-        }
-        if responder.flush().await.is_err() || !go_on {
+        };
+        let flushed = responder.flush().await;
+        tell(worker, &mut observation, &head, &outcome);
+        if flushed.is_err() || !go_on {
             break;
         }
     }
@@ -179,6 +189,8 @@ async fn serve_stream(
     route: &Route,
 ) {
     let (mut head, body) = request.into_parts();
+    let mut observation = worker.observer.observe(Direction::Outbound);
+    worker.observer.begin(&mut observation, &mut head.headers);
     let mut responder = Responder::new(response, &head.method);
     headers::strip_reserved(&mut head.headers);
     let result = if head.method == Method::CONNECT || admit::http2(&mut head).is_err() {
@@ -195,28 +207,59 @@ async fn serve_stream(
             &mut responder,
             route,
             protocol,
+            &mut observation,
         )
         .await
     };
-    match result {
-        Ok(done) => {
-            worker
-                .counters
-                .request(Direction::Outbound, done.status, done.sent, done.received);
+    let outcome = match result {
+        Ok(done) => exchanged(worker, &done),
+        Err(failed) if failed.cut => {
+            responder.reset(H2Reason::CANCEL);
+            Outcome::failed(failed.reason)
         }
-        Err(failed) if failed.cut => responder.reset(H2Reason::CANCEL),
         Err(failed) => {
-            if let Ok(mut sink) = refuse(worker, &failed, &head).send(&mut responder, &head.headers)
-            {
+            let answer = refuse(worker, &failed, &head, &mut observation);
+            if let Ok(mut sink) = answer.send(&mut responder, &head.headers) {
                 let _ = poll_fn(|cx| sink.poll_flush(cx)).await;
             }
+            answered(&answer, &head)
         }
+    };
+    tell(worker, &mut observation, &head, &outcome);
+}
+
+/// Counts an exchange that has a response.
+fn exchanged(worker: &Worker, done: &Exchanged) -> Outcome {
+    worker
+        .counters
+        .request(Direction::Outbound, done.status, done.sent, done.received);
+    Outcome::of(done)
+}
+
+/// It ended with an answer of our own, which [`refuse`] counted.
+fn answered(answer: &Answer, head: &request::Parts) -> Outcome {
+    Outcome {
+        status: Some(answer.status),
+        grpc_status: answer.grpc_code(&head.headers),
+        ..Outcome::default()
     }
 }
 
+fn tell(worker: &Worker, observation: &mut Observation, head: &request::Parts, outcome: &Outcome) {
+    worker.observer.request_ended(observation, |observation| {
+        super::ended(worker, observation, Some(head), outcome)
+    });
+}
+
 /// Counts, logs and answers a request that got no response.
-fn refuse(worker: &Worker, failed: &Failed, head: &request::Parts) -> Answer {
+fn refuse(
+    worker: &Worker,
+    failed: &Failed,
+    head: &request::Parts,
+    observation: &mut Observation,
+) -> Answer {
     let id = worker.decision_id();
+    observation.refused(failed.reason, id, None);
     worker.counters.denial(Direction::Outbound, failed.reason);
     worker
         .counters
@@ -259,6 +302,7 @@ fn resolve(
     port.cloned().ok_or_else(unknown)
 }
 
+#[allow(clippy::too_many_arguments)]
 async fn send<B, D>(
     worker: &Rc<Worker>,
     head: &mut request::Parts,
@@ -267,12 +311,15 @@ async fn send<B, D>(
     responder: &mut D,
     route: &Route,
     protocol: HeaderValue,
+    observation: &mut Observation,
 ) -> Result<Exchanged, Failed>
 where
     B: BodySource,
     D: Downstream,
 {
     let port = resolve(worker, head, route)?;
+    observation.port = port.port;
+    observation.timeline.mark(Phase::Admit);
     if head.uri.authority().is_none() {
         // HTTP/1.0 without a host: the connection's destination is the host.
         if let Ok(authority) = http::uri::Authority::try_from(port.name.replace('/', ".").as_str())
@@ -281,11 +328,12 @@ where
         }
     }
     let mut tried: Vec<Arc<str>> = Vec::new();
-    for _ in 0..ATTEMPTS {
-        let Some((slot, active, uid)) = place(worker, &port, head, &protocol, &mut tried).await
-        else {
+    for attempt in 0..ATTEMPTS {
+        let placed = place(worker, &port, head, &protocol, &mut tried, observation).await;
+        let Some((slot, active, uid)) = placed else {
             break;
         };
+        observation.resends = u32::try_from(attempt).unwrap_or(u32::MAX);
         let result = forward(
             head,
             body,
@@ -296,6 +344,7 @@ where
         )
         .await;
         drop(active);
+        observation.answered(&result);
         match result {
             Ok(done) => {
                 // The mesh's own headers are not for the application.
@@ -350,6 +399,7 @@ async fn place(
     head: &mut request::Parts,
     protocol: &HeaderValue,
     tried: &mut Vec<Arc<str>>,
+    observation: &mut Observation,
 ) -> Option<(Slot, Active, Arc<str>)> {
     while let Some((endpoint, state)) = worker.balancer.pick(&port.endpoints, tried) {
         let workload = &endpoint.workload;
@@ -369,6 +419,7 @@ async fn place(
         match slot {
             Ok(slot) => {
                 state.reached();
+                observation.connected(workload, slot.handshake());
                 if port.endpoints.len() > 1 {
                     tried.push(Arc::clone(&workload.uid));
                 }
@@ -400,16 +451,17 @@ fn address(head: &mut request::Parts, endpoint: &Endpoint, protocol: &HeaderValu
 /// An Upgrade: to the peer as extended CONNECT (RFC 8441), then bytes both ways.
 async fn upgrade_http1<S>(
     worker: &Rc<Worker>,
-    connection: &RefCell<Connection<S>>,
-    mut responder: H1Responder<'_, S>,
-    mut head: request::Parts,
+    (connection, mut responder): (&RefCell<Connection<S>>, H1Responder<'_, S>),
+    head: &mut request::Parts,
     token: &HeaderValue,
     route: &Route,
-) where
+    observation: &mut Observation,
+) -> Outcome
+where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     responder.close_after();
-    match open_upgrade(worker, &mut head, token, route).await {
+    let failed = match open_upgrade(worker, head, token, route, observation).await {
         Ok((mut response, send, _slot, _active)) => {
             let final_head = poll_fn(|cx| {
                 loop {
@@ -423,40 +475,71 @@ async fn upgrade_http1<S>(
                 }
             })
             .await;
+            observation.timeline.mark(Phase::Upstream);
             match final_head {
                 Ok((head, _)) if head.status == StatusCode::OK => {
                     responder.switch_protocols(&head, token);
-                    if let Some(receive) = response.into_stream()
-                        && let Err(error) = tunnel::with_stream(
-                            connection,
-                            send,
-                            receive,
-                            Speech::Opaque,
-                            &mut Endless,
-                        )
-                        .await
-                    {
-                        tracing::debug!(%error, "upgraded connection cut");
-                    }
+                    let Some(receive) = response.into_stream() else {
+                        return Outcome::failed(Reason::ProtocolError);
+                    };
+                    let carried = tunnel::with_stream(
+                        connection,
+                        send,
+                        receive,
+                        Speech::Opaque,
+                        &mut Endless,
+                    )
+                    .await;
+                    return match carried {
+                        Ok(carried) => switched(worker, carried),
+                        Err(error) => {
+                            tracing::debug!(%error, "upgraded connection cut");
+                            Outcome::failed(Reason::ProtocolError)
+                        }
+                    };
                 }
                 Ok((head, length)) => {
-                    if let Ok(sink) = responder.respond(head, length) {
-                        let mut pump = Pump::new(response.into_body(), sink);
-                        let _ = poll_fn(|cx| pump.poll(cx)).await;
-                    }
+                    let status = head.status;
+                    let Ok(sink) = responder.respond(head, length) else {
+                        return Outcome::failed(Reason::ProtocolError);
+                    };
+                    let mut pump = Pump::new(response.into_body(), sink);
+                    let _ = poll_fn(|cx| pump.poll(cx)).await;
+                    worker
+                        .counters
+                        .request(Direction::Outbound, status, 0, pump.bytes());
+                    return Outcome {
+                        status: Some(status),
+                        received: pump.bytes(),
+                        ..Outcome::default()
+                    };
                 }
                 Err(error) => {
                     tracing::debug!(%error, "peer did not answer the upgrade");
-                    let failed = Failed::new(Reason::ConnectFailed, StatusCode::BAD_GATEWAY);
-                    let _ = refuse(worker, &failed, &head).send(&mut responder, &HeaderMap::new());
-                    let _ = responder.flush().await;
+                    Failed::new(Reason::ConnectFailed, StatusCode::BAD_GATEWAY)
                 }
             }
         }
-        Err(failed) => {
-            let _ = refuse(worker, &failed, &head).send(&mut responder, &HeaderMap::new());
-            let _ = responder.flush().await;
-        }
+        Err(failed) => failed,
+    };
+    let answer = refuse(worker, &failed, head, observation);
+    let _ = answer.send(&mut responder, &HeaderMap::new());
+    let _ = responder.flush().await;
+    answered(&answer, head)
+}
+
+/// Counts an upgrade that became a tunnel.
+fn switched(worker: &Worker, carried: Carried) -> Outcome {
+    let status = StatusCode::SWITCHING_PROTOCOLS;
+    worker.counters.request(
+        Direction::Outbound,
+        status,
+        carried.forward,
+        carried.backward,
+    );
+    Outcome {
+        status: Some(status),
+        ..Outcome::carried(carried)
     }
 }
 
@@ -467,15 +550,20 @@ async fn open_upgrade(
     head: &mut request::Parts,
     token: &HeaderValue,
     route: &Route,
+    observation: &mut Observation,
 ) -> Result<Upgrading, Failed> {
     let bad = || Failed::new(Reason::BadRequest, StatusCode::BAD_REQUEST);
     let port = resolve(worker, head, route)?;
+    observation.port = port.port;
+    observation.timeline.mark(Phase::Admit);
     let protocol = h2::ext::Protocol::from(token.to_str().map_err(|_| bad())?);
     head.headers.remove(header::CONTENT_LENGTH);
     let came_as = HeaderValue::from_static("http/1.1");
     let mut tried = Vec::new();
     for _ in 0..ATTEMPTS {
-        let Some((slot, active, _)) = place(worker, &port, head, &came_as, &mut tried).await else {
+        let Some((slot, active, _)) =
+            place(worker, &port, head, &came_as, &mut tried, observation).await
+        else {
             break;
         };
         let mut request = Request::from_parts(head.clone(), ());

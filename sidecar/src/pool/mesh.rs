@@ -85,29 +85,39 @@ struct Shared {
     retired: Cell<bool>,
     tls_epoch: u64,
     last_used: Cell<Instant>,
+    /// When its TLS handshake began.
+    handshake: std::time::Instant,
 }
 
 /// A place for one stream on a connection.
-pub struct Slot(Rc<Shared>);
+pub struct Slot {
+    connection: Rc<Shared>,
+    handshake: Option<std::time::Instant>,
+}
 
 impl Slot {
     /// A handle to open the stream with.
     pub fn sender(&self) -> SendRequest<Bytes> {
-        self.0.send.clone()
+        self.connection.send.clone()
     }
 
     /// No further stream is opened on this connection.
     pub fn retire(&self) {
-        self.0.retired.set(true);
+        self.connection.retired.set(true);
+    }
+
+    /// When the connection's TLS handshake began, if it was opened for this place.
+    pub fn handshake(&self) -> Option<std::time::Instant> {
+        self.handshake
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let active = self.0.active.get() - 1;
-        self.0.active.set(active);
+        let active = self.connection.active.get() - 1;
+        self.connection.active.set(active);
         if active == 0 {
-            self.0.last_used.set(Instant::now());
+            self.connection.last_used.set(Instant::now());
         }
     }
 }
@@ -165,7 +175,7 @@ impl Pool {
         };
         let peer = self.peers.borrow().get(&key).cloned()?;
         let slot = peer.least_used(tls.epoch)?;
-        if slot.0.active.get() > GROW_AT
+        if slot.connection.active.get() > GROW_AT
             && !peer.dialing.get()
             && peer.count(tls.epoch) < MAX_CONNECTIONS
         {
@@ -200,7 +210,7 @@ impl Pool {
         };
         loop {
             if let Some(slot) = peer.least_used(tls.epoch) {
-                if slot.0.active.get() > GROW_AT
+                if slot.connection.active.get() > GROW_AT
                     && !peer.dialing.get()
                     && peer.count(tls.epoch) < MAX_CONNECTIONS
                 {
@@ -211,7 +221,11 @@ impl Pool {
             if !peer.dialing.get() {
                 let result = self.dial(&peer, &key, snapshot).await;
                 return match result {
-                    Ok(shared) => Ok(shared.slot()),
+                    Ok(shared) => {
+                        let mut slot = shared.slot();
+                        slot.handshake = Some(shared.handshake);
+                        Ok(slot)
+                    }
                     Err(error) => Err(error),
                 };
             }
@@ -273,6 +287,7 @@ impl Pool {
             expected: key.id.clone(),
             error,
         };
+        let began = std::time::Instant::now();
         let handshake = client.connector.connect(mesh_auth::tls::server_name(), tcp);
         let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(tls)) => tls,
@@ -309,6 +324,7 @@ impl Pool {
             retired: Cell::new(false),
             tls_epoch: client.tls_epoch,
             last_used: Cell::new(Instant::now()),
+            handshake: began,
         });
         // Ends when every sender is gone and the last stream has finished, with the connection, or when it has to.
         tokio::task::spawn_local(drive(
@@ -429,7 +445,10 @@ impl Peer {
 impl Shared {
     fn slot(self: &Rc<Self>) -> Slot {
         self.active.set(self.active.get() + 1);
-        Slot(Rc::clone(self))
+        Slot {
+            connection: Rc::clone(self),
+            handshake: None,
+        }
     }
 }
 

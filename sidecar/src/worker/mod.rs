@@ -36,6 +36,7 @@ use crate::ledger::{Ledger, Notebook};
 use crate::pool::balance::Balancer;
 use crate::pool::{app, clear, mesh};
 use crate::snapshot::{SharedSnapshot, Snapshot};
+use crate::telemetry::observe::Observer;
 use crate::{inbound, outbound};
 use dial::Dialer;
 use drain::{Drain, Live};
@@ -135,6 +136,8 @@ pub struct Worker {
     pub tokens: inbound::token::Tokens,
     /// Counters.
     pub counters: Counters,
+    /// What is told of every request and connection.
+    pub observer: Observer,
     /// What is reported to the control API.
     pub notebook: Notebook,
     decisions: Cell<u64>,
@@ -188,7 +191,7 @@ pub fn run(
     snapshot: SharedSnapshot,
     epochs: Epochs,
     listeners: Listeners,
-    ledger: Arc<Ledger>,
+    (observer, ledger): (Observer, Arc<Ledger>),
     shutdown: &CancellationToken,
     seed: u64,
 ) -> io::Result<()> {
@@ -212,6 +215,7 @@ pub fn run(
                 settings.dialer,
             ),
             counters: Counters::new(),
+            observer,
             notebook: Notebook::new(ledger),
             decisions: Cell::new(seed.rotate_left(17)),
             settings,
@@ -277,6 +281,8 @@ async fn serve(
     review.spawn_local(async move { reviewed.reviews.follow(&reviewed.snapshot, epochs).await });
     let noting = Rc::clone(worker);
     loops.spawn_local(async move { noting.notebook.keep_handing_over().await });
+    let telling = Rc::clone(worker);
+    loops.spawn_local(async move { telling.observer.keep_flushing().await });
 
     shutdown.cancelled().await;
     // New connections are refused by closing the listeners; the others end at their next message boundary.

@@ -79,8 +79,16 @@ impl Refused {
     }
 }
 
-/// Sends spans to one collector.
+/// Takes spans from the workers' queues and sends them to one collector. What it has taken stays with it until the
+/// collector has answered, so that whoever stops it in between can still [`finish`](Self::finish).
 pub struct Exporter {
+    sender: Sender,
+    queues: Vec<Queue>,
+    batch: Vec<Span>,
+}
+
+/// Sends batches.
+struct Sender {
     settings: Settings,
     dialer: Dialer,
     grpc: Option<TraceServiceClient<Channel>>,
@@ -92,72 +100,83 @@ impl Exporter {
     ///
     /// # Errors
     /// A file of TLS does not do.
-    pub fn new(settings: Settings, mark: Option<u32>, seed: u64) -> Result<Self, ExportError> {
+    pub fn new(
+        settings: Settings,
+        queues: Vec<Queue>,
+        mark: Option<u32>,
+        seed: u64,
+    ) -> Result<Self, ExportError> {
         let tls = match settings.endpoint.scheme_str() {
             Some("https") => Some(tls(&settings)?),
             _ => None,
         };
         Ok(Self {
-            dialer: Dialer { tls, mark },
-            settings,
-            grpc: None,
-            ids: IdSource::new(seed),
+            batch: Vec::with_capacity(settings.batch),
+            sender: Sender {
+                dialer: Dialer { tls, mark },
+                settings,
+                grpc: None,
+                ids: IdSource::new(seed),
+            },
+            queues,
         })
     }
 
-    /// Runs until it is dropped. `queues` are those of the workers.
-    pub async fn run(&mut self, queues: &[Queue]) {
+    /// Runs until it is dropped.
+    pub async fn run(&mut self) {
         describe_counter!("postern_spans_exported_total", "Spans the collector took.");
         describe_counter!(
             "postern_spans_dropped_total",
             "Spans that did not reach the collector, by reason."
         );
-        let mut batch = Vec::with_capacity(self.settings.batch);
+        let (size, delay) = (self.sender.settings.batch, self.sender.settings.delay);
         let mut oldest: Option<tokio::time::Instant> = None;
-        let mut look = tokio::time::interval(LOOK.min(self.settings.delay));
+        let mut look = tokio::time::interval(LOOK.min(delay));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             look.tick().await;
             loop {
-                self.take(queues, &mut batch);
-                if batch.is_empty() {
+                self.take();
+                if self.batch.is_empty() {
                     break;
                 }
                 let since = *oldest.get_or_insert_with(tokio::time::Instant::now);
-                let full = batch.len() >= self.settings.batch;
-                if !full && since.elapsed() < self.settings.delay {
+                let full = self.batch.len() >= size;
+                if !full && since.elapsed() < delay {
                     break;
                 }
                 oldest = None;
-                self.export(&batch).await;
-                batch.clear();
+                self.sender.export(&self.batch).await;
+                self.batch.clear();
             }
         }
     }
 
-    /// Sends what is left, in at most one timeout.
-    pub async fn finish(&mut self, queues: &[Queue]) {
+    /// Sends what is left, in at most a second: the process is ending, and nobody waits long for a collector.
+    pub async fn finish(mut self) {
         let all = async {
             loop {
-                let mut batch = Vec::new();
-                self.take(queues, &mut batch);
-                if batch.is_empty() {
+                self.take();
+                if self.batch.is_empty() {
                     return;
                 }
-                self.export(&batch).await;
+                self.sender.export(&self.batch).await;
+                self.batch.clear();
             }
         };
-        // The process is ending: nobody waits long for a collector.
         let _ = tokio::time::timeout(Duration::from_secs(1), all).await;
     }
 
-    fn take(&self, queues: &[Queue], batch: &mut Vec<Span>) {
-        for queue in queues {
-            let room = self.settings.batch - batch.len();
-            batch.extend(queue.try_iter().take(room).map(|span| *span));
+    fn take(&mut self) {
+        for queue in &self.queues {
+            let room = self.sender.settings.batch.saturating_sub(self.batch.len());
+            self.batch
+                .extend(queue.try_iter().take(room).map(|span| *span));
         }
     }
+}
 
+impl Sender {
     async fn export(&mut self, batch: &[Span]) {
         let request = encode::request(batch, &self.settings.resource, &self.ids);
         let timeout = self.settings.timeout;

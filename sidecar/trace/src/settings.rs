@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, Uri};
 
 use crate::context::Propagation;
 use crate::sampler::{Root, Sampler};
+use crate::tracer::{Queue, Tracer};
 
 /// How spans travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +134,11 @@ impl Settings {
             delay: env.millis("OTEL_BSP_SCHEDULE_DELAY", 5_000)?,
             resource: env.resource(service)?,
         }))
+    }
+
+    /// A worker's tracer, and the exporter's end of its queue. `seed` makes its identifiers.
+    pub fn tracer(&self, seed: u64) -> (Tracer, Queue) {
+        Tracer::new(self.sampler, self.propagation, self.queue, seed)
     }
 }
 

@@ -13,12 +13,14 @@ pub enum Phase {
     Admit,
     /// Verifying the token, from the cache or not.
     Token,
-    /// Asking an issuer about an opaque token.
+    /// Waiting for what only somebody else knows about the token: keys, an issuer.
     Introspect,
     /// The policy decision.
     Policy,
     /// Finding an endpoint and a connection to it.
     Connect,
+    /// The TLS handshake of a connection that this request had to open.
+    Handshake,
     /// From the request's start on the upstream connection to the head of the response.
     Upstream,
     /// From the head of the response to its end.
@@ -27,12 +29,13 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Admit,
         Self::Token,
         Self::Introspect,
         Self::Policy,
         Self::Connect,
+        Self::Handshake,
         Self::Upstream,
         Self::Response,
     ];
@@ -45,6 +48,7 @@ impl Phase {
             Self::Introspect => "introspect",
             Self::Policy => "policy",
             Self::Connect => "connect",
+            Self::Handshake => "handshake",
             Self::Upstream => "upstream",
             Self::Response => "response",
         }

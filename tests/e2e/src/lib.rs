@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::missing_panics_doc)]
 
 pub mod app;
+pub mod collector;
 pub mod envoy;
 pub mod http;
 pub mod sidecar;
@@ -59,11 +60,18 @@ impl Mesh {
     /// Starts it on loopback with further arguments and returns once everything is ready.
     #[must_use]
     pub fn start(arguments: &[&str]) -> Self {
+        Self::with_environment(arguments, &[])
+    }
+
+    /// As [`Self::start`], with further environment variables for every program.
+    #[must_use]
+    pub fn with_environment(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let scratch = tempfile::tempdir().expect("a directory");
         let programs = programs();
         let mut child = Command::new(programs.join("meshctl"))
             .args(["demo", "--hold", "--json"])
             .args(arguments)
+            .envs(environment.iter().copied())
             .env("TMPDIR", scratch.path())
             .env("POSTERN_CONTROL_API_BIN", programs.join("control-api"))
             .env("POSTERN_SIDECAR_BIN", programs.join("sidecar"))

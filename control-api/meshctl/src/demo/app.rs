@@ -134,8 +134,7 @@ async fn answer(role: &'static Role, request: Request<Incoming>) -> Response<Bod
     }
     match (request.uri().path(), &role.payments) {
         ("/call-payments", Some((address, host))) => {
-            let marker = request.headers().get(client::MARKER).cloned();
-            call_payments(role, *address, host, marker).await
+            call_payments(role, *address, host, request.headers()).await
         }
         _ => mirror(role, request).await,
     }
@@ -182,7 +181,7 @@ async fn call_payments(
     role: &Role,
     address: SocketAddr,
     host: &str,
-    marker: Option<HeaderValue>,
+    incoming: &HeaderMap,
 ) -> Response<Body> {
     let route = client::Route {
         place: Place::Here,
@@ -190,8 +189,11 @@ async fn call_payments(
         authority: host.to_owned(),
     };
     let mut request = client::request(&route, Method::GET, "/from-orders");
-    if let Some(marker) = marker {
-        request.headers_mut().insert(client::MARKER, marker);
+    // What every application does that wants its calls to belong to the same trace.
+    for name in [client::MARKER, "traceparent", "tracestate"] {
+        if let Some(value) = incoming.get(name) {
+            request.headers_mut().insert(name, value.clone());
+        }
     }
     match client::send(&route, request).await {
         Ok(answer) => json_answer(

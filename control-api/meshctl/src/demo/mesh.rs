@@ -412,6 +412,14 @@ fn start_sidecar(
         .with("--join-token-file", token_file)
         .with("--state-dir", stage.scratch.make(&name)?)
         .with(
+            "--access-log",
+            stage
+                .scratch
+                .dir()
+                .join("logs")
+                .join(format!("{}.access.jsonl", plan.name)),
+        )
+        .with(
             "--workload-api-socket",
             stage.scratch.dir().join(format!("{}.sock", plan.name)),
         )

@@ -1,0 +1,452 @@
+//! The access log: one JSON line per request or opaque connection, formatted by the worker, written by a thread.
+//!
+//! Safe by construction: a line has no query string, no header value but the user agent, no token and no claim, and every
+//! text is escaped, so that a line is one line. Lines collect in the worker's buffer and go over when it is large or a while
+//! has passed; a writer that falls behind costs lines, which are counted, and never a request.
+//!
+//! Schema of a line, all fields present unless said otherwise: `ts` (RFC 3339, start), `direction`, `protocol`, `method`,
+//! `host`, `path`, `status` (0: none), `grpc_status` (gRPC only), `reason`, `decision_id` (denials), `policy` (if one
+//! decided), `peer` and `workload` (SPIFFE IDs, where known), `source`, `port`, `sent` and `received` (body bytes),
+//! `duration_us`, `phases_us` (phases that took time), `trace_id` (where there is one), `user_agent`, `error`.
+
+use std::cell::{Cell, RefCell};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use metrics::{Counter, counter};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::observe::Entry;
+
+/// A buffer of this size goes to the writer.
+const FULL: usize = 64 << 10;
+/// Buffers that wait for the writer.
+const WAITING: usize = 16;
+/// Longest text of one field, bytes.
+const MAX_TEXT: usize = 1024;
+
+/// Which lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Filter {
+    /// Every request and connection.
+    #[default]
+    All,
+    /// Refusals and failures.
+    Errors,
+    /// Refusals.
+    Denied,
+}
+
+/// What is logged and where.
+#[derive(Debug, Clone)]
+pub struct AccessLogSettings {
+    /// A file to append to, `-` for standard output.
+    pub target: PathBuf,
+    /// Which lines.
+    pub filter: Filter,
+    /// Share of the lines that are no refusals, `0.0..=1.0`.
+    pub sample: f64,
+}
+
+/// The thread that writes.
+#[derive(Debug)]
+pub struct Writer {
+    sender: SyncSender<Vec<u8>>,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Opens the target and starts the thread.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or there is no thread to be had.
+    pub fn start(target: &Path) -> io::Result<Self> {
+        let out: Box<dyn Write + Send> = if target == Path::new("-") {
+            Box::new(io::stdout())
+        } else {
+            Box::new(OpenOptions::new().create(true).append(true).open(target)?)
+        };
+        let (sender, receiver) = sync_channel(WAITING);
+        let thread = std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write(out, &receiver))?;
+        Ok(Self { sender, thread })
+    }
+
+    /// Waits until everything that was handed over is written. Every worker's log must be gone by then.
+    pub fn finish(self) {
+        drop(self.sender);
+        let _ = self.thread.join();
+    }
+
+    /// One worker's log.
+    pub fn log(&self, settings: &AccessLogSettings, seed: u64) -> AccessLog {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let share = (settings.sample.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32;
+        AccessLog {
+            buffer: RefCell::default(),
+            sender: self.sender.clone(),
+            filter: settings.filter,
+            share,
+            random: Cell::new(seed | 1),
+            dropped: counter!("postern_access_log_lines_dropped_total"),
+            lines: Cell::new(0),
+        }
+    }
+}
+
+/// A full disk must not end the process or the log: the error is said once per streak and lines are dropped.
+fn write(mut out: Box<dyn Write + Send>, receiver: &Receiver<Vec<u8>>) {
+    let mut failing = false;
+    while let Ok(buffer) = receiver.recv() {
+        let result = out.write_all(&buffer).and_then(|()| out.flush());
+        if let Err(error) = &result {
+            let lines = buffer.iter().filter(|b| **b == b'\n').count() as u64;
+            counter!("postern_access_log_lines_dropped_total").increment(lines);
+            if !failing {
+                tracing::error!(%error, "the access log cannot be written");
+            }
+        }
+        failing = result.is_err();
+    }
+}
+
+/// One worker's lines.
+#[derive(Debug)]
+pub struct AccessLog {
+    buffer: RefCell<Vec<u8>>,
+    sender: SyncSender<Vec<u8>>,
+    filter: Filter,
+    share: u32,
+    random: Cell<u64>,
+    dropped: Counter,
+    lines: Cell<u64>,
+}
+
+impl AccessLog {
+    /// Logs what ended, if it is to be logged.
+    pub fn log(&self, entry: &Entry<'_>) {
+        if !self.wants(entry) {
+            return;
+        }
+        let mut buffer = self.buffer.borrow_mut();
+        line(&mut buffer, entry);
+        self.lines.set(self.lines.get() + 1);
+        if buffer.len() >= FULL {
+            drop(buffer);
+            self.flush();
+        }
+    }
+
+    fn wants(&self, entry: &Entry<'_>) -> bool {
+        let denied = entry.verdict.is_some_and(|v| !v.allowed);
+        match self.filter {
+            Filter::All => {}
+            Filter::Errors if denied || entry.ended.is_failed() => {}
+            Filter::Denied if denied => {}
+            Filter::Errors | Filter::Denied => return false,
+        }
+        denied || self.share == u32::MAX || self.roll() < self.share
+    }
+
+    /// xorshift64*: which lines are sampled is no secret.
+    fn roll(&self) -> u32 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        (x.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+    }
+
+    /// Hands what collected to the writer.
+    pub fn flush(&self) {
+        let buffer = std::mem::take(&mut *self.buffer.borrow_mut());
+        if buffer.is_empty() {
+            return;
+        }
+        let lines = self.lines.replace(0);
+        if self.sender.try_send(buffer).is_err() {
+            self.dropped.increment(lines);
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+fn line(out: &mut Vec<u8>, entry: &Entry<'_>) {
+    let (ended, timeline) = (entry.ended, entry.timeline);
+    let mut fields = Fields { out, first: true };
+    let at = OffsetDateTime::from(entry.at);
+    fields.text("ts", &at.format(&Rfc3339).unwrap_or_default());
+    fields.text("direction", entry.direction.as_str());
+    if let Some(http) = &ended.http {
+        let protocol = match http.head.version {
+            http::Version::HTTP_10 => "HTTP/1.0",
+            http::Version::HTTP_11 => "HTTP/1.1",
+            _ => "HTTP/2",
+        };
+        fields.text("protocol", protocol);
+        fields.text("method", http.head.method.as_str());
+        fields.text("host", http.head.uri.authority().map_or("", |a| a.as_str()));
+        fields.text("path", http.head.uri.path());
+        fields.number("status", http.status.map_or(0, |s| s.as_u16().into()));
+        if let Some(code) = http.grpc_status {
+            fields.number("grpc_status", code.into());
+        }
+        if let Some(agent) = http.head.headers.get(http::header::USER_AGENT) {
+            fields.bytes("user_agent", agent.as_bytes());
+        }
+    } else {
+        fields.text("protocol", "tcp");
+    }
+    if let Some(verdict) = entry.verdict {
+        fields.text("reason", verdict.reason);
+        if verdict.id != 0 {
+            fields.text("decision_id", &format!("{:016x}", verdict.id));
+        }
+        if let Some(policy) = &verdict.policy {
+            fields.text("policy", policy);
+        }
+    }
+    if let Some(peer) = &ended.peer_id {
+        fields.text("peer", peer);
+    }
+    if let Some(own) = &ended.own_id {
+        fields.text("workload", own);
+    }
+    if let Some(source) = ended.peer_address {
+        fields.text("source", &source.to_string());
+    }
+    fields.number("port", ended.port.into());
+    fields.number("sent", ended.sent);
+    fields.number("received", ended.received);
+    fields.number("duration_us", micros(timeline.total()));
+    fields.key("phases_us");
+    fields.out.push(b'{');
+    let mut phases = Fields {
+        out: &mut *fields.out,
+        first: true,
+    };
+    for (phase, _, took) in timeline.phases() {
+        phases.number(phase.as_str(), micros(took));
+    }
+    fields.out.push(b'}');
+    if let Some(started) = entry.started {
+        fields.text("trace_id", &started.trace.to_string());
+    }
+    if let Some(error) = ended.error {
+        fields.text("error", error);
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Writes the members of one object.
+struct Fields<'a> {
+    out: &'a mut Vec<u8>,
+    first: bool,
+}
+
+impl Fields<'_> {
+    fn key(&mut self, key: &str) {
+        // The outer object's brace is written with its first member; an inner one's by its caller.
+        if !self.first {
+            self.out.push(b',');
+        } else if self.out.last() != Some(&b'{') {
+            self.out.push(b'{');
+        }
+        self.first = false;
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        let _ = write!(self.out, "{value}");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.bytes(key, value.as_bytes());
+    }
+
+    /// A JSON string. Bytes that are no visible ASCII are escaped as `\u00XX`, so that nothing can break the line.
+    fn bytes(&mut self, key: &str, value: &[u8]) {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        self.key(key);
+        self.out.push(b'"');
+        for byte in value.iter().take(MAX_TEXT) {
+            match byte {
+                b'"' | b'\\' => self.out.extend_from_slice(&[b'\\', *byte]),
+                0x20..=0x7e => self.out.push(*byte),
+                _ => {
+                    self.out.extend_from_slice(b"\\u00");
+                    self.out.push(DIGITS[usize::from(byte >> 4)]);
+                    self.out.push(DIGITS[usize::from(byte & 15)]);
+                }
+            }
+        }
+        self.out.push(b'"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use http::Request;
+    use mesh_trace::{Phase, Timeline, Verdict};
+
+    use super::*;
+    use crate::telemetry::observe::{Ended, EndedHttp};
+    use crate::worker::metrics::Direction;
+
+    fn head(uri: &str) -> http::request::Parts {
+        let request = Request::get(uri)
+            .header("user-agent", "curl \"7\"")
+            .header("authorization", "Bearer s3cret")
+            .header("cookie", "sid=s3cret");
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn verdict(denied: bool) -> Verdict {
+        Verdict {
+            allowed: !denied,
+            reason: "denied_by_policy",
+            policy: Some("shop/p".into()),
+            id: 10,
+            token_cached: None,
+        }
+    }
+
+    fn ended(head: &http::request::Parts, status: u16) -> Ended<'_> {
+        Ended {
+            http: Some(EndedHttp {
+                head,
+                status: http::StatusCode::from_u16(status).ok(),
+                grpc_status: None,
+            }),
+            peer_address: Some(([10, 0, 0, 1], 5).into()),
+            port: 8080,
+            peer_id: Some("spiffe://td/ns/a/sa/web".into()),
+            own_id: None,
+            sent: 1,
+            received: 2,
+            error: None,
+        }
+    }
+
+    fn log(log: &AccessLog, ended: &Ended<'_>, denied: bool) {
+        let mut timeline = Timeline::start();
+        timeline.mark_at(Phase::Policy, timeline.started() + Duration::from_micros(7));
+        log.log(&Entry {
+            at: SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_000),
+            direction: Direction::Inbound,
+            timeline: &timeline,
+            started: None,
+            verdict: Some(&verdict(denied)),
+            ended,
+        });
+    }
+
+    fn written(settings: &AccessLogSettings, cases: &[(u16, bool)]) -> Vec<serde_json::Value> {
+        let writer = Writer::start(&settings.target).unwrap();
+        let lines = writer.log(settings, 5);
+        let head = head("http://orders/a/b?token=s3cret");
+        for (status, denied) in cases {
+            log(&lines, &ended(&head, *status), *denied);
+        }
+        drop(lines);
+        writer.finish();
+        let text = std::fs::read_to_string(&settings.target).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
+    }
+
+    fn settings(dir: &tempfile::TempDir, filter: Filter, sample: f64) -> AccessLogSettings {
+        AccessLogSettings {
+            target: dir.path().join("access.log"),
+            filter,
+            sample,
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_json_object_without_secrets() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines = written(&settings(&dir, Filter::All, 1.0), &[(200, false)]);
+        let line = &lines[0];
+        assert_eq!(line["ts"], "1970-01-01T00:00:01.5Z");
+        assert_eq!(line["path"], "/a/b");
+        assert_eq!(line["status"], 200);
+        assert_eq!(line["user_agent"], "curl \"7\"");
+        assert_eq!(line["peer"], "spiffe://td/ns/a/sa/web");
+        assert_eq!(line["phases_us"]["policy"], 7);
+        assert_eq!(line["decision_id"], "000000000000000a");
+        assert!(!line.to_string().contains("s3cret"));
+    }
+
+    #[test]
+    fn bytes_that_could_break_a_line_are_escaped() {
+        let mut out = Vec::new();
+        let mut fields = Fields {
+            out: &mut out,
+            first: true,
+        };
+        fields.bytes("x", b"a\nb\"\\\x00\x7f\xff");
+        out.push(b'}');
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value["x"], "a\nb\"\\\u{0}\u{7f}\u{ff}");
+        assert!(!out.contains(&b'\n'));
+    }
+
+    #[test]
+    fn filters_and_sampling_never_lose_a_refusal() {
+        let cases = [(200, false), (404, false), (502, false), (403, true)];
+        for (filter, sample, expected) in [
+            (Filter::All, 1.0, vec![200, 404, 502, 403]),
+            (Filter::Errors, 1.0, vec![502, 403]),
+            (Filter::Denied, 1.0, vec![403]),
+            (Filter::All, 0.0, vec![403]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let lines = written(&settings(&dir, filter, sample), &cases);
+            let statuses: Vec<_> = lines
+                .iter()
+                .map(|l| l["status"].as_u64().unwrap())
+                .collect();
+            assert_eq!(statuses, expected, "{filter:?} {sample}");
+        }
+    }
+
+    #[test]
+    fn a_writer_that_cannot_write_loses_lines_and_nothing_else() {
+        let full = Path::new("/dev/full");
+        let writer = Writer::start(full).unwrap();
+        let settings = AccessLogSettings {
+            target: full.to_owned(),
+            filter: Filter::All,
+            sample: 1.0,
+        };
+        let lines = writer.log(&settings, 1);
+        let head = head("http://orders/");
+        for _ in 0..10_000 {
+            log(&lines, &ended(&head, 200), false);
+        }
+        drop(lines);
+        writer.finish();
+    }
+}

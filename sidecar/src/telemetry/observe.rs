@@ -1,0 +1,380 @@
+//! What is told of a request or connection when it has ended: phases into histograms, a line into the access log, a span to
+//! the exporter. One per worker; the hot path pays for two reads of the clock and some additions unless more is asked for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderMap, StatusCode, header, request};
+use mesh_auth::{Reason, SpiffeId};
+use mesh_trace::{Http, Phase, Span, SpanKind, Started, Timeline, Tracer, Verdict};
+use metrics::{Histogram, histogram};
+
+use super::access_log::AccessLog;
+use crate::directory::WorkloadEntry;
+use crate::http::forward::{Exchanged, ForwardError};
+use crate::tunnel::Carried;
+use crate::worker::metrics::Direction;
+
+/// How long a line may wait for others to be written with.
+const FLUSH: Duration = Duration::from_millis(500);
+
+/// What one worker tells.
+pub struct Observer {
+    tracer: Tracer,
+    access_log: Option<AccessLog>,
+    durations: [Histogram; 2],
+    phases: [[Histogram; Phase::ALL.len()]; 2],
+}
+
+/// A request or connection under way.
+#[derive(Debug)]
+pub struct Observation {
+    /// Its phases; mark them as they end.
+    pub timeline: Timeline,
+    /// What was decided. An admission is written down only when [`Self::is_detailed`].
+    pub verdict: Option<Verdict>,
+    /// The peer that was chosen for it and its address, outbound.
+    pub peer: Option<(SpiffeId, SocketAddr)>,
+    /// Port of the service that it is for, outbound; 0: not known.
+    pub port: u16,
+    /// How often it was sent again.
+    pub resends: u32,
+    direction: Direction,
+    started: Option<Started>,
+    detailed: bool,
+}
+
+impl Observation {
+    /// True when somebody will read more than numbers: it is sampled, or accesses are logged.
+    pub fn is_detailed(&self) -> bool {
+        self.detailed
+    }
+
+    /// A connection to the peer is there. `handshake`: when its TLS handshake began, if it was opened for this.
+    pub fn connected(&mut self, peer: &WorkloadEntry, handshake: Option<Instant>) {
+        match handshake {
+            Some(began) => {
+                self.timeline.mark_at(Phase::Connect, began);
+                self.timeline.mark(Phase::Handshake);
+            }
+            None => self.timeline.mark(Phase::Connect),
+        }
+        if let Some(address) = peer.mesh_address() {
+            self.peer = Some((peer.id.clone(), address));
+        }
+    }
+
+    /// Marks the moment of the response's head, if there is one.
+    pub fn answered(&mut self, result: &Result<Exchanged, ForwardError>) {
+        match result {
+            Ok(done) => self.timeline.mark_at(Phase::Upstream, done.answered_at),
+            Err(_) => self.timeline.mark(Phase::Upstream),
+        }
+    }
+
+    /// Writes down an admission, if somebody will read it.
+    pub fn allowed(&mut self, reason: Reason, policy: Option<&str>) {
+        if self.detailed {
+            self.verdict = Some(Verdict {
+                allowed: true,
+                reason: reason.code(),
+                policy: policy.map(Into::into),
+                id: 0,
+                token_cached: None,
+            });
+        }
+    }
+
+    /// Writes down a refusal.
+    pub fn refused(&mut self, reason: Reason, id: u64, policy: Option<&str>) {
+        self.verdict = Some(Verdict {
+            allowed: false,
+            reason: reason.code(),
+            policy: policy.map(Into::into),
+            id,
+            token_cached: None,
+        });
+    }
+
+    fn is_denied(&self) -> bool {
+        self.verdict.as_ref().is_some_and(|v| !v.allowed)
+    }
+}
+
+/// How it ended, for those who read more than numbers.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// HTTP; `None` for opaque connections.
+    pub http: Option<EndedHttp<'a>>,
+    /// The other end of the connection.
+    pub peer_address: Option<SocketAddr>,
+    /// Application or service port; 0: unknown.
+    pub port: u16,
+    /// The peer's SPIFFE ID.
+    pub peer_id: Option<Arc<str>>,
+    /// Our own SPIFFE ID.
+    pub own_id: Option<Arc<str>>,
+    /// Bytes of the request, or towards the other end.
+    pub sent: u64,
+    /// Bytes of the response, or back.
+    pub received: u64,
+    /// Why it failed; `None`: it did not.
+    pub error: Option<&'static str>,
+}
+
+/// How an exchange ended: what is known before anybody asks for more.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Outcome {
+    /// Status of the response; `None`: there was none.
+    pub status: Option<StatusCode>,
+    /// gRPC status, where it was seen.
+    pub grpc_status: Option<u32>,
+    /// Bytes of the request.
+    pub sent: u64,
+    /// Bytes of the response.
+    pub received: u64,
+    /// Why it failed; `None`: it did not.
+    pub error: Option<&'static str>,
+}
+
+impl Outcome {
+    /// Of an exchange that has a response.
+    pub fn of(done: &Exchanged) -> Self {
+        Self {
+            status: Some(done.status),
+            grpc_status: done.grpc_status,
+            sent: done.sent,
+            received: done.received,
+            error: None,
+        }
+    }
+
+    /// Of a tunnel that ended by itself.
+    pub fn carried(carried: Carried) -> Self {
+        Self {
+            sent: carried.forward,
+            received: carried.backward,
+            ..Self::default()
+        }
+    }
+
+    /// It ended in the middle, or did not begin.
+    pub fn failed(reason: Reason) -> Self {
+        Self {
+            error: Some(reason.code()),
+            ..Self::default()
+        }
+    }
+}
+
+/// The HTTP part of how it ended.
+#[derive(Debug)]
+pub struct EndedHttp<'a> {
+    /// The request.
+    pub head: &'a request::Parts,
+    /// Status of the response; `None`: there was none.
+    pub status: Option<StatusCode>,
+    /// gRPC status, where it was seen.
+    pub grpc_status: Option<u32>,
+}
+
+impl Ended<'_> {
+    /// True when it ended without an answer or with a server's error.
+    pub fn is_failed(&self) -> bool {
+        self.error.is_some()
+            || self
+                .http
+                .as_ref()
+                .is_some_and(|h| h.status.is_none_or(|s| s.is_server_error()))
+    }
+}
+
+/// What a line of the access log is made of.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// When it started.
+    pub at: SystemTime,
+    /// Which way.
+    pub direction: Direction,
+    /// Its phases.
+    pub timeline: &'a Timeline,
+    /// Its span.
+    pub started: Option<Started>,
+    /// What was decided.
+    pub verdict: Option<&'a Verdict>,
+    /// How it ended.
+    pub ended: &'a Ended<'a>,
+}
+
+impl Observer {
+    /// Resolves the handles.
+    pub fn new(tracer: Tracer, access_log: Option<AccessLog>) -> Self {
+        describe();
+        let directions = [Direction::Inbound, Direction::Outbound];
+        Self {
+            tracer,
+            access_log,
+            durations: directions.map(|d| {
+                histogram!("postern_request_duration_seconds", "direction" => d.as_str())
+            }),
+            phases: directions.map(|d| {
+                Phase::ALL.map(|phase| {
+                    histogram!("postern_phase_duration_seconds", "direction" => d.as_str(), "phase" => phase.as_str())
+                })
+            }),
+        }
+    }
+
+    /// Begins to observe.
+    pub fn observe(&self, direction: Direction) -> Observation {
+        Observation {
+            timeline: Timeline::start(),
+            verdict: None,
+            peer: None,
+            port: 0,
+            resends: 0,
+            direction,
+            started: None,
+            detailed: self.access_log.is_some(),
+        }
+    }
+
+    /// Begins the span of a request and tells the next hop of it.
+    pub fn begin(&self, observation: &mut Observation, headers: &mut HeaderMap) {
+        observation.started = self.tracer.start(headers);
+        observation.detailed |= observation.started.is_some_and(|s| s.sampled);
+    }
+
+    /// Begins to observe an opaque connection.
+    pub fn connection(&self, direction: Direction) -> Observation {
+        let mut observation = self.observe(direction);
+        observation.started = self.tracer.start_connection();
+        observation.detailed |= observation.started.is_some_and(|s| s.sampled);
+        observation
+    }
+
+    /// A request ended: its phases are counted, and what else there is to tell is told.
+    pub fn request_ended<'a>(
+        &self,
+        observation: &mut Observation,
+        ended: impl FnOnce(&Observation) -> Ended<'a>,
+    ) {
+        observation.timeline.mark(Phase::Response);
+        let direction = observation.direction as usize;
+        let total = observation.timeline.total();
+        self.durations[direction].record(total.as_secs_f64());
+        for (phase, _, took) in observation.timeline.phases() {
+            self.phases[direction][phase as usize].record(took.as_secs_f64());
+        }
+        self.tell(observation, total, ended);
+    }
+
+    /// An opaque connection ended.
+    pub fn connection_ended<'a>(
+        &self,
+        observation: &mut Observation,
+        ended: impl FnOnce(&Observation) -> Ended<'a>,
+    ) {
+        observation.timeline.mark(Phase::Response);
+        // How long a connection is open says nothing of how slow it was.
+        self.tell(observation, Duration::ZERO, ended);
+    }
+
+    fn tell<'a>(
+        &self,
+        observation: &Observation,
+        took: Duration,
+        ended: impl FnOnce(&Observation) -> Ended<'a>,
+    ) {
+        let kept = observation
+            .started
+            .filter(|started| self.tracer.keeps(*started, observation.is_denied(), took));
+        if kept.is_none() && self.access_log.is_none() {
+            return;
+        }
+        let ended = ended(observation);
+        let entry = Entry {
+            at: SystemTime::now()
+                .checked_sub(observation.timeline.started().elapsed())
+                .unwrap_or(SystemTime::UNIX_EPOCH),
+            direction: observation.direction,
+            timeline: &observation.timeline,
+            started: observation.started,
+            verdict: observation.verdict.as_ref(),
+            ended: &ended,
+        };
+        if let Some(log) = &self.access_log {
+            log.log(&entry);
+        }
+        if let Some(started) = kept {
+            self.tracer
+                .hand_over(span(started, &entry, observation.resends));
+        }
+    }
+
+    /// Hands collected lines to their writer now and then, for ever.
+    pub async fn keep_flushing(&self) {
+        let Some(log) = &self.access_log else {
+            return;
+        };
+        let mut period = tokio::time::interval(FLUSH);
+        loop {
+            period.tick().await;
+            log.flush();
+        }
+    }
+}
+
+fn span(started: Started, entry: &Entry<'_>, resends: u32) -> Span {
+    let ended = entry.ended;
+    Span {
+        started,
+        kind: match entry.direction {
+            Direction::Inbound => SpanKind::Server,
+            Direction::Outbound => SpanKind::Client,
+        },
+        at: entry.at,
+        timeline: *entry.timeline,
+        http: ended.http.as_ref().map(|http| Http {
+            method: http.head.method.clone(),
+            path: http.head.uri.path_and_query().cloned(),
+            authority: http.head.uri.authority().cloned(),
+            version: http.head.version,
+            user_agent: http.head.headers.get(header::USER_AGENT).cloned(),
+            status: http.status,
+            is_grpc: is_grpc(&http.head.headers),
+            grpc_status: http.grpc_status,
+            resends,
+        }),
+        peer_address: ended.peer_address,
+        port: ended.port,
+        peer_id: ended.peer_id.clone(),
+        own_id: ended.own_id.clone(),
+        verdict: entry.verdict.cloned(),
+        sent: ended.sent,
+        received: ended.received,
+        error: ended.error,
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn describe() {
+    metrics::describe_histogram!(
+        "postern_request_duration_seconds",
+        "Time from a request's head to the end of its response, by direction."
+    );
+    metrics::describe_histogram!(
+        "postern_phase_duration_seconds",
+        "Time that requests spent in each phase, by direction and phase."
+    );
+    metrics::describe_counter!(
+        "postern_access_log_lines_dropped_total",
+        "Access log lines lost because the writer was behind or failed."
+    );
+}
