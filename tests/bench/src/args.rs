@@ -3,7 +3,10 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::{decision_cost, differential, instructions, misuse, pair, peers, policy_push, scale};
+use crate::{
+    decision_cost, differential, instructions, key_rotation, misuse, pair, peers, policy_push,
+    scale, token_cost,
+};
 
 /// Measures the mesh beside its peers, on this machine.
 #[derive(Debug, Parser)]
@@ -19,6 +22,8 @@ pub(crate) enum Command {
     DecisionCost(decision_cost::Arguments),
     /// Compare compiled policies with an interpreter of the specification on random cases
     Differential(differential::Arguments),
+    /// Change an issuer's keys under load, and take the issuer away
+    KeyRotation(key_rotation::Arguments),
     /// Send bad tokens of every kind through two sidecars, and hold each answer to its reason
     Misuse(misuse::Arguments),
     /// Count the instructions of a request in each sidecar of a pair, with callgrind
@@ -31,6 +36,8 @@ pub(crate) enum Command {
     PolicyPush(policy_push::Arguments),
     /// Measure certificates, streams and changes with thousands of simulated sidecars
     Scale(scale::Arguments),
+    /// Measure what a token costs the inbound sidecar, and beside Envoy
+    TokenCost(token_cost::Arguments),
 }
 
 /// What every subcommand understands.

@@ -10,14 +10,17 @@ mod report;
 mod decision_cost;
 mod differential;
 mod instructions;
+mod key_rotation;
 mod misuse;
 mod pair;
 mod peers;
 mod policy_push;
 mod scale;
+mod token_cost;
 
 mod arms;
 mod cpu;
+mod exchange;
 mod fleet;
 mod kid;
 mod load;
@@ -26,6 +29,7 @@ mod memory;
 // A room for every measurement that needs a mesh of its own; not each part is used by all.
 #[allow(dead_code)]
 mod mesh;
+mod mirror;
 mod placement;
 mod ports;
 mod probe;
@@ -95,12 +99,14 @@ async fn perform(command: &Command) -> (Report, bool) {
     match command {
         Command::DecisionCost(a) => (decision_cost::run(a).await, a.common.json),
         Command::Differential(a) => (differential::run(a).await, a.common.json),
+        Command::KeyRotation(a) => (key_rotation::run(a).await, a.common.json),
         Command::Misuse(a) => (misuse::run(a).await, a.common.json),
         Command::Instructions(a) => (instructions::run(a).await, a.common.json),
         Command::Pair(a) => (pair::run(a).await, a.common.json),
         Command::Peers(a) => (peers::run(a).await, a.common.json),
         Command::PolicyPush(a) => (policy_push::run(a).await, a.common.json),
         Command::Scale(a) => (scale::run(a).await, a.common.json),
+        Command::TokenCost(a) => (token_cost::run(a).await, a.common.json),
     }
 }
 

@@ -38,6 +38,11 @@ impl Issuer {
         })
     }
 
+    /// The public key as an uncompressed point.
+    pub(crate) fn point(&self) -> &[u8] {
+        self.key.public_key().as_ref()
+    }
+
     /// The public key as PEM (SubjectPublicKeyInfo, RFC 5480).
     pub(crate) fn public_pem(&self) -> String {
         const PREFIX: [u8; 26] = [

@@ -43,6 +43,29 @@ pub(crate) async fn run_with(
     seconds: u32,
     fields: &[&str],
 ) -> anyhow::Result<Run> {
+    let fields: Vec<&str> = fields.iter().flat_map(|field| ["-H", field]).collect();
+    load(wrk, target, connections, seconds, &fields).await
+}
+
+/// The same with a script that makes the requests.
+pub(crate) async fn run_script(
+    wrk: &Path,
+    target: &Target,
+    connections: u32,
+    seconds: u32,
+    script: &Path,
+) -> anyhow::Result<Run> {
+    let script = script.to_str().context("a script's path is not UTF-8")?;
+    load(wrk, target, connections, seconds, &["-s", script]).await
+}
+
+async fn load(
+    wrk: &Path,
+    target: &Target,
+    connections: u32,
+    seconds: u32,
+    more: &[&str],
+) -> anyhow::Result<Run> {
     let mut command = Command::new(wrk);
     command
         .arg("-t1")
@@ -50,7 +73,7 @@ pub(crate) async fn run_with(
         .arg(format!("-d{seconds}s"))
         .arg("--latency")
         .args(["-H", &format!("Host: {}", target.host)])
-        .args(fields.iter().flat_map(|field| ["-H", field]))
+        .args(more)
         .arg(format!("http://{}/", target.address))
         .stdin(Stdio::null())
         .process_group(0)

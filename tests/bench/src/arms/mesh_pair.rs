@@ -159,8 +159,8 @@ fn request_authentication(tokens: &Tokens<'_>) -> String {
     )
 }
 
-/// HTTP from the client with a token of the issuer; the echo from the client.
-fn policy(tokens: Option<&Tokens<'_>>) -> String {
+/// HTTP from the client, with a token of the issuer if there is one; the echo from the client.
+pub(crate) fn policy(tokens: Option<&Tokens<'_>>) -> String {
     let caller = format!("principals: [\"{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/client\"]");
     let subject = tokens.map_or(String::new(), |t| {
         format!(", requestPrincipals: [\"{}/*\"]", t.issuer.name)

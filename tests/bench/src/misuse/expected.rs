@@ -4,7 +4,7 @@ use mesh_auth::Reason;
 use serde_json::Value;
 
 use super::cases::Case;
-use super::exchange::Exchange;
+use crate::exchange::Exchange;
 
 /// What must become of a case.
 #[derive(Debug, Clone, Copy)]

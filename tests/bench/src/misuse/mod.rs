@@ -5,7 +5,6 @@
 //! the most talkative log of both sidecars, or in the metrics or the dump of the refusing one.
 
 mod cases;
-mod exchange;
 mod expected;
 mod forge;
 mod world;
@@ -16,10 +15,10 @@ use clap::Args;
 use serde::Serialize;
 
 use self::cases::Case;
-use self::exchange::Exchange;
 use self::forge::Forge;
 use self::world::World;
 use crate::args::Common;
+use crate::exchange::Exchange;
 use crate::machine::Machine;
 use crate::programs::Programs;
 use crate::report::Report;

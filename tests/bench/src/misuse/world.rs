@@ -7,16 +7,15 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use mesh_auth::{SpiffeId, TrustDomain, tls};
-use serde_json::json;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::cases::Case;
-use super::exchange::Exchange;
 use super::forge::Forge;
+use crate::exchange::Exchange;
 use crate::mesh::{self, ControlApi, NAMESPACE, Sidecar, SidecarOptions, TRUST_DOMAIN};
+use crate::mirror;
 use crate::ports;
 use crate::programs::Ours;
 use crate::sim;
@@ -24,8 +23,6 @@ use crate::sim;
 const SERVICE: &str = "server";
 const CLIENT: &str = "client";
 const PORT: u16 = 8080;
-/// Header lines that the application looks for.
-const MOST_LINES: usize = 200;
 
 /// A running mesh of two workloads.
 pub(super) struct World {
@@ -49,7 +46,7 @@ impl World {
         let ours = Ours::find().await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?.to_string();
-        let app = tokio::spawn(serve(listener));
+        let app = tokio::spawn(mirror::serve(listener));
         let mut api = ControlApi::start(&ours, &[]).await?;
         let [client_port, server_port] = ports::free()?;
         let mut manifest = mesh::workload(CLIENT, client_port);
@@ -136,38 +133,6 @@ async fn thumbprint(
     let chain = stream.get_ref().1.peer_certificates();
     let leaf = chain.and_then(<[_]>::first).context("no certificate")?;
     Ok(BASE64URL.encode(digest::digest(&digest::SHA256, leaf)))
-}
-
-/// Answers every request with the header fields that tests look at.
-async fn serve(listener: TcpListener) {
-    while let Ok((stream, _)) = listener.accept().await {
-        // It ends with its connection.
-        tokio::spawn(async move { drop(answer(stream).await) });
-    }
-}
-
-async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
-    let (read, mut write) = stream.split();
-    let mut lines = BufReader::new(read).lines();
-    loop {
-        let mut told = json!({});
-        for _ in 0..MOST_LINES {
-            let Some(line) = lines.next_line().await? else {
-                return Ok(());
-            };
-            if line.is_empty() {
-                break;
-            }
-            match line.split_once(": ") {
-                Some((name, value)) => told[name] = value.into(),
-                None => told["request"] = line.into(),
-            }
-        }
-        let body = told.to_string();
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
-        write.write_all(head.as_bytes()).await?;
-        write.write_all(body.as_bytes()).await?;
-    }
 }
 
 /// One rule per way in which tokens can be wrong; each has an issuer of its own.

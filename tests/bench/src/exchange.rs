@@ -14,8 +14,8 @@ const MOST: u64 = 1 << 20;
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Exchange {
-    pub(super) status: u16,
+pub(crate) struct Exchange {
+    pub(crate) status: u16,
     /// Status line and fields, then the body as it was framed.
     text: String,
     body_at: usize,
@@ -23,7 +23,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// GET `path` of `host` with more header lines, each with its line end.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         address: SocketAddr,
         host: &str,
         path: &str,
@@ -60,7 +60,7 @@ impl Exchange {
     }
 
     /// The value of the only field of this name.
-    pub(super) fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let mut values = self.text[..self.body_at].lines().filter_map(|line| {
             let (field, value) = line.split_once(':')?;
             field.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -70,12 +70,12 @@ impl Exchange {
     }
 
     /// The body of an answer whose length was told.
-    pub(super) fn body(&self) -> &str {
+    pub(crate) fn body(&self) -> &str {
         &self.text[self.body_at..]
     }
 
     /// All of it.
-    pub(super) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 }
