@@ -292,11 +292,25 @@ impl Snapshot {
         if self.epoch > 0
             && held.request_authentications == resources.request_authentications
             && held.key_sets == resources.key_sets
+            && held.bundles == resources.bundles
         {
             return Ok(self.tokens.clone());
         }
         let documents = resources.request_authentications.values().map(|d| &**d);
-        let policy = TokenPolicy::compile(documents, &resources.key_sets, self.tokens.as_deref())?;
+        let mut key_sets = resources.key_sets.clone();
+        // JWT-SVIDs are verified with what the trust bundle of their domain says, however it came here.
+        for (domain, bundle) in &resources.bundles {
+            if !bundle.jwt_authorities.is_empty() {
+                let name = format!("trust-domain/{domain}");
+                let set = mesh::KeySet {
+                    name: name.clone(),
+                    jwks: bundle.jwt_authorities.clone(),
+                    ..Default::default()
+                };
+                key_sets.insert(name, Arc::new(set));
+            }
+        }
+        let policy = TokenPolicy::compile(documents, &key_sets, self.tokens.as_deref())?;
         Ok(policy.map(Arc::new))
     }
 
@@ -415,6 +429,39 @@ mod tests {
     use mesh_proto::TypedResource;
 
     use super::*;
+
+    #[test]
+    fn jwt_svids_are_verified_with_the_keys_of_their_trust_bundle() {
+        let rule = mesh::TokenRule {
+            profile: mesh::TokenProfile::JwtSvid.into(),
+            trust_domain: "demo.test".into(),
+            audiences: vec!["orders".into()],
+            ..Default::default()
+        };
+        let document = mesh::RequestAuthentication {
+            name: "r".into(),
+            namespace: "demo".into(),
+            rules: vec![rule],
+            ..Default::default()
+        };
+        let jwks = r#"{"keys":[{"kty":"EC","crv":"P-256","use":"jwt-svid","kid":"k","x":"axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY","y":"T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}]}"#;
+        let trust_domain = TrustDomain::new("demo.test").expect("a domain");
+        let empty = Snapshot::empty("demo/orders-1", trust_domain);
+        for (domain, held) in [("demo.test", true), ("other.test", false)] {
+            let mut resources = Resources::default();
+            resources
+                .request_authentications
+                .insert("demo/r".into(), Arc::new(document.clone()));
+            let bundle = mesh::TrustBundle {
+                jwt_authorities: jwks.into(),
+                ..Default::default()
+            };
+            resources.bundles.insert(domain.into(), Arc::new(bundle));
+            let tokens = empty.build_tokens(&resources).expect("compiles");
+            let tokens = tokens.expect("has a rule");
+            assert_eq!(tokens.providers()[0].keys().is_some(), held, "{domain}");
+        }
+    }
 
     #[test]
     fn a_policy_that_cannot_be_read_lets_nobody_in_whom_it_may_keep_out() {
