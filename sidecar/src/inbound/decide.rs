@@ -2,14 +2,14 @@
 //! policies want to be told.
 
 use http::{HeaderMap, Method, request};
-use mesh_auth::policy::{Decision, PolicySet, Request, Standing};
+use mesh_auth::policy::{PolicySet, Request, Standing};
 use mesh_auth::token::VerifiedToken;
 use mesh_auth::{Reason, headers};
 use metrics::counter;
 
+use super::shadow;
 use super::source::Source;
 use crate::http::answer::Refused;
-use crate::ledger::{self, ShadowKey};
 use crate::snapshot::Snapshot;
 use crate::telemetry::observe::Observation;
 use crate::worker::Worker;
@@ -43,7 +43,13 @@ pub fn request(
         audit(policy, &standing, source, &request);
     }
     if let Some(would) = policy.would_decide_with(&standing, &request) {
-        compare(worker, source, &request, &decision, &would);
+        shadow::compare(
+            worker,
+            &request.connection,
+            Some(&request),
+            &decision,
+            &would,
+        );
     }
     if decision.is_allowed() {
         tracing::debug!(
@@ -127,49 +133,4 @@ fn audit(policy: &PolicySet, standing: &Standing, source: &Source, request: &Req
             "audited"
         );
     });
-}
-
-/// Counts what policies that are tried would decide, and says where it differs from what is decided.
-fn compare(
-    worker: &Worker,
-    source: &Source,
-    request: &Request<'_>,
-    is: &Decision<'_>,
-    would: &Decision<'_>,
-) {
-    let key = ShadowKey {
-        port: request.connection.destination_port,
-        method: ledger::cut(request.method.as_str()),
-        route: ledger::route(request.path),
-        enforced: is.verdict,
-        would_be: would.verdict,
-        reason: would.reason,
-        policy: would.policy.map(Into::into),
-        rule: would.rule,
-    };
-    let peer = request.connection.peer.map(|id| id.as_str().into());
-    worker.notebook.shadow(key, peer);
-    let outcome = match (is.is_allowed(), would.is_allowed()) {
-        (true, false) => "would_deny",
-        (false, true) => "would_allow",
-        _ => "same",
-    };
-    let policy = would.policy.unwrap_or("-").to_owned();
-    counter!("postern_policy_dry_run_total", "policy" => policy, "outcome" => outcome).increment(1);
-    if outcome == "same" {
-        return;
-    }
-    tracing::info!(
-        outcome,
-        policy = would.policy,
-        rule = would.rule,
-        reason = would.reason.code(),
-        decided = is.reason.code(),
-        decided_by = is.policy,
-        peer = source.peer_name(),
-        port = request.connection.destination_port,
-        method = %request.method,
-        path = request.path,
-        "dry run"
-    );
 }

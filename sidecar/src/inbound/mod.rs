@@ -11,5 +11,6 @@ pub mod lifetime;
 pub mod mesh;
 pub mod plain;
 pub mod request;
+mod shadow;
 pub mod source;
 pub mod token;

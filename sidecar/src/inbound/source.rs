@@ -10,6 +10,7 @@ use mesh_auth::svid::VerifiedPeer;
 use mesh_auth::token::VerifiedToken;
 use mesh_auth::{Reason, SpiffeId, headers};
 
+use super::shadow;
 use crate::http::answer::Refused;
 use crate::ledger::{self, Denial, RequestFacts, TokenFacts};
 use crate::snapshot::Snapshot;
@@ -118,7 +119,11 @@ impl Source {
         if let Some(held) = decided.iter().find(|held| held.port == port) {
             return self.act(worker, port, &held.decision());
         }
-        let decision = policy.decide(&self.connection(port));
+        let connection = self.connection(port);
+        let decision = policy.decide(&connection);
+        if let Some(would) = policy.would_decide(&connection) {
+            shadow::compare(worker, &connection, None, &decision, &would);
+        }
         if decided.len() == MAX_PORTS {
             decided.remove(0);
         }
