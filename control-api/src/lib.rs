@@ -15,6 +15,7 @@ pub mod reports;
 pub mod xds;
 
 pub mod attest;
+pub mod federation;
 pub mod issuance;
 pub mod jwt;
 pub mod keysets;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::federation;
 use crate::keysets;
 use crate::registry::World;
 use crate::status::Tracker;
@@ -125,6 +126,36 @@ pub fn text(metrics: &Metrics, tracker: &Tracker, world: &World, ca_not_after: i
         &ca_not_after,
     );
     out
+}
+
+/// Appends what is known of other trust domains' bundles.
+pub fn foreign_bundles(out: &mut String, states: &[federation::State]) {
+    type Value = fn(&federation::State) -> u64;
+    let families: [(&str, &str, Value); 2] = [
+        (
+            "postern_control_foreign_bundle_confirmed_timestamp_seconds",
+            "When the source confirmed the trust domain's bundle last; 0: never.",
+            |s| u64::try_from(s.fetched_at).unwrap_or(0),
+        ),
+        (
+            "postern_control_foreign_bundle_failing",
+            "Whether the last attempt to get the trust domain's bundle failed.",
+            |s| u64::from(!s.last_error.is_empty()),
+        ),
+    ];
+    for (name, help, value) in families {
+        if states.is_empty() {
+            continue;
+        }
+        out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
+        for state in states {
+            let domain = &state.trust_domain;
+            out.push_str(&format!(
+                "{name}{{trust_domain=\"{domain}\"}} {}\n",
+                value(state)
+            ));
+        }
+    }
 }
 
 /// Appends what is known of each issuer's keys.

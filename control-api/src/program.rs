@@ -28,6 +28,7 @@ use crate::attest::{self, Attestors};
 use crate::ca::{Authorities, Authority};
 use crate::certificates::{Certificates, JwtSettings};
 use crate::clock::Clock;
+use crate::federation::{self, Foreign};
 use crate::fetch::{self, Fetcher, Guard};
 use crate::files;
 use crate::issuance::Issuance;
@@ -207,6 +208,7 @@ async fn serve(
             args.jwt_key_lifetime,
             now,
         )?),
+        foreign: Arc::new(Foreign::open(&store)?),
     };
     let registry = Registry::open(
         Arc::clone(&store),
@@ -330,6 +332,15 @@ fn spawn(
         shared.clock.clone(),
     );
     tasks.spawn(until(stop.clone(), tending));
+
+    let foreign = federation::Keeper {
+        fetcher: Arc::clone(&fetcher),
+        registry: Arc::clone(&shared.registry),
+        store: Arc::clone(&shared.store),
+        trust: shared.trust.clone(),
+        clock: shared.clock.clone(),
+    };
+    tasks.spawn(until(stop.clone(), async move { foreign.keep().await }));
 
     let keeper = Arc::new(Keeper::new(
         fetcher,
@@ -479,12 +490,13 @@ fn spawn(
                 authorities.signing().not_after(),
             );
             metrics::key_sets(&mut body, &keeper.states());
+            metrics::foreign_bundles(&mut body, &trust.foreign.states());
             return Some(Page {
                 media_type: "text/plain; version=0.0.4; charset=utf-8",
                 body,
             });
         }
-        public_page(path, issuer.as_deref(), &trust)
+        public_page(path, issuer.as_deref(), &trust, &registry)
     };
     tasks.spawn(done(listener::serve_pages(
         sockets.metrics,
@@ -495,10 +507,22 @@ fn spawn(
 }
 
 /// What anybody may know.
-fn public_page(path: &str, issuer: Option<&str>, trust: &Trust) -> Option<Page> {
+fn public_page(
+    path: &str,
+    issuer: Option<&str>,
+    trust: &Trust,
+    registry: &Registry,
+) -> Option<Page> {
     let body = match (path, issuer) {
         (oidc::CONFIGURATION_PATH, Some(issuer)) => oidc::configuration(issuer),
         (oidc::KEYS_PATH, _) => trust.jwt.public_set(),
+        (federation::BUNDLE_PATH, _) => {
+            let domain = trust.authorities.trust_domain();
+            federation::document::write(
+                &registry.bundle(domain.as_str())?,
+                federation::REFRESH_HINT,
+            )
+        }
         _ => return None,
     };
     Some(Page {

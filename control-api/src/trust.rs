@@ -8,6 +8,7 @@ use std::sync::Arc;
 use mesh_proto::mesh;
 
 use crate::ca::Authorities;
+use crate::federation::Foreign;
 use crate::jwt::JwtKeys;
 use crate::registry::Registry;
 use crate::store::StoreError;
@@ -22,20 +23,24 @@ pub struct Trust {
     pub authorities: Arc<Authorities>,
     /// Keys of JWT-SVIDs.
     pub jwt: Arc<JwtKeys>,
+    /// Bundles of other trust domains.
+    pub foreign: Arc<Foreign>,
 }
 
 impl Trust {
     /// Every bundle as it should be published now.
     pub fn bundles(&self) -> Vec<mesh::TrustBundle> {
         let state = self.authorities.state();
-        vec![mesh::TrustBundle {
+        let mut bundles = vec![mesh::TrustBundle {
             trust_domain: self.authorities.trust_domain().to_string(),
             x509_authorities: state.roots().iter().map(|root| root.to_vec()).collect(),
             jwt_authorities: self.jwt.authorities(),
             renew_certificates_before: state.renew_before(),
             renew_spread_seconds: state.record().spread,
             ..mesh::TrustBundle::default()
-        }]
+        }];
+        bundles.extend(self.foreign.bundles());
+        bundles
     }
 
     /// Has them published, if they are not. Returns the revision.

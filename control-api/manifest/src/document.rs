@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{FieldError, ManifestError};
 use crate::kind::Kind;
 use crate::spec::Spec;
+use crate::spec::federation::Federation;
 use crate::spec::metadata::Metadata;
 
 /// The resource that a document means.
@@ -18,6 +19,8 @@ pub enum Resource {
     MeshDefaults(mesh::MeshDefaults),
     /// Something no longer believed.
     Revocation(mesh::Revocation),
+    /// Another trust domain and where its bundle is; no resource of sidecars, who get the bundle.
+    Federation(Federation),
     /// How strictly ports demand mutual TLS.
     PeerAuthentication(mesh::PeerAuthentication),
     /// Which tokens are accepted.

@@ -13,6 +13,8 @@ pub enum Kind {
     MeshDefaults,
     /// Something no longer believed.
     Revocation,
+    /// Another trust domain that is believed.
+    Federation,
     /// How strictly ports demand mutual TLS.
     PeerAuthentication,
     /// Which tokens are accepted.
@@ -27,9 +29,10 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::MeshDefaults,
         Self::Revocation,
+        Self::Federation,
         Self::PeerAuthentication,
         Self::RequestAuthentication,
         Self::AuthorizationPolicy,
@@ -42,6 +45,7 @@ impl Kind {
         match self {
             Self::MeshDefaults => "MeshDefaults",
             Self::Revocation => "Revocation",
+            Self::Federation => "Federation",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
@@ -75,7 +79,11 @@ impl Kind {
             Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication => {
                 &ISTIO
             }
-            Self::MeshDefaults | Self::Revocation | Self::Service | Self::Workload => &[],
+            Self::MeshDefaults
+            | Self::Revocation
+            | Self::Federation
+            | Self::Service
+            | Self::Workload => &[],
         };
         std::iter::once(API_VERSION)
             .chain(istio.iter().copied())
@@ -108,6 +116,7 @@ mod tests {
             ("authorizationpolicy", Some(Kind::AuthorizationPolicy)),
             ("peerauthentications", Some(Kind::PeerAuthentication)),
             ("requestauthentications", Some(Kind::RequestAuthentication)),
+            ("federations", Some(Kind::Federation)),
             ("meshdefaults", Some(Kind::MeshDefaults)),
             ("pod", None),
             ("", None),

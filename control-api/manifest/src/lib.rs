@@ -19,4 +19,5 @@ pub use error::{FieldError, ManifestError};
 pub use kind::{API_VERSION, Kind};
 pub use read::{MAX_BYTES, MAX_DOCUMENTS, from_json, parse};
 pub use scope::Scope;
+pub use spec::federation::{BundleSource, Federation};
 pub use spec::metadata::Metadata;

@@ -129,6 +129,7 @@ pub fn from_json(text: &str) -> Result<Document, FieldError> {
     match kind_of(&head)? {
         Kind::MeshDefaults => finish(read::<Envelope<spec::MeshDefaults>>(text)?),
         Kind::Revocation => finish(read::<Envelope<spec::Revocation>>(text)?),
+        Kind::Federation => finish(read::<Envelope<spec::FederationSpec>>(text)?),
         Kind::PeerAuthentication => finish(read::<Envelope<spec::PeerAuthentication>>(text)?),
         Kind::RequestAuthentication => finish(read::<Envelope<spec::RequestAuthentication>>(text)?),
         Kind::AuthorizationPolicy => finish(read::<Envelope<spec::AuthorizationPolicy>>(text)?),
@@ -142,6 +143,7 @@ fn document(text: &str) -> Result<Document, Problem> {
     Ok(match kind_of(&head)? {
         Kind::MeshDefaults => finish(read::<Envelope<spec::MeshDefaults>>(text)?),
         Kind::Revocation => finish(read::<Envelope<spec::Revocation>>(text)?),
+        Kind::Federation => finish(read::<Envelope<spec::FederationSpec>>(text)?),
         Kind::PeerAuthentication => finish(read::<Envelope<spec::PeerAuthentication>>(text)?),
         Kind::RequestAuthentication => finish(read::<Envelope<spec::RequestAuthentication>>(text)?),
         Kind::AuthorizationPolicy => finish(read::<Envelope<spec::AuthorizationPolicy>>(text)?),

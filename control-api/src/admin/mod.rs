@@ -29,6 +29,7 @@ use tonic::{Request, Response, Status};
 
 use crate::ca::Authorities;
 use crate::clock::Clock;
+use crate::federation;
 use crate::keysets::{self, Keeper};
 use crate::listener::Caller;
 use crate::metrics::Metrics;
@@ -184,6 +185,9 @@ impl AdminService for Administration {
         let response = self
             .blocking(move |this| -> Result<ApplyResponse, Status> {
                 let documents = documents::read(&request)?;
+                let domain = this.authorities.trust_domain();
+                federation::check(&documents, &this.registry.world(), domain)
+                    .map_err(Status::invalid_argument)?;
                 let base = Base::of(request.if_revision);
                 let keys: Vec<_> = documents.iter().map(mesh_manifest::Document::key).collect();
                 let (revision, outcomes) = if request.dry_run {

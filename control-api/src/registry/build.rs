@@ -108,7 +108,7 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
     for resource in resources() {
         let scope = Scope::of(resource, &defaults.root_namespace);
         match resource {
-            Resource::MeshDefaults(_) => {}
+            Resource::MeshDefaults(_) | Resource::Federation(_) => {}
             Resource::Revocation(revocation) => builder.add_revocation(revocation),
             Resource::Service { service, .. } => builder.add_service(service),
             Resource::Workload(workload) => {

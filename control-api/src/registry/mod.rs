@@ -20,7 +20,8 @@ use std::sync::{Arc, Mutex};
 
 use mesh_auth::TrustDomain;
 use mesh_manifest::{Document, Kind};
-use mesh_proto::mesh;
+use mesh_proto::{ResourceType, mesh};
+use prost::Message as _;
 use tokio::sync::watch;
 
 use crate::ca::hex;
@@ -315,6 +316,13 @@ impl Registry {
         let records = BTreeMap::from([(record, None)]);
         self.advance(&world, next, records, change(named, author, now))?;
         Ok(world.revision + 1)
+    }
+
+    /// The bundle of a trust domain as it is published, with its sequence.
+    pub fn bundle(&self, trust_domain: &str) -> Option<mesh::TrustBundle> {
+        let world = self.world();
+        let entry = world.table(ResourceType::TrustBundle).get(trust_domain)?;
+        mesh::TrustBundle::decode(&*entry.any.value).ok()
     }
 
     /// Publishes other trust bundles. Returns the revision in which they are in force.

@@ -3,6 +3,7 @@
 //! Every write is one durable transaction; a crash leaves the last committed state. There is one writer: a second process
 //! is refused by the file's lock. What the records mean is decided elsewhere.
 
+pub mod bundles;
 pub mod documents;
 pub mod history;
 pub mod issued;
@@ -151,6 +152,7 @@ impl Store {
         };
         self.write(|write| {
             documents::make_tables(write)?;
+            bundles::make_table(write)?;
             history::make_tables(write)?;
             tokens::make_table(write)?;
             issued::make_tables(write)?;

@@ -2,5 +2,6 @@
 
 mod support;
 
+mod federation;
 mod jwt_svid;
 mod rotation;

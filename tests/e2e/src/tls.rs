@@ -38,6 +38,18 @@ pub fn other_authority() -> Authority {
     Issuer::new(params, KeyPair::generate().expect("a key"))
 }
 
+/// An authority for another trust domain, and its root certificate.
+#[must_use]
+pub fn root() -> (Authority, Vec<u8>) {
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a root");
+    let der = certificate.der().to_vec();
+    (Issuer::new(params, key), der)
+}
+
 /// An SVID for `uris` that ended `ended` ago (negative: ends in the future).
 #[must_use]
 pub fn credential(authority: &Authority, uris: &[&str], ended: Duration) -> Credential {

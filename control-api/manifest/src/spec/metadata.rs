@@ -101,6 +101,10 @@ impl Metadata {
         match kind {
             // Part of host names and of a workload's identifier: one label.
             Kind::Service | Kind::Workload => names::label("metadata.name", &self.name),
+            Kind::Federation if self.namespace != SYSTEM_NAMESPACE => Err(FieldError::new(
+                "metadata.namespace",
+                format!("federation is mesh-wide: its namespace is '{SYSTEM_NAMESPACE}'"),
+            )),
             Kind::Revocation if self.namespace != SYSTEM_NAMESPACE => Err(FieldError::new(
                 "metadata.namespace",
                 format!("revocations are mesh-wide: their namespace is '{SYSTEM_NAMESPACE}'"),
@@ -108,6 +112,7 @@ impl Metadata {
             Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
             | Kind::RequestAuthentication
+            | Kind::Federation
             | Kind::Revocation => names::subdomain("metadata.name", &self.name),
             Kind::MeshDefaults if self.name != "default" => Err(FieldError::new(
                 "metadata.name",

@@ -2,6 +2,7 @@
 
 mod authorization;
 mod defaults;
+pub(crate) mod federation;
 pub(crate) mod metadata;
 mod peer;
 mod request;
@@ -12,6 +13,7 @@ mod workload;
 
 pub(crate) use authorization::AuthorizationPolicy;
 pub(crate) use defaults::MeshDefaults;
+pub(crate) use federation::FederationSpec;
 pub(crate) use peer::PeerAuthentication;
 pub(crate) use request::RequestAuthentication;
 pub(crate) use revocation::Revocation;
