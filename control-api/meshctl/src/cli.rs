@@ -1,7 +1,9 @@
 //! The arguments. Owns names, defaults and help texts; decides nothing.
 
+mod device;
 mod policy;
 
+pub(crate) use device::*;
 pub(crate) use policy::*;
 
 use std::net::SocketAddr;
@@ -96,6 +98,9 @@ pub(crate) enum Command {
     /// One-time join tokens, with which a new sidecar proves its workload
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Devices: clients that are neither users nor services
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// The certificate authority: change of roots
     #[command(subcommand)]
     Ca(CaCommand),

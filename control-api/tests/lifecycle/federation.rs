@@ -20,7 +20,7 @@ async fn the_own_bundle_is_served_in_the_format_that_others_read() {
     );
     assert_eq!(bundle["spiffe_refresh_hint"], 300);
     let keys = bundle["keys"].as_array().expect("keys");
-    let of = |wanted: &str| keys.iter().filter(move |k| k["use"] == wanted);
+    let of = |wanted: &'static str| keys.iter().filter(move |k| k["use"] == wanted);
     let root = of("x509-svid").next().expect("a root")["x5c"][0].as_str();
     let root = STANDARD
         .decode(root.expect("a certificate"))

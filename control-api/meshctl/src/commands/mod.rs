@@ -5,6 +5,7 @@ mod authz;
 mod ca;
 mod check;
 mod delete;
+mod device;
 mod documents;
 mod get;
 mod history;
@@ -51,6 +52,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Fa
         Command::Get(arguments) => get::run(&mut admin, arguments, output).await,
         Command::Delete(arguments) => delete::run(&mut admin, arguments, output).await,
         Command::Token(command) => token::run(&mut admin, command, output).await,
+        Command::Device(command) => device::run(&mut admin, command, output).await,
         Command::Revoke(command) => revoke::run(&mut admin, command, output).await,
         Command::Status => status::run(&mut admin, output).await,
         Command::History(arguments) => history::run(&mut admin, arguments, output).await,

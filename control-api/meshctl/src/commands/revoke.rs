@@ -104,7 +104,7 @@ fn split(prefix: &str) -> Result<(String, String), Failure> {
     Ok((domain.to_owned(), path.to_owned()))
 }
 
-async fn own_domain(admin: &mut Admin) -> Result<String, Failure> {
+pub(super) async fn own_domain(admin: &mut Admin) -> Result<String, Failure> {
     let info = admin.info(InfoRequest {}).await;
     info.map(|info| info.into_inner().trust_domain)
         .map_err(|status| Failure::from_status("the trust domain is not known", &status))
@@ -130,11 +130,24 @@ fn document_name(subject: &str) -> String {
 async fn revoke(
     admin: &mut Admin,
     subject_name: &str,
+    spec: Value,
+    options: RevokeOptions,
+    format: Format,
+) -> Result<ExitCode, Failure> {
+    let name = document_name(subject_name);
+    store(admin, &name, json!({}), spec, options, format).await
+}
+
+/// Stores a revocation, called `name` unless the options say otherwise, and waits for it if asked to.
+pub(super) async fn store(
+    admin: &mut Admin,
+    name: &str,
+    annotations: Value,
     mut spec: Value,
     options: RevokeOptions,
     format: Format,
 ) -> Result<ExitCode, Failure> {
-    let name = options.name.unwrap_or_else(|| document_name(subject_name));
+    let name = options.name.unwrap_or_else(|| name.to_owned());
     if let Some(reason) = options.reason {
         spec["reason"] = reason.into();
     }
@@ -145,7 +158,7 @@ async fn revoke(
     let document = json!({
         "apiVersion": "postern.dev/v1alpha1",
         "kind": KIND,
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": NAMESPACE, "annotations": annotations},
         "spec": spec,
     });
     let applied = apply::send(admin, "the revocation", &document.to_string(), false).await?;
@@ -285,7 +298,11 @@ async fn list(admin: &mut Admin, format: Format) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn undo(admin: &mut Admin, name: &str, format: Format) -> Result<ExitCode, Failure> {
+pub(super) async fn undo(
+    admin: &mut Admin,
+    name: &str,
+    format: Format,
+) -> Result<ExitCode, Failure> {
     let request = DeleteRequest {
         kind: KIND.to_owned(),
         namespace: NAMESPACE.to_owned(),

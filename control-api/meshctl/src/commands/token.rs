@@ -40,14 +40,38 @@ pub(super) async fn run(
     format: Format,
 ) -> Result<ExitCode, Failure> {
     match command {
-        TokenCommand::Create {
-            workload,
-            ttl,
-            to: Some(file),
-        } => {
+        TokenCommand::Create { workload, ttl, to } => {
+            hand_out(admin, &workload, ttl, to.as_deref(), format).await?;
+        }
+        TokenCommand::List => list(admin, format).await?,
+        TokenCommand::Revoke { id } => {
+            let answer = admin
+                .revoke_join_token(RevokeJoinTokenRequest { id: id.clone() })
+                .await
+                .map_err(|s| Failure::from_status(&format!("token {id} was not revoked"), &s))?;
+            let revision = answer.into_inner().revision;
+            let value = json!({"id": id, "outcome": "revoked", "revision": revision});
+            output::print(format, &value, || {
+                format!("token {id} revoked (revision {revision})\n")
+            })?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes a token and shows it, or keeps it in a new file.
+pub(super) async fn hand_out(
+    admin: &mut Admin,
+    workload: &str,
+    ttl: u32,
+    to: Option<&Path>,
+    format: Format,
+) -> Result<(), Failure> {
+    match to {
+        Some(file) => {
             // Opened first: a token that cannot be kept is not made.
-            let mut kept = NewFile::create(&file)?;
-            let made = create(admin, &workload, ttl).await?;
+            let mut kept = NewFile::create(file)?;
+            let made = create(admin, workload, ttl).await?;
             kept.fill(made.token.as_bytes())?;
             let value = json!({
                 "id": made.id, "file": file, "workload": workload, "spiffe_id": made.spiffe_id,
@@ -63,12 +87,8 @@ pub(super) async fn run(
                 )
             })?;
         }
-        TokenCommand::Create {
-            workload,
-            ttl,
-            to: None,
-        } => {
-            let made = create(admin, &workload, ttl).await?;
+        None => {
+            let made = create(admin, workload, ttl).await?;
             let now = moment::unix_now();
             let value = json!({
                 "id": made.id, "token": made.token, "workload": workload, "spiffe_id": made.spiffe_id,
@@ -85,20 +105,8 @@ pub(super) async fn run(
                 )
             })?;
         }
-        TokenCommand::List => list(admin, format).await?,
-        TokenCommand::Revoke { id } => {
-            let answer = admin
-                .revoke_join_token(RevokeJoinTokenRequest { id: id.clone() })
-                .await
-                .map_err(|s| Failure::from_status(&format!("token {id} was not revoked"), &s))?;
-            let revision = answer.into_inner().revision;
-            let value = json!({"id": id, "outcome": "revoked", "revision": revision});
-            output::print(format, &value, || {
-                format!("token {id} revoked (revision {revision})\n")
-            })?;
-        }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// A file of mode 0600 that did not exist before and is removed again unless it is filled.
