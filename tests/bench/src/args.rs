@@ -3,9 +3,10 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::upkeep::{outage, rotation};
 use crate::{
     decision_cost, differential, instructions, key_rotation, misuse, pair, peers, policy_push,
-    scale, token_cost,
+    revocation, scale, token_cost,
 };
 
 /// Measures the mesh beside its peers, on this machine.
@@ -28,12 +29,18 @@ pub(crate) enum Command {
     Misuse(misuse::Arguments),
     /// Count the instructions of a request in each sidecar of a pair, with callgrind
     Instructions(instructions::Arguments),
+    /// Kill the control API under load until shortly before certificates expire
+    Outage(outage::Arguments),
     /// Compare a pair of sidecars with a pair of HAProxy in front of the same application
     Pair(pair::Arguments),
     /// Compare a pair of sidecars with pairs of Envoy, HAProxy and nginx in everything that a user feels
     Peers(peers::Arguments),
     /// Measure how fast a change of policy is enforced by many sidecars, on open connections too
     PolicyPush(policy_push::Arguments),
+    /// Measure how long it takes from revoking an identity to its last closed connection
+    Revocation(revocation::Arguments),
+    /// Force a thousand renewals of certificates under load
+    Rotation(rotation::Arguments),
     /// Measure certificates, streams and changes with thousands of simulated sidecars
     Scale(scale::Arguments),
     /// Measure what a token costs the inbound sidecar, and beside Envoy

@@ -73,6 +73,12 @@ impl Kid {
         }
     }
 
+    /// Ends it without asking.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.start_kill();
+        self.ended_within(GRACE);
+    }
+
     /// Its log so far.
     pub(crate) fn log(&self) -> anyhow::Result<String> {
         std::fs::read_to_string(&self.log)

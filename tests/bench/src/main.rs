@@ -15,8 +15,10 @@ mod misuse;
 mod pair;
 mod peers;
 mod policy_push;
+mod revocation;
 mod scale;
 mod token_cost;
+mod upkeep;
 
 mod arms;
 mod cpu;
@@ -48,6 +50,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Cli, Command};
 use crate::report::Report;
+use crate::upkeep::{outage, rotation};
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -102,9 +105,12 @@ async fn perform(command: &Command) -> (Report, bool) {
         Command::KeyRotation(a) => (key_rotation::run(a).await, a.common.json),
         Command::Misuse(a) => (misuse::run(a).await, a.common.json),
         Command::Instructions(a) => (instructions::run(a).await, a.common.json),
+        Command::Outage(a) => (outage::run(a).await, a.common.json),
         Command::Pair(a) => (pair::run(a).await, a.common.json),
         Command::Peers(a) => (peers::run(a).await, a.common.json),
         Command::PolicyPush(a) => (policy_push::run(a).await, a.common.json),
+        Command::Revocation(a) => (revocation::run(a).await, a.common.json),
+        Command::Rotation(a) => (rotation::run(a).await, a.common.json),
         Command::Scale(a) => (scale::run(a).await, a.common.json),
         Command::TokenCost(a) => (token_cost::run(a).await, a.common.json),
     }

@@ -68,12 +68,24 @@ impl ControlApi {
         folder: TempDir,
         flags: &[&str],
     ) -> anyhow::Result<Self> {
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_at(ours, folder, anywhere, flags).await
+    }
+
+    /// The same where sidecars expect it.
+    pub(crate) async fn start_at(
+        ours: &Ours,
+        folder: TempDir,
+        listen: SocketAddr,
+        flags: &[&str],
+    ) -> anyhow::Result<Self> {
         let ready_file = folder.path().join("control-api.json");
         // A leftover of an earlier run would be taken for an answer.
         let _ = std::fs::remove_file(&ready_file);
         let mut command = Command::new(&ours.control_api);
         command
-            .args(["run", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
+            .args(["run", "--metrics", "127.0.0.1:0"])
+            .args(["--listen", &listen.to_string()])
             .args(["--trust-domain", TRUST_DOMAIN])
             .arg("--data-dir")
             .arg(folder.path().join("data"))
@@ -99,6 +111,12 @@ impl ControlApi {
     /// Ends it as SIGTERM does; what it stored stays in the folder that is returned.
     pub(crate) fn stop(self) -> TempDir {
         drop(self.kid);
+        self.folder
+    }
+
+    /// Ends it as a crash does.
+    pub(crate) fn kill(mut self) -> TempDir {
+        self.kid.kill();
         self.folder
     }
 

@@ -52,6 +52,33 @@ impl Caller {
         Ok(())
     }
 
+    /// Waits until every connection is closed from the other side; the times since `started`.
+    pub(crate) async fn all_closed(self, started: Instant) -> anyhow::Result<Vec<Duration>> {
+        // Handles keep nothing open; what is opened on them is somebody else's.
+        let Self {
+            connections,
+            mut drivers,
+        } = self;
+        let count = connections.len();
+        let mut times = Vec::with_capacity(count);
+        let all = async {
+            while let Some(ended) = drivers.join_next().await {
+                ended.context("a watcher failed")?;
+                times.push(started.elapsed());
+            }
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(PATIENCE, all).await {
+            Ok(done) => done?,
+            Err(_) => bail!(
+                "{} of {count} connections are still open",
+                count - times.len()
+            ),
+        }
+        drop(connections);
+        Ok(times)
+    }
+
     /// Opens one of a kind through every sidecar, and returns when bytes have come back through each.
     pub(crate) async fn open(&self, kind: Kind) -> anyhow::Result<Vec<Open>> {
         let all = self.connections.iter().enumerate().map(|(index, send)| {
