@@ -276,6 +276,15 @@ fn message(error: &serde_saphyr::Error) -> String {
         };
     }
     let line = line.split(" at line ").next().unwrap_or(line);
+    if ["budget breached", "alias replay limit", "recursion limit"]
+        .iter()
+        .any(|limit| line.contains(limit))
+    {
+        return format!(
+            "too much: a document may nest {MAX_DEPTH} levels deep and hold {MAX_NODES} values, and its at most \
+             {MAX_ALIASES} aliases may repeat {MAX_REPLAYED} of them"
+        );
+    }
     // Advice to programmers, of no use to who wrote the manifest.
     line.split_once(", set DuplicateKeyPolicy")
         .map_or_else(|| line.to_owned(), |(what, _)| format!("{what}: keep one"))

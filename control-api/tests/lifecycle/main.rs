@@ -4,4 +4,5 @@ mod support;
 
 mod federation;
 mod jwt_svid;
+mod nack;
 mod rotation;

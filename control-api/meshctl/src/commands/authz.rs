@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::moment;
 use crate::offline::case::{self, Case, Http};
 use crate::offline::explain::{self, Explanation};
+use crate::offline::token::Tokens;
 use crate::offline::{Mesh, Subject};
 use crate::output::{self, Cell, Table, Tone};
 
@@ -51,9 +52,12 @@ async fn made(
     };
     // With what is stored now: the policies may have changed since.
     let mesh = documents::live(admin).await?;
-    let now = mesh.subject(&found.workload).and_then(|subject| {
+    // A token that was refused is not remembered: what policies would have made of it is not known.
+    let is_about_token = decision.reason.starts_with("token_");
+    let now = mesh.subject(&found.workload).filter(|_| !is_about_token);
+    let now = now.and_then(|subject| {
         let case = remembered(decision)?;
-        explain::explain(&mesh, &subject, &case).ok()
+        explain::explain(&mesh, &subject, &case, Tokens::Verified).ok()
     });
     let value = json!({
         "workload": found.workload,
@@ -80,6 +84,9 @@ async fn made(
             .render(output::colour())
             .trim_start_matches('\n')
             .to_owned();
+        if is_about_token {
+            shown.push_str("\nthe token was refused before any policy was looked at; try it with --token-file\n");
+        }
         if let Some(now) = &now {
             shown.push_str("\nwith the policies that are stored now (headers and token apart, which are not remembered)\n");
             shown.push_str(&checks(now));
@@ -188,7 +195,8 @@ async fn supposed(
             .next("run `meshctl get workloads` to see which there are; give it as NAMESPACE/NAME")
     })?;
     let case = suppose(&mesh, &subject, arguments)?;
-    let explanation = explain::explain(&mesh, &subject, &case)
+    let tokens = Tokens::Judged(moment::unix_now());
+    let explanation = explain::explain(&mesh, &subject, &case, tokens)
         .map_err(|error| Failure::problem("the stored policies do not compile").why(error))?;
     let value = json!({"workload": name, "decision": explanation});
     output::print(format, &value, || {

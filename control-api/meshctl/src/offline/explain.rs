@@ -2,11 +2,13 @@
 
 use mesh_auth::Reason;
 use mesh_auth::policy::{MtlsMode, PolicyError, PolicySet, Verdict};
+use mesh_auth::token::TokenPolicyError;
 use mesh_proto::mesh::{AuthorizationPolicy, PolicyAction};
 use serde::Serialize;
 
 use super::mesh::{action, title};
 use super::parts::{self, Part};
+use super::token::{self, Tokens};
 use super::{Case, Mesh, Subject};
 
 /// A decision with its reasons.
@@ -26,6 +28,17 @@ pub(crate) struct Explanation {
     pub(crate) to_be_allowed: Vec<String>,
     /// What the dry-run policies would make of it, where that is different.
     pub(crate) dry_run: Option<String>,
+}
+
+/// Why nothing can be explained.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExplainError {
+    /// A policy does not compile.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A rule on tokens does not compile.
+    #[error(transparent)]
+    Tokens(#[from] TokenPolicyError),
 }
 
 /// One check.
@@ -59,31 +72,26 @@ struct Judged<'a> {
 /// Explains how the sidecar of `subject` decides `case`.
 ///
 /// # Errors
-/// A policy does not compile.
+/// A policy or a rule on tokens does not compile.
 pub(crate) fn explain(
     mesh: &Mesh,
     subject: &Subject,
     case: &Case,
-) -> Result<Explanation, PolicyError> {
+    tokens: Tokens,
+) -> Result<Explanation, ExplainError> {
+    let mut case = case.clone();
     let selecting = mesh.selecting(subject);
     let set = PolicySet::compile(&selecting, mesh.defaults())?;
     let mut checks = Vec::new();
-    if let Some(refused) = check_mtls(mesh, subject, case, &mut checks) {
+    let refused = check_mtls(mesh, subject, &case, &mut checks);
+    let refused = match refused {
+        Some(refused) => Some(refused),
+        None => check_token(token::judge(mesh, subject, &mut case, tokens)?, &mut checks),
+    };
+    if let Some(refused) = refused {
         return Ok(Explanation { checks, ..refused });
     }
-    if let Some(http) = &case.http {
-        checks.push(match &http.token {
-            Some(token) => check(
-                "token",
-                "pass",
-                format!(
-                    "taken as verified, of {}",
-                    token.principal().unwrap_or("nobody (no iss or sub)")
-                ),
-            ),
-            None => check("token", "pass", "none came with the request"),
-        });
-    }
+    let case = &case;
     let mut judged = Vec::new();
     for policy in &selecting {
         for rule in 0..policy.rules.len() {
@@ -162,6 +170,33 @@ fn check_mtls(
         ],
         dry_run: None,
     })
+}
+
+/// Tokens come next.
+fn check_token(judged: token::Judged, checks: &mut Vec<Check>) -> Option<Explanation> {
+    match judged {
+        token::Judged::NoRequest => None,
+        token::Judged::Passed(because) => {
+            checks.push(check("token", "pass", because));
+            None
+        }
+        token::Judged::Ignored(because) => {
+            checks.push(check("token", "ignored", because));
+            None
+        }
+        token::Judged::Refused { reason, wanted } => {
+            checks.push(check("token", "deny", reason.code()));
+            Some(Explanation {
+                verdict: "deny",
+                reason: reason.code(),
+                policy: None,
+                rule: None,
+                checks: Vec::new(),
+                to_be_allowed: vec![wanted],
+                dry_run: None,
+            })
+        }
+    }
 }
 
 fn judge<'a>(

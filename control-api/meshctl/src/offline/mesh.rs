@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use mesh_auth::policy::PortModes;
+use mesh_auth::token::{TokenPolicy, TokenPolicyError};
 use mesh_manifest::{Document, Resource, Scope};
 use mesh_proto::mesh::{self, AuthorizationPolicy, MeshDefaults};
 
@@ -70,6 +71,26 @@ impl Mesh {
             .filter(|(_, scope)| scope.selects(&subject.namespace, &subject.labels))
             .map(|(policy, _)| policy.clone())
             .collect()
+    }
+
+    /// The rules on tokens that select a workload; `None` when there are none. Fetched keys are not among the documents.
+    ///
+    /// # Errors
+    /// A rule does not compile.
+    pub(crate) fn tokens(
+        &self,
+        subject: &Subject,
+    ) -> Result<Option<TokenPolicy>, TokenPolicyError> {
+        let root = &self.defaults.root_namespace;
+        let selecting = self.documents.iter().filter_map(|document| {
+            let Resource::RequestAuthentication(rules) = &document.resource else {
+                return None;
+            };
+            Scope::of(&document.resource, root)?
+                .selects(&subject.namespace, &subject.labels)
+                .then_some(rules)
+        });
+        TokenPolicy::compile(selecting, &BTreeMap::new(), None)
     }
 
     /// The mutual TLS modes of a workload's ports.

@@ -9,6 +9,7 @@ pub(crate) mod lint;
 pub(crate) mod mesh;
 pub(crate) mod parts;
 pub(crate) mod suite;
+pub(crate) mod token;
 
 pub(crate) use case::{Case, Http};
 pub(crate) use mesh::{Mesh, Subject};

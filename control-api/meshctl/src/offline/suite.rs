@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::case::{self, Case, Http};
 use super::explain::{self, Explanation};
 use super::mesh::{action, title};
+use super::token::Tokens;
 use super::{Mesh, Subject, parts};
 
 /// Trust domain where neither the file nor the command says one.
@@ -196,7 +197,7 @@ fn run_one(suite: &Suite, mesh: &Mesh, test: &Test, touched: &mut BTreeSet<RuleR
                 }
             }
         }
-        explain::explain(mesh, &subject, &case).map_err(|error| error.to_string())
+        explain::explain(mesh, &subject, &case, Tokens::Verified).map_err(|error| error.to_string())
     });
     match result {
         Ok(explanation) => {

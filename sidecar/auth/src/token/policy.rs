@@ -175,6 +175,21 @@ impl TokenPolicy {
         }
     }
 
+    /// Judges what a token says of itself at `now`, Unix seconds, with its signature, key, place and binding taken as good:
+    /// to explain a decision, never to make one.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn judge_claims(
+        &self,
+        claims: &claims::Object,
+        now: i64,
+    ) -> Result<&Arc<Provider>, Reason> {
+        let provider = self.providers.iter().find(|p| p.speaks_for(claims));
+        let provider = provider.ok_or(Reason::TokenUnknownIssuer)?;
+        provider.accept(claims, now).map(|_| provider)
+    }
+
     /// Verifies a token at `now`, Unix seconds. Binding is not checked here: it depends on the caller.
     ///
     /// # Errors
