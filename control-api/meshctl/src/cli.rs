@@ -329,6 +329,14 @@ pub(crate) struct DemoArgs {
     /// Documents to apply on top of the demo's own; repeatable
     #[arg(long = "policy", value_name = "FILE", requires = "hold")]
     pub(crate) policies: Vec<PathBuf>,
+    /// A further flag of the control API, e.g. `--control-api-flag=--allow-local-fetch`; repeatable
+    #[arg(
+        long = "control-api-flag",
+        value_name = "FLAG",
+        allow_hyphen_values = true,
+        requires = "hold"
+    )]
+    pub(crate) control_api_flags: Vec<String>,
     /// Worker threads per sidecar
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) workers: u16,

@@ -7,6 +7,7 @@ pub mod app;
 pub mod collector;
 pub mod envoy;
 pub mod http;
+pub mod oidc;
 pub mod sidecar;
 pub mod tls;
 pub mod token;

@@ -145,7 +145,7 @@ impl Mesh {
         } else {
             (ports()?, Place::Here)
         };
-        let control_api = start_control_api(stage, programs, arguments.netns).await?;
+        let control_api = start_control_api(stage, programs, arguments).await?;
         let tokens = register(&control_api, &plans, policies).await?;
         let mut apps = BTreeMap::new();
         for plan in &plans {
@@ -250,21 +250,24 @@ fn ports() -> Result<Vec<Plan>, Failure> {
 async fn start_control_api(
     stage: &mut Stage,
     programs: &Programs,
-    captured: bool,
+    options: &DemoArgs,
 ) -> Result<ControlApi, Failure> {
     let name = "control-api";
-    let listen = if captured {
+    let listen = if options.netns {
         format!("{}:15012", netns::HUB)
     } else {
         "127.0.0.1:0".to_owned()
     };
     let data = stage.scratch.make(name)?;
-    let arguments = Arguments::new("run")
+    let mut arguments = Arguments::new("run")
         .with("--data-dir", data)
         .with("--trust-domain", TRUST_DOMAIN)
         .with("--listen", listen)
         .with("--metrics", "127.0.0.1:0")
         .with("--ready-file", stage.ready_file(name));
+    arguments
+        .0
+        .extend(options.control_api_flags.iter().map(Into::into));
     let pid = stage.start(Part {
         name: name.to_owned(),
         program: &programs.control_api,

@@ -1,0 +1,111 @@
+// A real OpenID provider for the tests: discovery, client credentials, introspection, revocation, and, under /_test/,
+// what a test has to make happen: another signing key, and how often the keys were asked for.
+//
+// Prints one line of JSON when it listens. Ends with its standard input, so that it never outlives a test.
+
+import http from "node:http";
+import { randomBytes } from "node:crypto";
+import { Provider } from "oidc-provider";
+import { exportJWK, generateKeyPair } from "jose";
+
+const port = Number(process.argv[2] ?? 0);
+const secret = "a-secret-of-the-tests-that-guards-nothing-at-all";
+
+const records = new Map();
+class Adapter {
+  constructor(kind) {
+    this.kind = kind;
+  }
+  key(id) {
+    return `${this.kind}:${id}`;
+  }
+  async upsert(id, payload) {
+    records.set(this.key(id), payload);
+  }
+  async find(id) {
+    return records.get(this.key(id));
+  }
+  async consume(id) {
+    records.get(this.key(id)).consumed = Math.floor(Date.now() / 1000);
+  }
+  async destroy(id) {
+    records.delete(this.key(id));
+  }
+  async findByUid() {}
+  async findByUserCode() {}
+  async revokeByGrantId() {}
+}
+
+let serial = 0;
+async function newKey() {
+  const { privateKey } = await generateKeyPair("ES256", { extractable: true });
+  serial += 1;
+  return { ...(await exportJWK(privateKey)), kid: `key-${serial}`, alg: "ES256", use: "sig" };
+}
+
+function provider(issuer, keys) {
+  const client = (client_id, more = {}) => ({
+    client_id,
+    client_secret: secret,
+    grant_types: ["client_credentials"],
+    redirect_uris: [],
+    response_types: [],
+    id_token_signed_response_alg: "ES256",
+    ...more,
+  });
+  return new Provider(issuer, {
+    adapter: Adapter,
+    clients: [client("web"), client("other"), client("sidecar")],
+    clientAuthMethods: ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+    cookies: { keys: [randomBytes(32).toString("hex")] },
+    jwks: { keys },
+    scopes: ["read", "write"],
+    ttl: { ClientCredentials: () => Number(process.env.TTL ?? 300) },
+    features: {
+      devInteractions: { enabled: false },
+      clientCredentials: { enabled: true },
+      introspection: { enabled: true, allowedPolicy: () => true },
+      revocation: { enabled: true, allowedPolicy: () => true },
+      resourceIndicators: {
+        enabled: true,
+        defaultResource: () => "urn:orders",
+        useGrantedResource: () => true,
+        // A resource called `urn:opaque...` gets tokens that only introspection can read.
+        getResourceServerInfo: (_context, resource) => ({
+          scope: "read write",
+          audience: resource,
+          accessTokenFormat: resource.startsWith("urn:opaque") ? "opaque" : "jwt",
+          jwt: { sign: { alg: "ES256" } },
+        }),
+      },
+    },
+  });
+}
+
+const counts = { jwks: 0, discovery: 0, introspection: 0 };
+let keys = [await newKey()];
+let handle;
+
+const server = http.createServer(async (request, response) => {
+  const url = new URL(request.url, "http://localhost");
+  if (url.pathname === "/jwks") counts.jwks += 1;
+  if (url.pathname === "/.well-known/openid-configuration") counts.discovery += 1;
+  if (url.pathname === "/token/introspection") counts.introspection += 1;
+  if (!url.pathname.startsWith("/_test/")) return handle(request, response);
+  const issuer = `http://127.0.0.1:${server.address().port}`;
+  if (url.pathname === "/_test/rotate" && request.method === "POST") {
+    // The newest key signs; `keep` says how many stay published with it.
+    keys = [await newKey(), ...keys].slice(0, 1 + Number(url.searchParams.get("keep") ?? 0));
+    handle = provider(issuer, keys).callback();
+  }
+  response.setHeader("content-type", "application/json");
+  response.end(JSON.stringify({ issuer, counts, kid: keys[0].kid }));
+});
+
+server.listen(port, "127.0.0.1", () => {
+  const issuer = `http://127.0.0.1:${server.address().port}`;
+  handle = provider(issuer, keys).callback();
+  console.log(JSON.stringify({ issuer, secret }));
+});
+process.stdin.resume();
+process.stdin.on("end", () => process.exit(0));

@@ -1,0 +1,144 @@
+//! A real OpenID provider, `oidc-provider` from npm, on loopback.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use crate::http::{self, Answer};
+
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/oidc");
+/// Written once everything is installed.
+const COMPLETE: &str = "complete";
+
+/// The directory with the provider and what it needs; made and filled by whoever needs it first.
+fn installed() -> &'static Path {
+    static HOME: OnceLock<PathBuf> = OnceLock::new();
+    HOME.get_or_init(|| {
+        let exe = std::env::current_exe().expect("a path");
+        let target = exe.ancestors().nth(3).expect("target").to_owned();
+        let home = target.join("oidc-provider");
+        // Test programs run at the same time; one of them installs.
+        let lock = File::create(target.join("oidc-provider.lock")).expect("a lock file");
+        lock.lock().expect("locked");
+        fs::create_dir_all(&home).expect("made");
+        let mut wanted = String::new();
+        for name in ["package.json", "package-lock.json", "server.js"] {
+            let text = fs::read_to_string(Path::new(SOURCE).join(name)).expect(name);
+            fs::write(home.join(name), &text).expect("written");
+            wanted.push_str(&text);
+        }
+        let mark = home.join(COMPLETE);
+        if fs::read_to_string(&mark).is_ok_and(|held| held == wanted) {
+            return home;
+        }
+        let status = Command::new("npm")
+            .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
+            .current_dir(&home)
+            .stdout(Stdio::null())
+            .status();
+        assert!(
+            status.as_ref().is_ok_and(std::process::ExitStatus::success),
+            "npm ci failed ({status:?}): this test needs npm (apt-get install nodejs npm) and a registry that it can reach"
+        );
+        fs::write(mark, wanted).expect("written");
+        home
+    })
+}
+
+/// A running provider; it ends with this.
+#[derive(Debug)]
+pub struct Provider {
+    child: Child,
+    /// Its issuer URL.
+    pub issuer: String,
+    secret: String,
+}
+
+impl Provider {
+    /// Starts one and waits until it listens.
+    #[must_use]
+    pub fn start() -> Self {
+        let mut child = Command::new("node")
+            .arg("server.js")
+            .current_dir(installed())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("node runs (apt-get install nodejs)");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped"))
+            .read_line(&mut line)
+            .expect("a line");
+        let told: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+        let text = |name: &str| told[name].as_str().expect(name).to_owned();
+        Self {
+            issuer: text("issuer"),
+            secret: text("secret"),
+            child,
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        let address = self.issuer.strip_prefix("http://");
+        address.expect("http").parse().expect("host:port")
+    }
+
+    fn post(&self, path: &str, lines: &str, body: &str) -> Answer {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n{lines}\r\n{body}",
+            self.address(),
+            body.len(),
+        );
+        http::exchange(self.address(), request.as_bytes())
+    }
+
+    fn as_client(&self, client: &str, path: &str, body: &str) -> Answer {
+        let credentials = STANDARD.encode(format!("{client}:{}", self.secret));
+        self.post(
+            path,
+            &format!("Authorization: Basic {credentials}\r\n"),
+            body,
+        )
+    }
+
+    /// An access token for `resource` by client credentials (RFC 6749 §4.4, RFC 8707).
+    #[must_use]
+    pub fn token(&self, client: &str, resource: &str) -> String {
+        let body = format!("grant_type=client_credentials&scope=read&resource={resource}");
+        let answer = self.as_client(client, "/token", &body);
+        let told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let token = told["access_token"].as_str();
+        token
+            .unwrap_or_else(|| panic!("{}{}", answer.head, answer.text()))
+            .to_owned()
+    }
+
+    /// Another key signs from now on; `keep` older ones stay published.
+    pub fn rotate(&self, keep: u32) {
+        let answer = self.post(&format!("/_test/rotate?keep={keep}"), "", "");
+        assert_eq!(answer.status, 200, "{}", answer.head);
+    }
+
+    /// How often the key set was asked for.
+    #[must_use]
+    pub fn key_fetches(&self) -> u64 {
+        let answer = http::get(self.address(), "provider", "/_test/counts", "");
+        let told: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        told["counts"]["jwks"].as_u64().expect("a count")
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
