@@ -337,6 +337,9 @@ pub(crate) struct DemoArgs {
         requires = "hold"
     )]
     pub(crate) control_api_flags: Vec<String>,
+    /// Let every sidecar write an access log, `logs/NAME.access.jsonl` in the demo's directory
+    #[arg(long, requires = "hold")]
+    pub(crate) access_log: bool,
     /// Worker threads per sidecar
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) workers: u16,

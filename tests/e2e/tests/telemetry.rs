@@ -14,7 +14,7 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SECRETS: &str = "cookie: sid=s3cret\r\nauthorization: Basic czNjcmV0OnMzY3JldA==\r\n";
 
 fn mesh(environment: &[(&str, &str)]) -> Mesh {
-    Mesh::with_environment(&[], environment)
+    Mesh::with_environment(&["--access-log"], environment)
 }
 
 fn id(workload: &str) -> String {

@@ -415,14 +415,6 @@ fn start_sidecar(
         .with("--join-token-file", token_file)
         .with("--state-dir", stage.scratch.make(&name)?)
         .with(
-            "--access-log",
-            stage
-                .scratch
-                .dir()
-                .join("logs")
-                .join(format!("{}.access.jsonl", plan.name)),
-        )
-        .with(
             "--workload-api-socket",
             stage.scratch.dir().join(format!("{}.sock", plan.name)),
         )
@@ -431,6 +423,11 @@ fn start_sidecar(
         .with("--ready-file", stage.ready_file(&name));
     if let Some(keys) = stage.scratch.key_dir(plan.name)? {
         arguments = arguments.with("--key-dir", keys);
+    }
+    if options.access_log {
+        let name = format!("{}.access.jsonl", plan.name);
+        let log = stage.scratch.dir().join("logs").join(name);
+        arguments = arguments.with("--access-log", log);
     }
     if plan.network.is_some() {
         arguments = arguments
