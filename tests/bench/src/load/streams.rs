@@ -43,7 +43,6 @@ pub(crate) async fn run(
         let lane = lane(send.clone(), request.clone(), Rc::clone(&answered), until);
         tasks.spawn_local_on(lane, &local);
     }
-    drop(send);
     let lanes = async {
         while let Some(ended) = tasks.join_next().await {
             ended.context("a stream failed")??;
@@ -61,6 +60,8 @@ pub(crate) async fn run(
             }
         })
         .await?;
+    // Held until here: a connection that nobody can ask ends, and would look as if it had ended under load.
+    drop(send);
     Ok(answered.get())
 }
 
