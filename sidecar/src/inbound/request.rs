@@ -28,7 +28,7 @@ use crate::http::h2_server::Responder;
 use crate::http::upstream::{Http1, Http2};
 use crate::http::{admit, h2 as stream};
 use crate::telemetry::observe::{Observation, Outcome};
-use crate::tunnel::{self, Carried, Speech};
+use crate::tunnel::{self, Speech};
 use crate::worker::Worker;
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
@@ -170,7 +170,7 @@ pub async fn serve_http1<S>(
         .await;
         let go_on = matches!(&result, Ok(done) if done.request_read) && responder.keeps_alive();
         let outcome = match result {
-            Ok(done) => exchanged(worker, &done),
+            Ok(done) => Outcome::of(&done).counted(&worker.counters, Direction::Inbound),
             Err(error) => {
                 responder.close_after();
                 match failure(
@@ -338,7 +338,9 @@ async fn serve_upgrade(
             };
             let app = RefCell::new(app);
             match tunnel::with_stream(&app, send, body, speech, lifetime).await {
-                Ok(carried) => switched(worker, carried),
+                Ok(carried) => {
+                    Outcome::switched(carried).counted(&worker.counters, Direction::Inbound)
+                }
                 Err(error) => {
                     tracing::debug!(peer = source.peer_name(), %error, "upgraded connection cut");
                     Outcome {
@@ -355,7 +357,7 @@ async fn serve_upgrade(
             };
             let mut pump = Pump::new(response.into_body(), sink);
             let _ = poll_fn(|cx| pump.poll(cx)).await;
-            declined(worker, status, pump.bytes())
+            Outcome::declined(status, pump.bytes()).counted(&worker.counters, Direction::Inbound)
         }
         Err(error) => {
             tracing::debug!(%error, "application did not answer the upgrade");
@@ -394,7 +396,9 @@ where
             let app = RefCell::new(app);
             let speech = Speech::of_upgrade(token.as_bytes());
             match tunnel::between(connection, &app, speech, lifetime).await {
-                Ok(carried) => switched(worker, carried),
+                Ok(carried) => {
+                    Outcome::switched(carried).counted(&worker.counters, Direction::Inbound)
+                }
                 Err(_) => Outcome {
                     status: Some(StatusCode::SWITCHING_PROTOCOLS),
                     ..Outcome::failed(Reason::ProtocolError)
@@ -408,7 +412,7 @@ where
             };
             let mut pump = Pump::new(response.into_body(), sink);
             let _ = poll_fn(|cx| pump.poll(cx)).await;
-            declined(worker, status, pump.bytes())
+            Outcome::declined(status, pump.bytes()).counted(&worker.counters, Direction::Inbound)
         }
         Err(error) => {
             tracing::debug!(%error, "application did not answer the upgrade");
@@ -468,7 +472,7 @@ async fn finish(
     request: &HeaderMap,
 ) -> Outcome {
     match result {
-        Ok(done) => exchanged(worker, &done),
+        Ok(done) => Outcome::of(&done).counted(&worker.counters, Direction::Inbound),
         Err(Failure::Unanswered(problem)) => {
             if let Ok(mut sink) = problem.send(responder, request) {
                 flush(&mut sink).await;
@@ -546,51 +550,14 @@ async fn answer(
     answered(worker, &problem, request)
 }
 
-/// Counts an exchange that has a response.
-fn exchanged(worker: &Worker, done: &Exchanged) -> Outcome {
-    worker
-        .counters
-        .request(Direction::Inbound, done.status, done.sent, done.received);
-    Outcome::of(done)
-}
-
 /// Counts an answer that the sidecar gave itself.
 fn answered(worker: &Worker, answer: &Answer, request: &HeaderMap) -> Outcome {
-    worker
-        .counters
-        .request(Direction::Inbound, answer.status, 0, 0);
     Outcome {
         status: Some(answer.status),
         grpc_status: answer.grpc_code(request),
         ..Outcome::default()
     }
-}
-
-/// Counts an upgrade that became a tunnel.
-fn switched(worker: &Worker, carried: Carried) -> Outcome {
-    let status = StatusCode::SWITCHING_PROTOCOLS;
-    worker.counters.request(
-        Direction::Inbound,
-        status,
-        carried.forward,
-        carried.backward,
-    );
-    Outcome {
-        status: Some(status),
-        ..Outcome::carried(carried)
-    }
-}
-
-/// Counts an upgrade that the application declined.
-fn declined(worker: &Worker, status: StatusCode, received: u64) -> Outcome {
-    worker
-        .counters
-        .request(Direction::Inbound, status, 0, received);
-    Outcome {
-        status: Some(status),
-        received,
-        ..Outcome::default()
-    }
+    .counted(&worker.counters, Direction::Inbound)
 }
 
 fn tell(

@@ -29,7 +29,7 @@ use crate::inbound::request::{into_parts, refuse_head};
 use crate::pool::balance::Active;
 use crate::pool::mesh::Slot;
 use crate::telemetry::observe::{Observation, Outcome};
-use crate::tunnel::{self, Carried, Speech};
+use crate::tunnel::{self, Speech};
 use crate::worker::Worker;
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
@@ -121,7 +121,7 @@ pub async fn serve_http1<S>(
         .await;
         let go_on = matches!(&result, Ok(done) if done.request_read) && responder.keeps_alive();
         let outcome = match result {
-            Ok(done) => exchanged(worker, &done),
+            Ok(done) => Outcome::of(&done).counted(&worker.counters, Direction::Outbound),
             Err(failed) => {
                 responder.close_after();
                 if failed.cut {
@@ -212,7 +212,7 @@ async fn serve_stream(
         .await
     };
     let outcome = match result {
-        Ok(done) => exchanged(worker, &done),
+        Ok(done) => Outcome::of(&done).counted(&worker.counters, Direction::Outbound),
         Err(failed) if failed.cut => {
             responder.reset(H2Reason::CANCEL);
             Outcome::failed(failed.reason)
@@ -226,14 +226,6 @@ async fn serve_stream(
         }
     };
     tell(worker, &mut observation, &head, &outcome);
-}
-
-/// Counts an exchange that has a response.
-fn exchanged(worker: &Worker, done: &Exchanged) -> Outcome {
-    worker
-        .counters
-        .request(Direction::Outbound, done.status, done.sent, done.received);
-    Outcome::of(done)
 }
 
 /// It ended with an answer of our own, which [`refuse`] counted.
@@ -491,7 +483,8 @@ where
                     )
                     .await;
                     return match carried {
-                        Ok(carried) => switched(worker, carried),
+                        Ok(carried) => Outcome::switched(carried)
+                            .counted(&worker.counters, Direction::Outbound),
                         Err(error) => {
                             tracing::debug!(%error, "upgraded connection cut");
                             Outcome::failed(Reason::ProtocolError)
@@ -505,14 +498,8 @@ where
                     };
                     let mut pump = Pump::new(response.into_body(), sink);
                     let _ = poll_fn(|cx| pump.poll(cx)).await;
-                    worker
-                        .counters
-                        .request(Direction::Outbound, status, 0, pump.bytes());
-                    return Outcome {
-                        status: Some(status),
-                        received: pump.bytes(),
-                        ..Outcome::default()
-                    };
+                    return Outcome::declined(status, pump.bytes())
+                        .counted(&worker.counters, Direction::Outbound);
                 }
                 Err(error) => {
                     tracing::debug!(%error, "peer did not answer the upgrade");
@@ -526,21 +513,6 @@ where
     let _ = answer.send(&mut responder, &HeaderMap::new());
     let _ = responder.flush().await;
     answered(&answer, head)
-}
-
-/// Counts an upgrade that became a tunnel.
-fn switched(worker: &Worker, carried: Carried) -> Outcome {
-    let status = StatusCode::SWITCHING_PROTOCOLS;
-    worker.counters.request(
-        Direction::Outbound,
-        status,
-        carried.forward,
-        carried.backward,
-    );
-    Outcome {
-        status: Some(status),
-        ..Outcome::carried(carried)
-    }
 }
 
 type Upgrading = (Http2Response, h2::SendStream<Bytes>, Slot, Active);

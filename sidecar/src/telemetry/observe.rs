@@ -14,7 +14,7 @@ use super::access_log::AccessLog;
 use crate::directory::WorkloadEntry;
 use crate::http::forward::{Exchanged, ForwardError};
 use crate::tunnel::Carried;
-use crate::worker::metrics::Direction;
+use crate::worker::metrics::{Counters, Direction};
 
 /// How long a line may wait for others to be written with.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -157,6 +157,32 @@ impl Outcome {
             received: carried.backward,
             ..Self::default()
         }
+    }
+
+    /// Of an upgrade that became a tunnel and ended by itself.
+    pub fn switched(carried: Carried) -> Self {
+        Self {
+            status: Some(StatusCode::SWITCHING_PROTOCOLS),
+            ..Self::carried(carried)
+        }
+    }
+
+    /// Of an upgrade that was declined with a response of so many body bytes.
+    pub fn declined(status: StatusCode, received: u64) -> Self {
+        Self {
+            status: Some(status),
+            received,
+            ..Self::default()
+        }
+    }
+
+    /// The same, with its status and bytes in the counters of requests.
+    #[must_use]
+    pub fn counted(self, counters: &Counters, direction: Direction) -> Self {
+        if let Some(status) = self.status {
+            counters.request(direction, status, self.sent, self.received);
+        }
+        self
     }
 
     /// It ended in the middle, or did not begin.
