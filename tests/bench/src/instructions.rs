@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::args::Common;
@@ -20,6 +18,7 @@ use crate::arms::haproxy::Tokens;
 use crate::arms::mesh_pair;
 use crate::arms::nginx::App;
 use crate::load::first_byte::Echo;
+use crate::load::http1::Connection;
 use crate::machine::Machine;
 use crate::probe;
 use crate::programs::{Ours, Programs};
@@ -134,38 +133,15 @@ async fn ask(
 }
 
 async fn lane(target: &Target, headers: &str, requests: usize) -> anyhow::Result<()> {
-    let mut stream = TcpStream::connect(&target.address).await?;
-    stream.set_nodelay(true)?;
+    let mut connection = Connection::open(&target.address).await?;
     let request = format!("GET / HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", target.host);
-    let mut answer = Vec::new();
     for _ in 0..requests {
-        stream.write_all(request.as_bytes()).await?;
-        answer.clear();
-        while !is_whole(&answer)? {
-            if stream.read_buf(&mut answer).await? == 0 {
-                bail!("the connection ended within an answer");
-            }
+        let answer = connection.ask(request.as_bytes()).await?;
+        if answer.status != 200 {
+            bail!("answered {}", answer.status);
         }
     }
     Ok(())
-}
-
-/// Whether these bytes are one whole answer with status 200 and a `content-length`.
-fn is_whole(answer: &[u8]) -> anyhow::Result<bool> {
-    let text = String::from_utf8_lossy(answer);
-    let Some((head, body)) = text.split_once("\r\n\r\n") else {
-        return Ok(false);
-    };
-    if !head.starts_with("HTTP/1.1 200") {
-        bail!("answered {:?}", head.lines().next());
-    }
-    let length = head
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-        .and_then(|(_, value)| value.trim().parse::<usize>().ok())
-        .context("an answer without content-length")?;
-    Ok(body.len() >= length)
 }
 
 async fn order(control: &Path, what: &str, pid: u32) -> anyhow::Result<()> {
@@ -221,20 +197,6 @@ fn totals(dump: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_answer_is_whole_when_its_body_is() {
-        let head = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
-        for (answer, whole) in [
-            ("HTTP/1.1 200 OK\r\n".to_owned(), false),
-            (head.to_owned(), false),
-            (format!("{head}a"), false),
-            (format!("{head}ab"), true),
-        ] {
-            assert_eq!(is_whole(answer.as_bytes()).unwrap(), whole, "{answer}");
-        }
-        assert!(is_whole(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").is_err());
-    }
 
     #[test]
     fn the_totals_of_a_dump_are_read() {

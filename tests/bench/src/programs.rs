@@ -79,8 +79,19 @@ fn envoy_of_ours() -> Option<PathBuf> {
     Some(folder.join("envoy/_bin/envoy")).filter(|file| file.is_file())
 }
 
+/// The programs that peers are measured with and beside; with `install`, those that were missing are installed first.
+/// Also what went wrong in that.
+pub(crate) async fn find_peers(install: bool) -> (Programs, Option<anyhow::Error>) {
+    let programs = Programs::find();
+    if !install {
+        return (programs, None);
+    }
+    let problem = install_peers(&programs).await.err();
+    (Programs::find(), problem)
+}
+
 /// Installs what `peers` measures with and beside, as far as it is not here.
-pub(crate) async fn install_peers(programs: &Programs) -> anyhow::Result<()> {
+async fn install_peers(programs: &Programs) -> anyhow::Result<()> {
     let (mut packages, peers) = programs.missing_peers();
     packages.extend(peers.iter().filter(|p| *p != "envoy").cloned());
     if programs.perf.is_none() {

@@ -62,12 +62,7 @@ impl Arguments {
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Report {
-    let mut programs = Programs::find();
-    let mut problem = None;
-    if arguments.common.install {
-        problem = programs::install_peers(&programs).await.err();
-        programs = Programs::find();
-    }
+    let (programs, problem) = programs::find_peers(arguments.common.install).await;
     let mut report = Report::new("token-cost", Machine::look(&programs).await);
     let mut missing: Vec<String> = programs.missing_peers().0;
     if programs.envoy.is_none() {

@@ -46,12 +46,7 @@ struct Arm {
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Report {
-    let mut programs = Programs::find();
-    let mut problem = None;
-    if arguments.common.install {
-        problem = programs::install_peers(&programs).await.err();
-        programs = Programs::find();
-    }
+    let (programs, problem) = programs::find_peers(arguments.common.install).await;
     let mut report = Report::new("peers", Machine::look(&programs).await);
     let (needed, peers) = programs.missing_peers();
     report.missing(&needed, true);
