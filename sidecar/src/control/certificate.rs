@@ -113,6 +113,8 @@ pub struct Certificates {
     clock: Arc<dyn Clock>,
     identities: watch::Sender<Option<Arc<Identity>>>,
     held: Mutex<Option<Held>>,
+    /// Held by the write of a key, which goes on when whoever asked for it is gone.
+    saving: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Certificates {
@@ -133,7 +135,13 @@ impl Certificates {
             clock,
             identities,
             held: Mutex::new(None),
+            saving: Arc::default(),
         }
+    }
+
+    /// Waits until a key that is being saved is on the disk.
+    pub async fn saved(&self) {
+        drop(self.saving.lock().await);
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Held>> {
@@ -436,6 +444,8 @@ impl Certificates {
         let issued_at = self.clock.now();
         let identity = self.identity(chain.clone(), key.serialized_der(), roots)?;
         let (id, not_after) = (identity.id().clone(), identity.not_after());
+        // Nothing waits between using it and handing it to be saved: a stop finds it saved or never used.
+        let turn = Arc::clone(&self.saving).lock_owned().await;
         self.use_identity(identity, issued_at)?;
         tracing::info!(spiffe_id = %id, not_after = rfc3339(not_after), "certificate issued");
         if let Some(store) = self.settings.key_store.clone() {
@@ -444,7 +454,11 @@ impl Certificates {
                 chain,
                 issued_at,
             };
-            match tokio::task::spawn_blocking(move || store.save(&kept)).await {
+            let save = move || {
+                let _turn = turn;
+                store.save(&kept)
+            };
+            match tokio::task::spawn_blocking(save).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!(%error, "the key cannot be kept over a restart"),
                 Err(error) => tracing::error!(%error, "keeping the key failed"),

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+
 use super::clock::Clock;
 use super::state_file::StateFile;
 use super::status::ControlStatus;
@@ -18,6 +20,8 @@ pub struct Persistence {
     file: StateFile,
     status: Arc<ControlStatus>,
     clock: Arc<dyn Clock>,
+    /// Held by the write itself, which goes on when whoever asked for it is gone.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Persistence {
@@ -27,6 +31,7 @@ impl Persistence {
             file,
             status,
             clock,
+            turn: Arc::default(),
         }
     }
 
@@ -41,14 +46,19 @@ impl Persistence {
         }
     }
 
-    /// Writes once; false when the disk refused.
+    /// Writes once, after a write that is under way; false when the disk refused.
     pub async fn write(&self, discovery: &Discovery) -> bool {
         if !discovery.is_complete() {
             return true;
         }
+        let turn = Arc::clone(&self.turn).lock_owned().await;
         let export = discovery.client().export();
         let (file, now) = (self.file.clone(), self.clock.now());
-        let written = tokio::task::spawn_blocking(move || file.save(&export, now)).await;
+        let save = move || {
+            let _turn = turn;
+            file.save(&export, now)
+        };
+        let written = tokio::task::spawn_blocking(save).await;
         let error = match written {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),

@@ -158,6 +158,7 @@ pub async fn run(
         () = refetch::serve(&workload, config.key_requests, reported, asked) => {}
         () = monitor => {}
     }
+    certificates.saved().await;
     if let Some(persistence) = &persistence {
         persistence.write(&discovery).await;
     }
