@@ -1,4 +1,4 @@
-//! What the workers have enforced: an acknowledgement of revocations waits for it.
+//! What the workers have enforced: an acknowledgement of revocations and of policy waits for it.
 
 use futures_util::future::select_all;
 use tokio::sync::watch;

@@ -57,9 +57,24 @@ enum End {
 struct Reply {
     request: DeltaDiscoveryRequest,
     delay: Duration,
-    /// An acknowledgement of revocations says that nothing they forbid is open any more: it waits until the workers have
+    /// An acknowledgement of what forbids says that nothing forbidden is open any more: it waits until the workers have
     /// enforced this epoch.
     enforce: Option<u64>,
+}
+
+/// Whether something open may have to end when resources of this kind change.
+fn forbids(kind: ResourceType) -> bool {
+    match kind {
+        ResourceType::MeshDefaults
+        | ResourceType::Revocation
+        | ResourceType::PeerAuthentication
+        | ResourceType::RequestAuthentication
+        | ResourceType::AuthorizationPolicy => true,
+        ResourceType::TrustBundle
+        | ResourceType::KeySet
+        | ResourceType::Service
+        | ResourceType::Workload => false,
+    }
 }
 
 /// Owner of the stream.
@@ -244,8 +259,8 @@ impl Discovery {
         };
         let complete_by = Instant::now() + FIRST_ANSWERS;
         let mut delayed: Vec<(Instant, DeltaDiscoveryRequest)> = Vec::new();
-        // At most one of a type is unanswered, and only one type's answers wait for the workers.
-        let mut enforcing: Option<(u64, DeltaDiscoveryRequest)> = None;
+        // At most one of a type is unanswered.
+        let mut enforcing: Vec<(u64, DeltaDiscoveryRequest)> = Vec::new();
         loop {
             let incomplete = !self.client().missing().is_empty();
             let next_due = delayed.iter().map(|(at, _)| *at).min();
@@ -254,7 +269,7 @@ impl Discovery {
                     Ok(Some(response)) => {
                         let Reply { request, delay, enforce } = self.apply(response);
                         if let Some(epoch) = enforce.filter(|epoch| enforcement.epoch() < *epoch) {
-                            enforcing = Some((epoch, request));
+                            enforcing.push((epoch, request));
                         } else if !delay.is_zero() {
                             delayed.push((Instant::now() + delay, request));
                         } else if requests.send(request).await.is_err() {
@@ -264,11 +279,12 @@ impl Discovery {
                     Ok(None) => return End::Lost("the control API closed the stream".into()),
                     Err(status) => return End::Lost(status_text(&status)),
                 },
-                () = enforcement.changed(), if enforcing.is_some() => {
-                    if let Some((_, request)) = enforcing.take_if(|(epoch, _)| enforcement.epoch() >= *epoch)
-                        && requests.send(request).await.is_err()
-                    {
-                        return End::Lost("the control API closed the stream".into());
+                () = enforcement.changed(), if !enforcing.is_empty() => {
+                    let enforced = enforcement.epoch();
+                    for (_, request) in enforcing.extract_if(.., |(epoch, _)| *epoch <= enforced) {
+                        if requests.try_send(request).is_err() {
+                            return End::Lost("the control API reads no answers".into());
+                        }
                     }
                 }
                 () = sleep_until(next_due.unwrap_or(complete_by)), if next_due.is_some() => {
@@ -294,7 +310,7 @@ impl Discovery {
 
     /// Applies one response and says what to answer, and when.
     fn apply(&self, response: DeltaDiscoveryResponse) -> Reply {
-        let revokes = response.type_url == ResourceType::Revocation.type_url();
+        let forbids = ResourceType::from_type_url(&response.type_url).is_some_and(forbids);
         let now = self.clock.now();
         let open = *self.gate() == Gate::Open;
         let mut client = self.client();
@@ -344,7 +360,7 @@ impl Discovery {
         Reply {
             request: answer.request,
             delay: answer.delay,
-            enforce: (revokes && answer.delay.is_zero()).then(|| self.publisher.epoch()),
+            enforce: (forbids && answer.delay.is_zero()).then(|| self.publisher.epoch()),
         }
     }
 

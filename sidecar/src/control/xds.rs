@@ -207,7 +207,8 @@ impl Client {
         all.cloned().collect()
     }
 
-    /// The first requests of a new stream: a wildcard per type, with the versions in force.
+    /// The first requests of a new stream: a wildcard per type, with the versions in force. A policy that cannot be read is
+    /// claimed without a version, so that the server sends it again or says that it is gone.
     pub fn open(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let mut node = Some(core::Node {
             id: self.workload.clone(),
@@ -219,16 +220,19 @@ impl Client {
         });
         let mut requests = Vec::with_capacity(self.types.len());
         for kind in ResourceType::ALL {
+            let mut versions = BTreeMap::new();
+            if kind == ResourceType::AuthorizationPolicy {
+                let unreadable = self.resources.unreadable.keys();
+                versions.extend(unreadable.map(|name| (name.clone(), String::new())));
+            }
             let state = self.state(kind);
             state.answered = false;
-            let versions = state
-                .held
-                .iter()
-                .map(|(name, held)| (name.clone(), held.version.clone()));
+            let held = state.held.iter();
+            versions.extend(held.map(|(name, held)| (name.clone(), held.version.clone())));
             requests.push(DeltaDiscoveryRequest {
                 type_url: kind.type_url().into(),
                 resource_names_subscribe: vec!["*".into()],
-                initial_resource_versions: versions.collect(),
+                initial_resource_versions: versions,
                 node: node.take(),
                 ..DeltaDiscoveryRequest::default()
             });
@@ -351,14 +355,11 @@ impl Client {
         Ok(item)
     }
 
-    /// The policies that cannot be read after `staged`, provided that its changes can be applied. What is not sent again on
-    /// a new stream is gone.
+    /// The policies that cannot be read after `staged`, provided that its changes can be applied. One is gone only when the
+    /// server says so: it was claimed when the stream was opened.
     fn unreadable(&self, staged: &Staged) -> BTreeMap<String, Bytes> {
         let state = self.types.get(&ResourceType::AuthorizationPolicy);
-        let mut unreadable = match state.is_some_and(|state| state.answered) {
-            true => self.resources.unreadable.clone(),
-            false => BTreeMap::new(),
-        };
+        let mut unreadable = self.resources.unreadable.clone();
         let readable = staged.changes.iter().map(|change| &change.name);
         for name in staged.removed.iter().chain(readable) {
             unreadable.remove(name);

@@ -183,12 +183,19 @@ fn an_unreadable_policy_without_an_earlier_version_is_kept_in_mind_until_it_is_c
     let (_, snapshot) = client.receive(response(kind, "n", corrected), accept);
     assert!(snapshot.expect("built").unreadable.is_empty());
 
+    // A new stream asks for it, and only an answer that names it makes it go.
     for reopened in [false, true] {
         if reopened {
-            restarted.open();
+            let opened = restarted.open();
+            let of_policies = opened.iter().find(|r| r.type_url == kind.type_url());
+            let claimed = &of_policies.expect("subscribed").initial_resource_versions;
+            assert_eq!(claimed.get("demo/b").map(String::as_str), Some(""));
+            let other = vec![wrap(&policy("c", "10.0.0.1"), "v1")];
+            restarted.receive(response(kind, "n", other), accept);
+            assert_eq!(names(&restarted), ["demo/b"], "not forgotten");
         }
         let removal = DeltaDiscoveryResponse {
-            removed_resources: (!reopened).then(|| "demo/b".into()).into_iter().collect(),
+            removed_resources: vec!["demo/b".into()],
             ..response(kind, "n", vec![])
         };
         let (answer, _) = restarted.receive(removal, accept);
@@ -219,20 +226,34 @@ fn a_policy_that_contradicts_what_is_held_is_unreadable_too() {
 }
 
 #[test]
-fn a_resource_rejected_from_the_start_is_omitted_on_reconnect() {
+fn what_was_rejected_from_the_start_is_not_claimed_on_reconnect_but_for_a_policy_without_a_version()
+{
     let mut client = client();
     client.open();
-    let kind = ResourceType::AuthorizationPolicy;
+    let nameless = mesh::Service {
+        name: "broken".into(),
+        namespace: "demo".into(),
+        ..Default::default()
+    };
     client.receive(
-        response(kind, "n", vec![wrap(&policy("a", "x"), "v1")]),
+        response(ResourceType::Service, "n", vec![wrap(&nameless, "v1")]),
         accept,
     );
-    assert!(
-        client
-            .open()
-            .iter()
-            .all(|r| r.initial_resource_versions.is_empty())
+    let unreadable = vec![wrap(&policy("a", "x"), "v1")];
+    client.receive(
+        response(ResourceType::AuthorizationPolicy, "n", unreadable),
+        accept,
     );
+    assert_eq!(client.rejections().len(), 2);
+    for request in client.open() {
+        let claimed: Vec<_> = request.initial_resource_versions.into_iter().collect();
+        match ResourceType::from_type_url(&request.type_url) {
+            Some(ResourceType::AuthorizationPolicy) => {
+                assert_eq!(claimed, [("demo/a".to_owned(), String::new())]);
+            }
+            _ => assert!(claimed.is_empty()),
+        }
+    }
 }
 
 #[test]
