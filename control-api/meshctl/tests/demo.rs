@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const ALWAYS: [&str; 11] = [
+const ALWAYS: [&str; 19] = [
     "web-to-orders",
     "forged-identity-header",
     "web-to-payments",
@@ -19,7 +19,27 @@ const ALWAYS: [&str; 11] = [
     "grpc",
     "server-speaks-first",
     "upgrade",
+    "token-valid",
+    "token-missing",
+    "token-expired",
+    "token-wrong-audience",
+    "token-forged-unsigned",
+    "token-forged-with-public-key",
+    "token-stolen",
+    "token-revoked-while-open",
     "latency",
+];
+
+/// What is said of tokens: the code that callers, logs and metrics see.
+const TOKENS: [(&str, &str); 8] = [
+    ("token-valid", "200, subject alice"),
+    ("token-missing", "401 token_missing"),
+    ("token-expired", "401 token_expired"),
+    ("token-wrong-audience", "401 token_wrong_audience"),
+    ("token-forged-unsigned", "401 token_algorithm"),
+    ("token-forged-with-public-key", "401 token_algorithm"),
+    ("token-stolen", "401 token_binding_mismatch"),
+    ("token-revoked-while-open", "401 token_revoked"),
 ];
 
 /// `meshctl demo` with a temporary directory of its own. Programs beside it are used as they are; where they are missing,
@@ -59,6 +79,16 @@ fn assert_all_hold(output: &Output, names: &[&str]) {
         .filter_map(|c| c["name"].as_str())
         .collect();
     assert_eq!(got, names);
+    for (name, code) in TOKENS {
+        let check = report["checks"].as_array().into_iter().flatten();
+        let got = check
+            .filter(|check| check["name"] == name)
+            .find_map(|check| check["got"].as_str());
+        assert!(
+            got.is_some_and(|got| got.ends_with(code)),
+            "{name}: {got:?}"
+        );
+    }
     assert_eq!(output.status.code(), Some(0));
 }
 

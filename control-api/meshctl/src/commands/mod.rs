@@ -11,7 +11,7 @@ mod get;
 mod history;
 mod mtls;
 mod policy;
-mod revoke;
+pub(crate) mod revoke;
 mod status;
 pub(crate) mod token;
 

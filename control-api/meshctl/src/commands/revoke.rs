@@ -155,13 +155,8 @@ pub(super) async fn store(
         let end = moment::unix_now().saturating_add(seconds.into());
         spec["expires"] = moment::rfc3339(end).into();
     }
-    let document = json!({
-        "apiVersion": "postern.dev/v1alpha1",
-        "kind": KIND,
-        "metadata": {"name": name, "namespace": NAMESPACE, "annotations": annotations},
-        "spec": spec,
-    });
-    let applied = apply::send(admin, "the revocation", &document.to_string(), false).await?;
+    let document = document(&name, &annotations, &spec);
+    let applied = apply::send(admin, "the revocation", &document, false).await?;
     let outcome = applied
         .resources
         .first()
@@ -180,6 +175,23 @@ pub(super) async fn store(
     }
     output::print(format, &value, || text)?;
     Ok(code)
+}
+
+fn document(name: &str, annotations: &Value, spec: &Value) -> String {
+    json!({
+        "apiVersion": "postern.dev/v1alpha1",
+        "kind": KIND,
+        "metadata": {"name": name, "namespace": NAMESPACE, "annotations": annotations},
+        "spec": spec,
+    })
+    .to_string()
+}
+
+/// The document that revokes one token of `issuer`.
+pub(crate) fn token_document(issuer: &str, jti: &str) -> String {
+    let name = document_name(&format!("token-{issuer}-id-{jti}"));
+    let spec = json!({"token": {"issuer": issuer, "id": jti}});
+    document(&name, &json!({}), &spec)
 }
 
 async fn wait(

@@ -1,6 +1,7 @@
 //! What the demo tries, one after the other, and what it makes of each answer.
 
 mod judge;
+mod tokens;
 mod try_out;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use mesh_auth::{SpiffeId, TrustDomain};
 use self::judge::Outcome;
 use super::client::Route;
 use super::documents::{self, BANNER_PORT, ECHO_PORT, GRPC_PORT, SERVICE_PORT};
+use super::issuer::Issuer;
 use super::mesh::{Mesh, Workload};
 use super::place::Place;
 use super::wire::Sniffer;
@@ -59,7 +61,7 @@ struct Attempt<'a> {
 }
 
 /// Tries everything.
-pub(super) async fn run(mesh: &Mesh) -> Vec<Check> {
+pub(super) async fn run(mesh: &Mesh, issuer: &Issuer) -> Vec<Check> {
     let _progress = Progress::start("sending traffic");
     let (Some(web), Some(orders), Some(payments)) = (
         mesh.workload("web"),
@@ -80,6 +82,7 @@ pub(super) async fn run(mesh: &Mesh) -> Vec<Check> {
         .captured
         .then(|| Sniffer::start(&[attempt.marker.clone(), attempt.outsider_marker.clone()]));
     let mut checks = attempt.all().await;
+    checks.extend(attempt.tokens(issuer).await);
     if let Some(sniffer) = sniffer {
         let seen = sniffer.and_then(Sniffer::stop);
         checks.push(Check::of(

@@ -50,6 +50,12 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
+    /// A header's text; empty when there is none.
+    pub(super) fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name);
+        value.and_then(|value| value.to_str().ok()).unwrap_or("")
+    }
+
     /// One line of the body, for people.
     pub(super) fn gist(&self) -> String {
         let text = String::from_utf8_lossy(&self.body);
@@ -142,48 +148,69 @@ pub(super) async fn send(route: &Route, request: Request<Empty<Bytes>>) -> Resul
     Connection::open(route).await?.send(request).await
 }
 
-/// Upgrades a connection and sends bytes through it; returns what came back.
-pub(super) async fn upgrade(
-    route: &Route,
-    marker: &str,
-    message: &[u8],
-) -> Result<Vec<u8>, String> {
-    let mut request = request(route, Method::GET, "/socket");
-    for (name, value) in [
-        ("connection", "upgrade"),
-        ("upgrade", "websocket"),
-        ("sec-websocket-version", "13"),
-        ("sec-websocket-key", WEBSOCKET_KEY),
-        (MARKER, marker),
-    ] {
-        if let Ok(value) = value.parse() {
-            request.headers_mut().insert(name, value);
+/// A connection that was upgraded to a WebSocket.
+pub(super) struct Upgraded {
+    pub(super) stream: TokioIo<hyper::upgrade::Upgraded>,
+    /// Drives it.
+    _connection: Connection,
+}
+
+impl Upgraded {
+    /// Upgrades a new connection.
+    pub(super) async fn open(
+        route: &Route,
+        path: &str,
+        marker: &str,
+        extra: &[(&'static str, &str)],
+    ) -> Result<Self, String> {
+        let mut request = request(route, Method::GET, path);
+        let own = [
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", WEBSOCKET_KEY),
+            (MARKER, marker),
+        ];
+        for (name, value) in own.iter().chain(extra) {
+            if let Ok(value) = value.parse() {
+                request.headers_mut().insert(*name, value);
+            }
         }
+        within(async {
+            let mut connection = Connection::open(route).await?;
+            let response = connection.exchange(request).await?;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                return Err(format!("answered {} instead of 101", response.status()));
+            }
+            if response
+                .headers()
+                .get("sec-websocket-accept")
+                .is_none_or(|a| a != WEBSOCKET_ACCEPT)
+            {
+                return Err("the answer to the WebSocket key was lost on the way".to_owned());
+            }
+            let upgraded = hyper::upgrade::on(response)
+                .await
+                .map_err(|error| with_causes(&error))?;
+            Ok(Self {
+                stream: TokioIo::new(upgraded),
+                _connection: connection,
+            })
+        })
+        .await
     }
-    within(async {
-        let mut connection = Connection::open(route).await?;
-        let response = connection.exchange(request).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(format!("answered {} instead of 101", response.status()));
-        }
-        if response
-            .headers()
-            .get("sec-websocket-accept")
-            .is_none_or(|a| a != WEBSOCKET_ACCEPT)
-        {
-            return Err("the answer to the WebSocket key was lost on the way".to_owned());
-        }
-        let upgraded = hyper::upgrade::on(response)
-            .await
-            .map_err(|error| with_causes(&error))?;
-        let mut stream = TokioIo::new(upgraded);
+
+    /// Sends bytes; returns as many that came back.
+    pub(super) async fn echo(&mut self, message: &[u8]) -> Result<Vec<u8>, String> {
         let broke = |error: std::io::Error| format!("the upgraded connection broke: {error}");
-        stream.write_all(message).await.map_err(broke)?;
-        let mut back = vec![0; message.len()];
-        stream.read_exact(&mut back).await.map_err(broke)?;
-        Ok(back)
-    })
-    .await
+        within(async {
+            self.stream.write_all(message).await.map_err(broke)?;
+            let mut back = vec![0; message.len()];
+            self.stream.read_exact(&mut back).await.map_err(broke)?;
+            Ok(back)
+        })
+        .await
+    }
 }
 
 /// Puts a deadline on an exchange.

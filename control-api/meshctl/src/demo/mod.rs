@@ -11,6 +11,7 @@ mod checks;
 mod client;
 mod documents;
 mod hold;
+mod issuer;
 mod mesh;
 mod netns;
 mod place;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::issuer::Issuer;
 use self::mesh::Mesh;
 use self::programs::Programs;
 use self::stage::Stage;
@@ -53,10 +55,14 @@ pub(crate) async fn run(
     json: bool,
 ) -> Result<ExitCode, Failure> {
     let mut stop = Stop::new()?;
-    let policies = hold::read_policies(&arguments.policies)?;
+    let mut policies = hold::read_policies(&arguments.policies)?;
+    let issuer = Issuer::new()?;
+    if !arguments.hold {
+        policies.push(("the demo's issuer".to_owned(), issuer.document()));
+    }
     let mut stage = Stage::new(arguments.keep)?;
     let outcome = tokio::select! {
-        outcome = play(&mut stage, &arguments, &policies, &programs, json) => outcome,
+        outcome = play(&mut stage, &arguments, &policies, &issuer, &programs, json) => outcome,
         () = stop.wait() => Ok(if arguments.hold { ExitCode::SUCCESS } else { ExitCode::from(130) }),
     };
     stage.tear_down().await;
@@ -67,6 +73,7 @@ async fn play(
     stage: &mut Stage,
     arguments: &DemoArgs,
     policies: &[(String, String)],
+    issuer: &Issuer,
     programs: &Programs,
     json: bool,
 ) -> Result<ExitCode, Failure> {
@@ -76,7 +83,7 @@ async fn play(
         hold::watch(stage).await;
         return Ok(ExitCode::SUCCESS);
     }
-    let results = checks::run(&mesh).await;
+    let results = checks::run(&mesh, issuer).await;
     report::print(&results, &mesh, json)?;
     Ok(if results.iter().all(|check| check.ok) {
         ExitCode::SUCCESS

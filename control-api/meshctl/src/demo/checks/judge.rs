@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::demo::app;
 use crate::demo::client::Answer;
+use crate::demo::issuer;
 use crate::demo::wire::Seen;
 
 /// Header by which an application is told who calls.
@@ -229,6 +230,80 @@ pub(super) fn upgraded(back: Result<bool, String>) -> Outcome {
     }
 }
 
+/// A good token: the application was told the subject.
+pub(super) fn subject_told(answer: Result<Answer, String>) -> Outcome {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return bad(error, "no answer at all"),
+    };
+    let told = &answer.json()["headers"][issuer::SUBJECT_HEADER];
+    match (answer.status, told.as_str()) {
+        (StatusCode::OK, Some(issuer::SUBJECT)) => good(
+            format!("200, subject {}", issuer::SUBJECT),
+            "signature, times, audience and presenter are right",
+        ),
+        (StatusCode::OK, told) => bad(
+            format!("200, subject {told:?}"),
+            "orders was not told whom the token speaks of",
+        ),
+        (status, _) => bad(
+            format!("{}: {}", status.as_u16(), answer.gist()),
+            reason(&answer),
+        ),
+    }
+}
+
+/// A token that must be refused for `expected`.
+pub(super) fn token_refused(answer: Result<Answer, String>, expected: &str, why: &str) -> Outcome {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return bad(error, "a refusal is an answer, not a broken connection"),
+    };
+    let code = answer.header("postern-reason");
+    let challenge = answer.header("www-authenticate");
+    let got = format!("{} {code}", answer.status.as_u16());
+    if answer.status != StatusCode::UNAUTHORIZED || code != expected {
+        bad(got, reason(&answer))
+    } else if !challenge.contains("error=\"invalid_token\"") {
+        bad(got, format!("the challenge does not say so: {challenge}"))
+    } else {
+        good(got, why)
+    }
+}
+
+/// No token where one is needed: the challenge must not call it an error (RFC 6750 section 3.1).
+pub(super) fn token_missing(answer: Result<Answer, String>) -> Outcome {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return bad(error, "a refusal is an answer, not a broken connection"),
+    };
+    let code = answer.header("postern-reason");
+    let challenge = answer.header("www-authenticate");
+    let got = format!("{} {code}", answer.status.as_u16());
+    if answer.status != StatusCode::UNAUTHORIZED || code != "token_missing" {
+        bad(got, reason(&answer))
+    } else if !challenge.starts_with("Bearer") || challenge.contains("error=") {
+        bad(got, format!("the challenge is {challenge:?}"))
+    } else {
+        good(got, "this path demands a token, every other goes without")
+    }
+}
+
+/// A token that was revoked: how long its open stream lived on, and what it is told afterwards.
+pub(super) fn revoked(ended: Result<Duration, String>, then: Result<Answer, String>) -> Outcome {
+    let took = match ended {
+        Ok(took) => took,
+        Err(error) => return bad(error, "a revoked token must lose its open streams"),
+    };
+    match token_refused(then, "token_revoked", "") {
+        outcome if outcome.ok => good(
+            format!("ended after {}; then {}", micros(took), outcome.got),
+            "the revocation was pushed to the sidecar, which ended the stream itself",
+        ),
+        outcome => outcome,
+    }
+}
+
 /// Two medians.
 pub(super) fn latency(
     through: Result<Duration, String>,
@@ -394,6 +469,47 @@ mod tests {
             let shown = format!("{case:?}");
             assert_eq!(refused(case).ok, ok, "{shown}");
         }
+    }
+
+    #[test]
+    fn a_token_is_refused_only_with_its_reason_and_a_challenge() {
+        let answer = |status, reason: &'static str, challenge: &'static str| {
+            let mut answer = answer(status, &json!({}))?;
+            let headers = &mut answer.headers;
+            headers.insert("postern-reason", reason.parse().expect("a value"));
+            headers.insert("www-authenticate", challenge.parse().expect("a value"));
+            Ok(answer)
+        };
+        let (plain, error) = ("Bearer realm=\"x\"", "Bearer error=\"invalid_token\"");
+        for (case, refused, missing) in [
+            (answer(401, "token_expired", error), true, false),
+            (answer(401, "token_expired", plain), false, false),
+            (answer(403, "token_expired", error), false, false),
+            (answer(401, "token_malformed", error), false, false),
+            (answer(401, "token_missing", plain), false, true),
+            (answer(401, "token_missing", error), false, false),
+            (answer(200, "", ""), false, false),
+            (Err("reset".into()), false, false),
+        ] {
+            let shown = format!("{case:?}");
+            let again = case.as_ref().ok().map(|answer| Answer {
+                status: answer.status,
+                headers: answer.headers.clone(),
+                body: answer.body.clone(),
+            });
+            assert_eq!(
+                token_refused(case, "token_expired", "").ok,
+                refused,
+                "{shown}"
+            );
+            let again = again.ok_or_else(|| "reset".to_owned());
+            assert_eq!(token_missing(again).ok, missing, "{shown}");
+        }
+        let late = Duration::from_millis(3);
+        let revoked = |ended| super::revoked(ended, answer(401, "token_revoked", error)).ok;
+        assert!(revoked(Ok(late)));
+        assert!(!revoked(Err("it was still open".into())));
+        assert!(!super::revoked(Ok(late), answer(200, "", "")).ok);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::judge::{self, Outcome};
 use super::{Attempt, BANNER, ECHO, GRPC};
 use crate::connect;
 use crate::demo::app;
-use crate::demo::client::{self, Answer, Connection, MARKER, Route, health};
+use crate::demo::client::{self, Answer, Connection, MARKER, Route, Upgraded, health};
 use crate::demo::documents::{self, SERVICE_PORT};
 
 /// Bytes sent through the echo.
@@ -24,7 +24,7 @@ const MEASURED: usize = 400;
 const WARM_UP: usize = 50;
 
 impl Attempt<'_> {
-    async fn get(
+    pub(super) async fn get(
         &self,
         route: &Route,
         path: &str,
@@ -198,18 +198,12 @@ impl Attempt<'_> {
 
     pub(super) async fn upgrade(&self) -> Outcome {
         let route = self.route(self.web, self.orders, SERVICE_PORT);
-        // A masked text frame, as a browser sends it; the mask is zero so that the marker stays readable.
-        let mut frame = vec![
-            0x81,
-            0x80 | u8::try_from(self.marker.len()).unwrap_or(0),
-            0,
-            0,
-            0,
-            0,
-        ];
-        frame.extend_from_slice(self.marker.as_bytes());
-        let back = client::upgrade(&route, &self.marker, &frame).await;
-        judge::upgraded(back.map(|back| back == frame))
+        let frame = text_frame(&self.marker);
+        let back = async {
+            let mut socket = Upgraded::open(&route, "/socket", &self.marker, &[]).await?;
+            socket.echo(&frame).await
+        };
+        judge::upgraded(back.await.map(|back| back == frame))
     }
 
     pub(super) async fn latency(&self) -> Outcome {
@@ -220,6 +214,20 @@ impl Attempt<'_> {
         };
         judge::latency(through, straight, MEASURED)
     }
+}
+
+/// A masked text frame, as a browser sends it; the mask is zero so that the text stays readable.
+pub(super) fn text_frame(text: &str) -> Vec<u8> {
+    let mut frame = vec![
+        0x81,
+        0x80 | u8::try_from(text.len()).unwrap_or(0),
+        0,
+        0,
+        0,
+        0,
+    ];
+    frame.extend_from_slice(text.as_bytes());
+    frame
 }
 
 /// Median time of a request on one connection, kept open.
