@@ -96,6 +96,8 @@ pub struct Snapshot {
     pub policy_epoch: u64,
     /// Which tokens are accepted; `None` when no rule selects this workload: no token is looked for.
     pub tokens: Option<Arc<TokenPolicy>>,
+    /// Epoch at which the token rules or their keys changed last.
+    pub tokens_epoch: u64,
     /// Mutual TLS mode by application port.
     pub port_modes: Arc<PortModes>,
     /// Changes whenever they may.
@@ -158,6 +160,7 @@ impl Snapshot {
             policy: None,
             policy_epoch: 0,
             tokens: None,
+            tokens_epoch: 0,
             port_modes: Arc::new(PortModes::resolve(&[], "", "")),
             modes_epoch: 0,
             directory: Arc::default(),
@@ -247,6 +250,16 @@ impl Snapshot {
                 resources,
             )?)
         };
+        let tokens = self.build_tokens(resources)?;
+        let same_tokens = match (&tokens, &self.tokens) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (now, before) => now.is_none() && before.is_none(),
+        };
+        let tokens_epoch = if same_tokens {
+            self.tokens_epoch
+        } else {
+            epoch
+        };
         Ok(Self {
             epoch,
             revision: resources.revision,
@@ -268,7 +281,8 @@ impl Snapshot {
             },
             policy,
             policy_epoch,
-            tokens: self.build_tokens(resources)?,
+            tokens,
+            tokens_epoch,
             port_modes,
             modes_epoch,
             directory,

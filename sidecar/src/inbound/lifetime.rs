@@ -155,13 +155,21 @@ struct TokenStream {
 
 impl Subject for TokenStream {
     fn topics(&self) -> &[Topic] {
-        &[Topic::Token]
+        &[Topic::Token, Topic::TokenRules]
     }
 
     fn review(&self, snapshot: &Snapshot) -> Option<Reason> {
         let revoked = snapshot.revocations.tokens();
-        let found = revoked.of(&self.token, unix_seconds());
-        found.map(|_| Reason::TokenRevoked)
+        let now = unix_seconds();
+        if revoked.of(&self.token, now).is_some() {
+            return Some(Reason::TokenRevoked);
+        }
+        // Without any rule nobody vouches for what the stream was opened with.
+        let rules = snapshot.tokens.as_ref();
+        let still = rules.map_or(Err(Reason::TokenUnknownIssuer), |rules| {
+            rules.still_accepts(&self.token, now)
+        });
+        still.err()
     }
 
     fn expiry(&self) -> Option<(i64, Reason)> {

@@ -42,10 +42,12 @@ pub enum Topic {
     Token,
     /// The mutual TLS modes of ports.
     Modes,
+    /// The rules by which tokens are accepted, and their keys.
+    TokenRules,
 }
 
 impl Topic {
-    const COUNT: usize = 4;
+    const COUNT: usize = 5;
 
     /// The epochs of a snapshot that move its topics.
     fn epochs(snapshot: &Snapshot) -> [u64; Self::COUNT] {
@@ -54,6 +56,7 @@ impl Topic {
             snapshot.policy_epoch,
             snapshot.revocation_epoch,
             snapshot.modes_epoch,
+            snapshot.tokens_epoch,
         ]
     }
 }

@@ -153,20 +153,25 @@ fn open_stream(mesh: &Mesh, token: &str) -> BufReader<TcpStream> {
     stream
 }
 
-#[test]
-fn a_revoked_token_loses_its_open_stream_and_opens_no_other_until_it_is_taken_back() {
-    let issuer = Issuer::new("k1");
-    let documents = format!(
+/// `orders` demands tokens of `issuer` for `audience`.
+fn rule(issuer: &Issuer, audience: &str) -> String {
+    format!(
         r#"apiVersion: postern.dev/v1alpha1
 kind: RequestAuthentication
 metadata: {{name: orders-tokens, namespace: demo}}
 spec:
   selector: {{matchLabels: {{app: orders}}}}
   jwtRules:
-  - {{issuer: {ISSUER}, audiences: [orders], jwks: '{jwks}', required: true}}
+  - {{issuer: {ISSUER}, audiences: [{audience}], jwks: '{jwks}', required: true}}
 "#,
         jwks = issuer.jwks()
-    );
+    )
+}
+
+#[test]
+fn a_revoked_token_loses_its_open_stream_and_opens_no_other_until_it_is_taken_back() {
+    let issuer = Issuer::new("k1");
+    let documents = rule(&issuer, "orders");
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("tokens.yaml");
     std::fs::write(&file, documents).expect("written");
@@ -250,4 +255,42 @@ spec:
         let (code, _) = revoke(&mesh, bad);
         assert!(matches!(code, Some(1 | 2)), "{bad:?}: {code:?}");
     }
+}
+
+#[test]
+fn a_stream_ends_when_no_rule_accepts_its_token_any_more_and_outlives_a_change_of_keys() {
+    let issuer = Issuer::new("k1");
+    let app = streaming_app();
+    let mesh = Mesh::start(&["--app", &format!("orders={}", app.address)]);
+    mesh.apply(&rule(&issuer, "orders"));
+    let token = issuer.sign(&issuer.header(), &claims());
+    let line = format!("authorization: Bearer {token}\r\n");
+    let call = || http::get(mesh.address("web", "outbound"), "orders", "/", &line).status;
+    eventually("the rule is in force", || {
+        http::get(mesh.address("web", "outbound"), "orders", "/", "").status == 401
+    });
+    let mut stream = open_stream(&mesh, &token);
+
+    // Other keys: the token is no longer good for a new request, but nothing says that it was not.
+    mesh.apply(&rule(&Issuer::new("k2"), "orders"));
+    eventually("the key is gone", || call() == 401);
+    let wait = std::time::Duration::from_millis(100);
+    stream.get_ref().set_read_timeout(Some(wait)).expect("set");
+    let error = stream.read(&mut [0]).expect_err("it goes on");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+
+    mesh.apply(&rule(&issuer, "somebody-else"));
+    let patience = std::time::Duration::from_secs(10);
+    stream
+        .get_ref()
+        .set_read_timeout(Some(patience))
+        .expect("set");
+    let mut rest = Vec::new();
+    let end = stream.read_to_end(&mut rest);
+    assert!(
+        end.is_ok() || end.is_err_and(|e| e.kind() == ErrorKind::ConnectionReset),
+        "closed, not silent"
+    );
+    assert_eq!(String::from_utf8_lossy(&rest), "");
+    assert_eq!(call(), 401);
 }

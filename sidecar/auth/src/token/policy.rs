@@ -190,6 +190,31 @@ impl TokenPolicy {
         provider.accept(claims, now).map(|_| provider)
     }
 
+    /// Judges a token that was verified before and holds a stream open: whether a rule accepts what it says at `now`, Unix
+    /// seconds. Its signature was good and stays so, whatever keys came or went; when it expires is the stream's own affair.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    pub fn still_accepts(&self, verified: &Verified, now: i64) -> Result<(), Reason> {
+        if self.has(verified.provider()) {
+            return Ok(());
+        }
+        let (claims, before) = (verified.token().claims(), verified.provider());
+        let at = now.min(verified.expired_from().saturating_sub(1));
+        // What was asked about by introspection need not say who issued it.
+        let introspected = |p: &Provider| p.introspection().is_some() && p.name() == before.name();
+        let mut refusal = Reason::TokenUnknownIssuer;
+        for provider in &self.providers {
+            if provider.speaks_for(claims) || introspected(provider) {
+                match provider.accept(claims, at) {
+                    Ok(_) => return Ok(()),
+                    Err(reason) => refusal = reason,
+                }
+            }
+        }
+        Err(refusal)
+    }
+
     /// Verifies a token at `now`, Unix seconds. Binding is not checked here: it depends on the caller.
     ///
     /// # Errors

@@ -70,3 +70,46 @@ fn claims() -> serde_json::Value {
         "iss": ISSUER, "sub": "alice", "aud": "shop", "exp": NOW + 600, "iat": NOW - 5, "jti": "1",
     })
 }
+
+#[test]
+fn what_holds_a_stream_open_is_judged_by_the_rules_of_the_day_but_not_by_their_keys() {
+    let signer = Signer::new(super::Algorithm::Es256);
+    let before = policy(rule(signer.jwks()));
+    let token = signer.sign(signer.header(), claims());
+    let presented = Presented {
+        text: token.as_bytes(),
+        place: 0,
+    };
+    let outcome = before.verify(
+        presented,
+        NOW,
+        Fingerprint::new([0; 8]),
+        &mut HeaderMemo::default(),
+    );
+    let Ok(Outcome::Verified(verified)) = outcome else {
+        panic!("a good token");
+    };
+    let keys = Signer::new(super::Algorithm::Es256).jwks();
+    for (change, expected) in [
+        (rule(keys.clone()), Ok(())),
+        (
+            mesh::TokenRule {
+                audiences: vec!["bank".into()],
+                ..rule(keys.clone())
+            },
+            Err(Reason::TokenWrongAudience),
+        ),
+        (
+            mesh::TokenRule {
+                issuer: "https://other.test".into(),
+                ..rule(keys)
+            },
+            Err(Reason::TokenUnknownIssuer),
+        ),
+    ] {
+        let after = policy(change);
+        // Long after its expiry, which is the stream's own affair.
+        assert_eq!(after.still_accepts(&verified, NOW + 10_000), expected);
+    }
+    assert_eq!(before.still_accepts(&verified, NOW), Ok(()));
+}
