@@ -1,9 +1,13 @@
 // A real OpenID provider for the tests: discovery, client credentials, introspection, revocation, and, under /_test/,
 // what a test has to make happen: another signing key, and how often the keys were asked for.
 //
+// With TLS_CERT and TLS_KEY (PEM files) its issuer is an https URL; what the test itself asks goes to the plain port all the same.
+//
 // Prints one line of JSON when it listens. Ends with its standard input, so that it never outlives a test.
 
+import { readFileSync } from "node:fs";
 import http from "node:http";
+import https from "node:https";
 import { randomBytes } from "node:crypto";
 import { Provider } from "oidc-provider";
 import { exportJWK, generateKeyPair } from "jose";
@@ -86,13 +90,12 @@ const counts = { jwks: 0, discovery: 0, introspection: 0 };
 let keys = [await newKey()];
 let handle;
 
-const server = http.createServer(async (request, response) => {
+const answer = async (request, response) => {
   const url = new URL(request.url, "http://localhost");
   if (url.pathname === "/jwks") counts.jwks += 1;
   if (url.pathname === "/.well-known/openid-configuration") counts.discovery += 1;
   if (url.pathname === "/token/introspection") counts.introspection += 1;
   if (!url.pathname.startsWith("/_test/")) return handle(request, response);
-  const issuer = `http://127.0.0.1:${server.address().port}`;
   if (url.pathname === "/_test/rotate" && request.method === "POST") {
     // The newest key signs; `keep` says how many stay published with it.
     keys = [await newKey(), ...keys].slice(0, 1 + Number(url.searchParams.get("keep") ?? 0));
@@ -100,12 +103,18 @@ const server = http.createServer(async (request, response) => {
   }
   response.setHeader("content-type", "application/json");
   response.end(JSON.stringify({ issuer, counts, kid: keys[0].kid }));
-});
+};
 
-server.listen(port, "127.0.0.1", () => {
-  const issuer = `http://127.0.0.1:${server.address().port}`;
-  handle = provider(issuer, keys).callback();
-  console.log(JSON.stringify({ issuer, secret }));
-});
+const listening = (server, port) =>
+  new Promise((resolve) => server.listen(port, "127.0.0.1", () => resolve(server.address().port)));
+
+const address = `127.0.0.1:${await listening(http.createServer(answer), port)}`;
+let issuer = `http://${address}`;
+if (process.env.TLS_CERT) {
+  const files = { cert: readFileSync(process.env.TLS_CERT), key: readFileSync(process.env.TLS_KEY) };
+  issuer = `https://localhost:${await listening(https.createServer(files, answer), 0)}`;
+}
+handle = provider(issuer, keys).callback();
+console.log(JSON.stringify({ issuer, address, secret }));
 process.stdin.resume();
 process.stdin.on("end", () => process.exit(0));

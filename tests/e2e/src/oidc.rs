@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::http::{self, Answer};
 
@@ -58,16 +59,42 @@ pub struct Provider {
     child: Child,
     /// Its issuer URL.
     pub issuer: String,
+    /// Where it is asked in the clear.
+    address: SocketAddr,
     secret: String,
+    /// Its certificate, and its clients' credentials; only over TLS.
+    files: TempDir,
 }
 
 impl Provider {
     /// Starts one and waits until it listens.
     #[must_use]
     pub fn start() -> Self {
+        Self::run(tempfile::tempdir().expect("a directory"), &[])
+    }
+
+    /// Starts one whose issuer is an `https` URL, with a certificate made for it.
+    #[must_use]
+    pub fn over_tls() -> Self {
+        let files = tempfile::tempdir().expect("a directory");
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+        let write = |name: &str, text: String| {
+            let path = files.path().join(name);
+            fs::write(&path, text).expect("written");
+            path.display().to_string()
+        };
+        let cert = write("ca.pem", made.cert.pem());
+        let key = write("tls.key", made.signing_key.serialize_pem());
+        let provider = Self::run(files, &[("TLS_CERT", cert), ("TLS_KEY", key)]);
+        fs::write(provider.file("secret"), &provider.secret).expect("written");
+        provider
+    }
+
+    fn run(files: TempDir, environment: &[(&str, String)]) -> Self {
         let mut child = Command::new("node")
             .arg("server.js")
             .current_dir(installed())
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -81,23 +108,26 @@ impl Provider {
         let text = |name: &str| told[name].as_str().expect(name).to_owned();
         Self {
             issuer: text("issuer"),
+            address: text("address").parse().expect("host:port"),
             secret: text("secret"),
+            files,
             child,
         }
     }
 
-    fn address(&self) -> SocketAddr {
-        let address = self.issuer.strip_prefix("http://");
-        address.expect("http").parse().expect("host:port")
+    /// A file for its clients: `ca.pem` and `secret`.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
     }
 
     fn post(&self, path: &str, lines: &str, body: &str) -> Answer {
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n{lines}\r\n{body}",
-            self.address(),
+            self.address,
             body.len(),
         );
-        http::exchange(self.address(), request.as_bytes())
+        http::exchange(self.address, request.as_bytes())
     }
 
     fn as_client(&self, client: &str, path: &str, body: &str) -> Answer {
@@ -127,18 +157,39 @@ impl Provider {
         assert_eq!(answer.status, 200, "{}", answer.head);
     }
 
+    /// Revokes an access token of `client` (RFC 7009).
+    pub fn revoke(&self, client: &str, token: &str) {
+        let answer = self.as_client(client, "/token/revocation", &format!("token={token}"));
+        assert_eq!(answer.status, 200, "{}{}", answer.head, answer.text());
+    }
+
     /// How often the key set was asked for.
     #[must_use]
     pub fn key_fetches(&self) -> u64 {
-        let answer = http::get(self.address(), "provider", "/_test/counts", "");
+        self.count("jwks")
+    }
+
+    /// How often it was asked about a token.
+    #[must_use]
+    pub fn introspections(&self) -> u64 {
+        self.count("introspection")
+    }
+
+    /// Ends it.
+    pub fn stop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
+    fn count(&self, what: &str) -> u64 {
+        let answer = http::get(self.address, "provider", "/_test/counts", "");
         let told: Value = serde_json::from_slice(&answer.body).expect("JSON");
-        told["counts"]["jwks"].as_u64().expect("a count")
+        told["counts"][what].as_u64().expect("a count")
     }
 }
 
 impl Drop for Provider {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.stop();
     }
 }

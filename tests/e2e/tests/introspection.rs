@@ -1,0 +1,131 @@
+//! Opaque tokens of a certified provider: asked about, remembered for as long as the rule says, and no longer.
+#![allow(clippy::expect_used)]
+
+use std::time::{Duration, Instant};
+
+use mesh_e2e::http::{self, field};
+use mesh_e2e::oidc::Provider;
+use mesh_e2e::{Mesh, PATIENCE};
+use serde_json::Value;
+
+const RESOURCE: &str = "urn:opaque:orders";
+/// `maxCache` where a test waits for it to pass.
+const SHORT: u64 = 1;
+
+/// A mesh whose `orders` asks `provider` as its client `sidecar`; `more` are further lines of `introspection`.
+fn mesh(provider: &Provider, more: &str) -> Mesh {
+    let mesh = Mesh::start(&[]);
+    let document = format!(
+        r#"apiVersion: postern.dev/v1alpha1
+kind: RequestAuthentication
+metadata: {{name: orders-tokens, namespace: demo}}
+spec:
+  selector: {{matchLabels: {{app: orders}}}}
+  jwtRules:
+  - issuer: {issuer}
+    audiences: ["{RESOURCE}"]
+    required: true
+    outputClaimToHeaders: [{{header: x-client, claim: client_id}}, {{header: x-scope, claim: scope}}]
+    introspection:
+      endpoint: {issuer}/token/introspection
+      clientId: sidecar
+      credentialFile: {secret}
+      caFile: {ca}
+      timeout: 5s
+      {more}
+"#,
+        issuer = provider.issuer,
+        secret = provider.file("secret").display(),
+        ca = provider.file("ca.pem").display(),
+    );
+    mesh.apply(&document);
+    mesh_e2e::eventually("a token is demanded", || mesh.call_orders().status == 401);
+    mesh
+}
+
+fn call(mesh: &Mesh, token: &str) -> http::Answer {
+    let line = format!("authorization: Bearer {token}\r\n");
+    http::get(mesh.address("web", "outbound"), "orders", "/", &line)
+}
+
+fn refused(mesh: &Mesh, token: &str, status: u16, reason: &str) {
+    let answer = call(mesh, token);
+    assert_eq!(answer.status, status, "{}", answer.head);
+    assert_eq!(field(&answer.head, "postern-reason"), Some(reason));
+}
+
+/// Calls until the answer is another than 200; how long that took.
+fn until_refused(mesh: &Mesh, token: &str) -> (Duration, http::Answer) {
+    let begin = Instant::now();
+    loop {
+        let answer = call(mesh, token);
+        if answer.status != 200 {
+            return (begin.elapsed(), answer);
+        }
+        assert!(begin.elapsed() < PATIENCE, "it is believed for ever");
+    }
+}
+
+#[test]
+fn an_opaque_token_is_asked_about_once_and_the_application_is_told_what_the_provider_says() {
+    let provider = Provider::over_tls();
+    let mesh = mesh(&provider, "maxCache: 300s");
+    let token = provider.token("web", RESOURCE);
+    assert!(!token.contains('.'), "opaque");
+    let answer = call(&mesh, &token);
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    let told: Value = serde_json::from_slice(&answer.body).expect("JSON");
+    assert_eq!(told["headers"]["x-client"], "web", "{told}");
+    assert_eq!(told["headers"]["x-scope"], "read", "{told}");
+    assert!(told["headers"]["authorization"].is_null(), "{told}");
+    for _ in 0..50 {
+        assert_eq!(call(&mesh, &token).status, 200);
+    }
+    // Each worker asks by itself.
+    let asked = provider.introspections();
+    assert!((1..=4).contains(&asked), "{asked} questions");
+
+    let other = provider.token("web", "urn:opaque:payments");
+    refused(&mesh, &other, 401, "token_wrong_audience");
+    refused(&mesh, "nobody-issued-this", 401, "token_inactive");
+}
+
+#[test]
+fn a_token_revoked_at_the_provider_is_refused_when_the_answer_is_no_longer_believed() {
+    let provider = Provider::over_tls();
+    let mesh = mesh(&provider, &format!("maxCache: {SHORT}s"));
+    let (lost, kept) = (
+        provider.token("web", RESOURCE),
+        provider.token("web", RESOURCE),
+    );
+    assert_eq!(call(&mesh, &lost).status, 200);
+    provider.revoke("web", &lost);
+    let (took, answer) = until_refused(&mesh, &lost);
+    assert_eq!(answer.status, 401, "{}", answer.head);
+    assert_eq!(
+        field(&answer.head, "postern-reason"),
+        Some("token_inactive")
+    );
+    // The bound, and what one slow exchange may take.
+    assert!(took < Duration::from_secs(SHORT + 5), "{took:?}");
+    assert_eq!(call(&mesh, &kept).status, 200);
+}
+
+#[test]
+fn without_the_provider_nobody_is_let_in_and_the_reason_is_told() {
+    let mut provider = Provider::over_tls();
+    let mesh = mesh(&provider, &format!("maxCache: {SHORT}s"));
+    let (known, unknown) = (
+        provider.token("web", RESOURCE),
+        provider.token("web", RESOURCE),
+    );
+    assert_eq!(call(&mesh, &known).status, 200);
+    provider.stop();
+    refused(&mesh, &unknown, 503, "introspection_failed");
+    let (_, answer) = until_refused(&mesh, &known);
+    assert_eq!(answer.status, 503, "{}", answer.head);
+    assert_eq!(
+        field(&answer.head, "postern-reason"),
+        Some("introspection_failed")
+    );
+}
