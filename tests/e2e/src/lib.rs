@@ -186,6 +186,16 @@ impl Mesh {
         self.about["dir"].as_str().expect("a path").into()
     }
 
+    /// The listener of `web`'s sidecar for a TCP service, as `orders:7000`.
+    #[must_use]
+    pub fn tcp_service(&self, service: &str) -> SocketAddr {
+        let file = self.directory().join("ready/sidecar-web.json");
+        let ready = std::fs::read(file).expect("the sidecar is ready");
+        let ready: Value = serde_json::from_slice(&ready).expect("JSON");
+        let address = ready["tcp_services"][service].as_str();
+        address.expect("an address").parse().expect("host:port")
+    }
+
     /// What `web`'s sidecar answers to a request for `/` of `orders`.
     #[must_use]
     pub fn call_orders(&self) -> http::Answer {

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 
 use mesh_e2e::app::{App, Arrived};
@@ -92,17 +91,6 @@ fn rest(open: &mut Open) -> String {
     String::from_utf8_lossy(&rest).into_owned()
 }
 
-fn apply(mesh: &Mesh, documents: &str) {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), documents).expect("written");
-    let done = mesh.meshctl(&["apply", "-f", file.path().to_str().expect("UTF-8")]);
-    assert!(
-        done.status.success(),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-}
-
 fn deny(rules: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: closing, namespace: demo}}\n\
@@ -125,8 +113,8 @@ fn streams_that_policy_no_longer_allows_end_with_the_reason_and_the_others_go_on
         app.heads.recv().expect("all of them arrived");
     }
     // Something else changes: nobody is asked, and nothing ends.
-    apply(&mesh, &deny("[{to: [{operation: {paths: [/other]}}]}]"));
-    apply(&mesh, &deny("[{to: [{operation: {paths: [/closed/*]}}]}]"));
+    mesh.apply(&deny("[{to: [{operation: {paths: [/other]}}]}]"));
+    mesh.apply(&deny("[{to: [{operation: {paths: [/closed/*]}}]}]"));
 
     let [wait, download, grpc, websocket] = &mut closed;
     let answer = rest(wait);
@@ -174,14 +162,6 @@ fn streams_that_policy_no_longer_allows_end_with_the_reason_and_the_others_go_on
     }
 }
 
-/// The listener of `web` for a TCP service of `orders`.
-fn tcp_service(mesh: &Mesh, service: &str) -> SocketAddr {
-    let file: PathBuf = mesh.directory().join("ready/sidecar-web.json");
-    let ready: Value = serde_json::from_slice(&std::fs::read(file).expect("there")).expect("JSON");
-    let address = ready["tcp_services"][service].as_str();
-    address.expect("an address").parse().expect("host:port")
-}
-
 /// Whether bytes come back.
 fn echoes(tunnel: &mut TcpStream) -> bool {
     let mut echo = [0; 5];
@@ -191,20 +171,19 @@ fn echoes(tunnel: &mut TcpStream) -> bool {
 #[test]
 fn tunnels_that_policy_no_longer_allows_are_closed_and_the_others_go_on() {
     let mesh = Mesh::start(&[]);
-    let mut echo = http::connect(tcp_service(&mesh, "orders:7000"));
+    let mut echo = http::connect(mesh.tcp_service("orders:7000"));
     assert!(echoes(&mut echo));
-    let mut banner = BufReader::new(http::connect(tcp_service(&mesh, "orders:7001")));
+    let mut banner = BufReader::new(http::connect(mesh.tcp_service("orders:7001")));
     let mut line = String::new();
     banner.read_line(&mut line).expect("it speaks first");
-    apply(&mesh, &deny("[{to: [{operation: {ports: [\"7001\"]}}]}]"));
+    mesh.apply(&deny("[{to: [{operation: {ports: [\"7001\"]}}]}]"));
     let mut rest = String::new();
     // Reset, not ended: what was cut must not be taken for complete.
     assert!(banner.read_to_string(&mut rest).is_err() || rest.is_empty());
     assert!(echoes(&mut echo), "another port is not concerned");
-    apply(
-        &mesh,
-        &deny("[{to: [{operation: {ports: [\"7000\", \"7001\"]}}]}]"),
-    );
+    mesh.apply(&deny(
+        "[{to: [{operation: {ports: [\"7000\", \"7001\"]}}]}]",
+    ));
     eventually("the other is closed too", || !echoes(&mut echo));
     let log = mesh.directory().join("logs/sidecar-orders.log");
     let log = std::fs::read_to_string(log).expect("a log");

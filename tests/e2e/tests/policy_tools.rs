@@ -1,6 +1,7 @@
 //! The tools around policies on a running mesh: revisions and conflicts, dry run, explanations, readiness for STRICT, and
 //! documents that are refused whole.
 
+use std::io::{Read, Write};
 use std::process::Output;
 
 use mesh_e2e::token::{ISSUER, Issuer, claims, in_seconds};
@@ -58,6 +59,8 @@ fn get(mesh: &Mesh, path: &str) -> http::Answer {
 #[test]
 fn policies_are_changed_tried_explained_and_taken_back_on_a_running_mesh() {
     let mesh = Mesh::start(&[]);
+    // First: what the others deny by path would deny opaque bytes altogether.
+    a_dry_run_counts_connections_of_opaque_bytes_and_closes_none(&mesh);
     edits_conflict_rather_than_overwrite_and_a_rollback_is_enforced(&mesh);
     a_dry_run_is_counted_beside_the_real_verdict(&mesh);
     a_decision_is_explained_by_its_id_and_before_it_is_made(&mesh);
@@ -153,16 +156,18 @@ fn edits_conflict_rather_than_overwrite_and_a_rollback_is_enforced(mesh: &Mesh) 
     }
 }
 
+/// What `meshctl policy shadow` says that a policy would do.
+fn tried(mesh: &Mesh, name: &str) -> Option<Value> {
+    let arguments = ["policy", "shadow", "demo/orders", "-o", "json"];
+    let shown = json(&run(mesh, &arguments, ""));
+    let counts = shown["counts"].as_array()?;
+    let policy = format!("demo/{name}");
+    counts.iter().find(|c| c["policy"] == policy).cloned()
+}
+
 fn a_dry_run_is_counted_beside_the_real_verdict(mesh: &Mesh) {
     let rule = "to: [{operation: {paths: [/tried/*]}}]";
     let revision = apply(mesh, &policy("tried", "  dryRun: true\n", rule));
-    let shown = || {
-        json(&run(
-            mesh,
-            &["policy", "shadow", "demo/orders", "-o", "json"],
-            "",
-        ))
-    };
     let mut sent = 0;
     eventually("the would-be verdict is reported", || {
         sent += 1;
@@ -171,12 +176,9 @@ fn a_dry_run_is_counted_beside_the_real_verdict(mesh: &Mesh) {
             200,
             "it only bites when it is real"
         );
-        shown()["counts"]
-            .as_array()
-            .is_some_and(|counts| !counts.is_empty())
+        tried(mesh, "tried").is_some()
     });
-    let shown = shown();
-    let count = &shown["counts"][0];
+    let count = tried(mesh, "tried").expect("reported");
     for (field, expected) in [
         ("workload", "demo/orders"),
         ("route", "/tried/x"),
@@ -185,7 +187,7 @@ fn a_dry_run_is_counted_beside_the_real_verdict(mesh: &Mesh) {
         ("policy", "demo/tried"),
         ("last_peer", WEB),
     ] {
-        assert_eq!(count[field], expected, "{shown}");
+        assert_eq!(count[field], expected, "{count}");
     }
     let counted = count["count"].as_u64().expect("a number");
     assert!(
@@ -195,6 +197,33 @@ fn a_dry_run_is_counted_beside_the_real_verdict(mesh: &Mesh) {
     // The same policy, real.
     apply(mesh, &policy("tried", "", rule));
     eventually("now it bites", || get(mesh, "/tried/x").status == 403);
+}
+
+fn a_dry_run_counts_connections_of_opaque_bytes_and_closes_none(mesh: &Mesh) {
+    let rule = "to: [{operation: {ports: [\"7000\"]}}]";
+    apply(mesh, &policy("tried-tcp", "  dryRun: true\n", rule));
+    eventually("the would-be verdict is reported", || {
+        assert!(echoes(mesh), "it only bites when it is real");
+        tried(mesh, "tried-tcp").is_some()
+    });
+    let count = tried(mesh, "tried-tcp").expect("reported");
+    for (field, expected) in [
+        ("workload", "demo/orders"),
+        ("enforced", "allow"),
+        ("would_be", "deny"),
+        ("last_peer", WEB),
+    ] {
+        assert_eq!(count[field], expected, "{count}");
+    }
+    apply(mesh, &policy("tried-tcp", "", rule));
+    eventually("now it bites", || !echoes(mesh));
+}
+
+/// Whether bytes come back through a new tunnel.
+fn echoes(mesh: &Mesh) -> bool {
+    let mut tunnel = http::connect(mesh.tcp_service("orders:7000"));
+    let mut echo = [0; 5];
+    tunnel.write_all(b"hello").is_ok() && tunnel.read_exact(&mut echo).is_ok()
 }
 
 fn a_decision_is_explained_by_its_id_and_before_it_is_made(mesh: &Mesh) {

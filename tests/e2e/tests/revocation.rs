@@ -1,7 +1,7 @@
 //! What is revoked is closed where it is open, refused where it is new, and believed again when it is taken back.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -32,19 +32,11 @@ fn revoke(mesh: &Mesh, arguments: &[&str]) -> (Option<i32>, Value) {
     (output.status.code(), value)
 }
 
-/// The listener of `web` for a TCP service of `orders`.
-fn tcp_service(mesh: &Mesh, service: &str) -> SocketAddr {
-    let file = mesh.directory().join("ready/sidecar-web.json");
-    let ready: Value = serde_json::from_slice(&std::fs::read(file).expect("there")).expect("JSON");
-    let address = ready["tcp_services"][service].as_str();
-    address.expect("an address").parse().expect("host:port")
-}
-
 #[test]
 fn a_revoked_identity_loses_its_open_tunnel_and_gets_no_new_one_until_it_is_taken_back() {
     let mesh = Mesh::start(&[]);
     assert_eq!(mesh.call_orders().status, 200);
-    let mut tunnel = http::connect(tcp_service(&mesh, "orders:7000"));
+    let mut tunnel = http::connect(mesh.tcp_service("orders:7000"));
     let mut echo = [0; 5];
     tunnel.write_all(b"hello").expect("written");
     tunnel.read_exact(&mut echo).expect("an echo");
