@@ -6,8 +6,8 @@ use super::attribute::Attribute;
 use super::block::{Block, Blocks};
 use super::facts::Effect;
 use super::rule::{
-    AccountList, Accounts, Capability, Condition, Operation, RequestOperation, RequestSource, Rest,
-    Rule, Source, Test,
+    AccountList, Accounts, Capability, Condition, Operation, Ports, RequestOperation,
+    RequestSource, Rest, Rule, Source, Test,
 };
 use super::template::{self, Paths, Template};
 use super::text::{List, Methods};
@@ -55,12 +55,12 @@ struct Context<'a> {
     trust: &'a Trust,
 }
 
-/// The rules of a policy, which has `index` in its set.
+/// The rules of a policy, which has `index` in its set, and their operations.
 pub(super) fn compile(
     policy: &mesh::AuthorizationPolicy,
     index: u32,
     trust: &Trust,
-) -> Result<Vec<Rule>, PolicyError> {
+) -> Result<Vec<(Rule, Vec<Operation>)>, PolicyError> {
     let fail = |FieldError(field, problem): FieldError| PolicyError {
         policy: format!("{}/{}", policy.namespace, policy.name),
         field,
@@ -81,8 +81,8 @@ pub(super) fn compile(
         let mut compiled = context
             .rule(rule)
             .map_err(|error| fail(error.below(&path)))?;
-        compiled.policy = index;
-        compiled.position = position;
+        compiled.0.policy = index;
+        compiled.0.position = position;
         rules.push(compiled);
     }
     Ok(rules)
@@ -134,7 +134,7 @@ fn is_day(text: &str) -> bool {
 }
 
 impl Context<'_> {
-    fn rule(&self, rule: &mesh::PolicyRule) -> Compiled<Rule> {
+    fn rule(&self, rule: &mesh::PolicyRule) -> Compiled<(Rule, Vec<Operation>)> {
         let from = each(
             &rule.from,
             |i| format!(".from[{i}].source"),
@@ -165,11 +165,10 @@ impl Context<'_> {
                 "says what a token opens, which a DENY rule cannot: use `when` on `request.auth.claims[...]`",
             ));
         }
-        Ok(Rule {
+        let compiled = Rule {
             policy: 0,
             position: 0,
             from: from.into(),
-            to: to.into(),
             when: Vec::into(when),
             rest: Rest {
                 when: left,
@@ -181,7 +180,8 @@ impl Context<'_> {
                 bound,
             }
             .of(),
-        })
+        };
+        Ok((compiled, to))
     }
 
     fn source(&self, source: &mesh::PolicySource) -> Compiled<Source> {
@@ -305,9 +305,10 @@ impl Context<'_> {
                 &lower(&operation.hosts),
                 &lower(&operation.not_hosts),
                 [".hosts", ".notHosts"],
-            )?,
+            )?
+            .map(Box::new),
             paths: paths(&operation.paths, ".paths")?,
-            not_paths: paths(&operation.not_paths, ".notPaths")?,
+            not_paths: paths(&operation.not_paths, ".notPaths")?.map(Box::new),
         };
         let RequestOperation {
             methods,
@@ -315,11 +316,15 @@ impl Context<'_> {
             paths,
             not_paths,
         } = &request;
-        let empty = methods.is_none() && hosts.is_none() && paths.is_none() && not_paths.is_none();
+        let empty = methods.is_any() && hosts.is_none() && paths.is_none() && not_paths.is_none();
+        let (wanted, unwanted) = (
+            ports(&operation.ports, ".ports")?,
+            ports(&operation.not_ports, ".notPorts")?,
+        );
+        let any = wanted.is_empty() && unwanted.is_empty();
         Ok(Operation {
-            ports: ports(&operation.ports, ".ports")?,
-            not_ports: ports(&operation.not_ports, ".notPorts")?,
-            request: (!empty).then(|| Box::new(request)),
+            ports: (!any).then(|| Box::new(Ports { wanted, unwanted })),
+            request: (!empty).then_some(request),
         })
     }
 
@@ -427,7 +432,7 @@ fn list(wanted: &[String], unwanted: &[String], fields: [&str; 2]) -> Compiled<O
     Ok(List::compile(wanted, unwanted))
 }
 
-fn methods(wanted: &[String], unwanted: &[String], fields: [&str; 2]) -> Compiled<Option<Methods>> {
+fn methods(wanted: &[String], unwanted: &[String], fields: [&str; 2]) -> Compiled<Methods> {
     for (entries, field) in [(wanted, fields[0]), (unwanted, fields[1])] {
         check_texts(entries, field)?;
         for (i, entry) in entries.iter().enumerate() {

@@ -185,13 +185,9 @@ pub(super) fn host_holds(list: &List, host: &str, effect: Effect) -> bool {
 
 /// The host without port and final dot.
 pub(super) fn bare_host(host: &str) -> &str {
-    let name = match host.rsplit_once(':') {
-        Some((name, port))
-            if port.bytes().all(|b| b.is_ascii_digit())
-                && (name.ends_with(']') || !name.contains(':')) =>
-        {
-            name
-        }
+    let name = host.trim_end_matches(|c: char| c.is_ascii_digit());
+    let name = match name.strip_suffix(':') {
+        Some(name) if name.ends_with(']') || !name.contains(':') => name,
         _ => host,
     };
     name.strip_suffix('.').unwrap_or(name)

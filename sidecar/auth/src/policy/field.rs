@@ -37,6 +37,17 @@ pub(super) enum Shape {
     Suffix,
 }
 
+impl Shape {
+    /// True if a value has the text in its place.
+    pub(super) fn matches(self, text: &str, value: &str) -> bool {
+        match self {
+            Self::Exact => *value == *text,
+            Self::Prefix => value.starts_with(text),
+            Self::Suffix => value.ends_with(text),
+        }
+    }
+}
+
 /// One value that must be there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {

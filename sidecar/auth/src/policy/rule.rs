@@ -11,7 +11,7 @@ use super::template::Paths;
 use super::text::{List, Methods};
 use crate::SpiffeId;
 
-/// One rule.
+/// One rule, operations apart.
 #[derive(Debug)]
 pub(super) struct Rule {
     /// Index of the policy it belongs to.
@@ -19,7 +19,6 @@ pub(super) struct Rule {
     /// Position in the policy.
     pub(super) position: u32,
     pub(super) from: Box<[Source]>,
-    pub(super) to: Box<[Operation]>,
     /// Conditions on the connection.
     pub(super) when: Box<[Condition]>,
     /// What is left for the request; `None` for nothing.
@@ -52,20 +51,29 @@ pub(super) struct RequestSource {
 }
 
 /// One entry of `to`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Operation {
-    pub(super) ports: Vec<u16>,
-    pub(super) not_ports: Vec<u16>,
-    pub(super) request: Option<Box<RequestOperation>>,
+    /// The part that the connection alone decides.
+    pub(super) ports: Option<Box<Ports>>,
+    pub(super) request: Option<RequestOperation>,
 }
 
-/// The part of an operation that needs the request.
+/// Ports that a connection must have one of, and those it must not have. Sorted.
+#[derive(Debug)]
+pub(super) struct Ports {
+    /// Empty: any.
+    pub(super) wanted: Vec<u16>,
+    pub(super) unwanted: Vec<u16>,
+}
+
+/// The part of an operation that needs the request. Small: it is what most looks at a unit end with, and fits with the
+/// unit into one cache line.
 #[derive(Debug)]
 pub(super) struct RequestOperation {
-    pub(super) methods: Option<Methods>,
-    pub(super) hosts: Option<List>,
+    pub(super) methods: Methods,
     pub(super) paths: Option<Paths>,
-    pub(super) not_paths: Option<Paths>,
+    pub(super) hosts: Option<Box<List>>,
+    pub(super) not_paths: Option<Box<Paths>>,
 }
 
 /// One condition.
@@ -144,17 +152,12 @@ impl Rule {
         open
     }
 
-    /// True if the rule with this operation, which the connection satisfies as `from` says, matches whatever the request says.
-    pub(super) fn is_settled(&self, operation: Option<&Operation>, from: From) -> bool {
-        from == From::Settled
-            && operation.is_none_or(|o| o.request.is_none())
-            && self.rest.is_none()
-    }
-
-    /// What every connection makes of the rule with this operation; `None`: that depends on the connection.
-    pub(super) fn on_every_connection(&self, operation: Option<&Operation>) -> Option<From> {
-        let ports = operation.is_some_and(|o| !o.ports.is_empty() || !o.not_ports.is_empty());
-        if ports || !self.when.is_empty() || self.from.iter().any(Source::needs_connection) {
+    /// What every connection makes of the rule with an operation of these ports; `None`: that depends on the connection.
+    pub(super) fn on_every_connection(&self, ports: Option<&Ports>) -> Option<From> {
+        if ports.is_some()
+            || !self.when.is_empty()
+            || self.from.iter().any(Source::needs_connection)
+        {
             return None;
         }
         Some(if self.from.is_empty() {
@@ -164,13 +167,13 @@ impl Rule {
         })
     }
 
-    /// What a connection must have for the rule with this operation to match; see [`super::index`].
-    pub(super) fn demands_of_connection(&self, operation: Option<&Operation>) -> Demands {
+    /// What a connection must have for the rule with an operation of these ports to match; see [`super::index`].
+    pub(super) fn demands_of_connection(&self, ports: Option<&Ports>) -> Demands {
         let mut demands = Demands::new();
         let sources: Option<Vec<_>> = self.from.iter().map(Source::keys_of_connection).collect();
         demands.extend(sources.filter(|s| !s.is_empty()).map(|s| s.concat()));
         demands.extend(self.when.iter().filter_map(Condition::keys));
-        let ports = operation.map_or(&[][..], |o| &o.ports);
+        let ports = ports.map_or(&[][..], |ports| &ports.wanted);
         if !ports.is_empty() {
             let key = |port: &u16| Key::exact(Field::Port, port.to_string());
             demands.push(ports.iter().map(key).collect());
@@ -181,15 +184,15 @@ impl Rule {
     /// What a request must have for the rule with this operation to match, scopes apart; see [`super::index`].
     pub(super) fn demands_of_request(
         &self,
-        operation: Option<&Operation>,
+        operation: Option<&RequestOperation>,
         effect: Effect,
     ) -> Demands {
         let mut demands = Demands::new();
-        if let Some(request) = operation.and_then(|o| o.request.as_ref()) {
+        if let Some(request) = operation {
             demands.extend(request.paths.as_ref().and_then(Paths::keys));
             let hosts = request.hosts.as_ref().and_then(|list| list.wanted.as_ref());
             demands.extend(hosts.and_then(|texts| texts.keys(&Field::Host)));
-            demands.extend(request.methods.as_ref().and_then(Methods::keys));
+            demands.extend(request.methods.keys());
         }
         let principals = self.from.iter().map(|source| {
             let list = source.request.as_ref()?.principals.as_ref()?;
@@ -326,17 +329,10 @@ impl Source {
     }
 }
 
-impl Operation {
-    pub(super) fn on_connection(&self, facts: &Facts<'_>) -> bool {
-        let port = facts.connection.destination_port;
-        (self.ports.is_empty() || self.ports.binary_search(&port).is_ok())
-            && self.not_ports.binary_search(&port).is_err()
-    }
-
-    pub(super) fn on_request(&self, facts: &Facts<'_>, effect: Effect) -> bool {
-        self.request
-            .as_ref()
-            .is_none_or(|operation| operation.matches(facts, effect))
+impl Ports {
+    pub(super) fn hold(&self, port: u16) -> bool {
+        (self.wanted.is_empty() || self.wanted.binary_search(&port).is_ok())
+            && self.unwanted.binary_search(&port).is_err()
     }
 }
 
@@ -346,10 +342,10 @@ impl RequestOperation {
             return effect.of_unknown();
         };
         // What costs least first.
-        self.methods.as_ref().is_none_or(|m| m.hold(request.method))
+        self.methods.hold(request.method)
             && path_holds(
                 self.paths.as_ref(),
-                self.not_paths.as_ref(),
+                self.not_paths.as_deref(),
                 facts,
                 request.path,
                 effect,

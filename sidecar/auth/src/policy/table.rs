@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::facts::{Effect, Facts};
 use super::index::{Builder, Demands, Index, Shares};
-use super::rule::{Fit, From, Operation, Rule};
+use super::rule::{Fit, From, Operation, Ports, RequestOperation, Rule};
 use super::standing::{Led, Live};
 
 /// Rules with one effect.
@@ -19,6 +19,8 @@ pub(super) struct Table {
     rules: Vec<Rule>,
     /// What can match on its own, in the order of the rules.
     units: Vec<Unit>,
+    /// The ports of each unit.
+    ports: Vec<Option<Box<Ports>>>,
     /// Units that no connection rules out, in order.
     free: Vec<u32>,
     /// The first unit that matches whatever connection and request say.
@@ -29,20 +31,28 @@ pub(super) struct Table {
     requests: Index,
 }
 
-/// One operation of a rule, or a rule without operations.
-#[derive(Debug, Clone, Copy)]
+/// One operation of a rule, or a rule without operations. One cache line, which most looks at it need no other than.
+#[derive(Debug)]
+#[repr(align(64))]
 struct Unit {
     rule: u32,
-    /// [`NONE`] for a rule without operations.
-    operation: u32,
     /// What every connection makes of it; `None`: that depends.
     free: Option<From>,
     /// True if the index of requests leads to it.
     led: bool,
+    /// True if nothing but the operation is left for the request where `from` is settled.
+    bare: bool,
+    /// What the operation asks of the request.
+    request: Option<RequestOperation>,
 }
+
+const _: () = assert!(size_of::<Unit>() == 64);
 
 /// Up to how many units looking at each costs less than an index.
 const FEW: usize = 4;
+/// Up to how many units that share what they demand of a connection are looked at for each of its requests: finding them by
+/// what requests have would cost every request on every connection a look.
+const OWN: usize = 2;
 /// How much more it costs to look at a unit than to find it dead.
 const DEAD: usize = 8;
 
@@ -70,6 +80,7 @@ impl Table {
             policies: Vec::new(),
             rules: Vec::new(),
             units: Vec::new(),
+            ports: Vec::new(),
             free: Vec::new(),
             settled: NONE,
             connections: Index::default(),
@@ -96,19 +107,21 @@ impl Table {
     }
 
     /// Adds a policy whose rules were compiled with [`Self::next_policy`].
-    pub(super) fn push(&mut self, name: Arc<str>, rules: Vec<Rule>) {
+    pub(super) fn push(&mut self, name: Arc<str>, rules: Vec<(Rule, Vec<Operation>)>) {
         self.policies.push(name);
-        for rule in rules {
-            let at = index(self.rules.len());
-            let unit = |operation| Unit {
-                rule: at,
-                operation,
-                free: None,
-                led: false,
-            };
-            match index(rule.to.len()) {
-                0 => self.units.push(unit(NONE)),
-                count => self.units.extend((0..count).map(unit)),
+        for (rule, mut operations) in rules {
+            if operations.is_empty() {
+                operations.push(Operation::default());
+            }
+            for Operation { ports, request } in operations {
+                self.units.push(Unit {
+                    rule: index(self.rules.len()),
+                    free: None,
+                    led: false,
+                    bare: rule.rest.is_none(),
+                    request,
+                });
+                self.ports.push(ports);
             }
             self.rules.push(rule);
         }
@@ -122,10 +135,11 @@ impl Table {
         let demands: Vec<(Demands, Demands)> = self
             .units
             .iter()
-            .map(|unit| {
-                let (rule, operation) = self.parts(*unit);
-                let of_connection = rule.demands_of_connection(operation);
-                let of_request = rule.demands_of_request(operation, self.effect);
+            .zip(&self.ports)
+            .map(|(unit, ports)| {
+                let rule = &self.rules[unit.rule as usize];
+                let of_connection = rule.demands_of_connection(ports.as_deref());
+                let of_request = rule.demands_of_request(unit.request.as_ref(), self.effect);
                 (of_connection, of_request)
             })
             .collect();
@@ -133,14 +147,14 @@ impl Table {
         let of_requests = Shares::of(demands.iter().map(|(_, demands)| demands));
         let (mut connections, mut requests) = (Builder::default(), Builder::default());
         for (at, (of_connection, of_request)) in (0..).zip(&demands) {
-            let unit = self.units[at as usize];
-            let (rule, operation) = self.parts(unit);
-            let free = rule.on_every_connection(operation);
+            let unit = &self.units[at as usize];
+            let ports = self.ports[at as usize].as_deref();
+            let free = self.rules[unit.rule as usize].on_every_connection(ports);
             let request = of_requests.best(of_request);
             let mut led = request.is_some() || free.is_some();
             if let Some(from) = free {
                 requests.hang(at, request.map(|(_, keys)| keys));
-                let settled = self.decides && rule.is_settled(operation, from);
+                let settled = self.decides && unit.is_settled(from);
                 self.free.push(at);
                 if settled && self.settled == NONE {
                     self.settled = at;
@@ -150,7 +164,7 @@ impl Table {
                 connections.hang(at, connection.map(|(_, keys)| keys));
                 let fewest = connection.map_or(usize::MAX, |(count, _)| count);
                 if let Some((count, keys)) = request {
-                    led = count / DEAD <= fewest;
+                    led = fewest > OWN && count / DEAD <= fewest;
                     if led {
                         requests.hang(at, Some(keys));
                     }
@@ -161,11 +175,6 @@ impl Table {
         }
         self.connections = connections.finish();
         self.requests = requests.finish();
-    }
-
-    fn parts(&self, unit: Unit) -> (&Rule, Option<&Operation>) {
-        let rule = &self.rules[unit.rule as usize];
-        (rule, rule.to.get(unit.operation as usize))
     }
 
     /// What the connection makes of the units.
@@ -183,16 +192,16 @@ impl Table {
             if at >= settled {
                 break;
             }
-            let unit = self.units[at as usize];
-            let (rule, operation) = self.parts(unit);
+            let unit = &self.units[at as usize];
             if last.0 != unit.rule {
+                let rule = &self.rules[unit.rule as usize];
                 last = (unit.rule, rule.on_connection(facts));
             }
             let Some(from) = last.1 else { continue };
-            if !operation.is_none_or(|o| o.on_connection(facts)) {
+            if !self.has_port(at as usize, facts) {
                 continue;
             }
-            if self.decides && rule.is_settled(operation, from) {
+            if self.decides && unit.is_settled(from) {
                 settled = at;
                 break;
             }
@@ -224,7 +233,7 @@ impl Table {
             if at >= best {
                 return ControlFlow::Break(());
             }
-            match self.fit(self.units[at as usize], from, facts) {
+            match self.fit(&self.units[at as usize], from, facts) {
                 Fit::No => return ControlFlow::Continue(()),
                 Fit::Lacks(scope) => {
                     if at < lacking.0 {
@@ -238,7 +247,7 @@ impl Table {
             ControlFlow::Break(())
         });
         match self.units.get(best as usize) {
-            Some(unit) => Found::Rule(self.matched(self.parts(*unit).0)),
+            Some(unit) => Found::Rule(self.matched(&self.rules[unit.rule as usize])),
             None => Found::Nothing(lacking.1),
         }
     }
@@ -247,7 +256,7 @@ impl Table {
     pub(super) fn all(&self, live: &Live, facts: &Facts<'_>) -> Vec<Matched<'_>> {
         let mut matching = Vec::new();
         self.each(live, facts, |at, from| {
-            if self.fit(self.units[at as usize], from, facts) == Fit::Matches {
+            if self.fit(&self.units[at as usize], from, facts) == Fit::Matches {
                 matching.push(at);
             }
             ControlFlow::Continue(())
@@ -255,7 +264,7 @@ impl Table {
         matching.sort_unstable();
         let rules = matching
             .iter()
-            .map(|at| self.parts(self.units[*at as usize]).0);
+            .map(|at| &self.rules[self.units[*at as usize].rule as usize]);
         let mut rules: Vec<_> = rules.collect();
         rules.dedup_by_key(|rule| rule.policy);
         rules.into_iter().map(|rule| self.matched(rule)).collect()
@@ -284,8 +293,8 @@ impl Table {
     /// The first rule that matches, looking at one after the other.
     pub(super) fn scan(&self, facts: &Facts<'_>) -> Found<'_> {
         let mut lacking = None;
-        for rule in &self.rules {
-            match self.fit_of_rule(rule, facts) {
+        for (rule, fit) in self.fits(facts) {
+            match fit {
                 Fit::Matches => return Found::Rule(self.matched(rule)),
                 Fit::Lacks(scope) => lacking = lacking.or(Some(scope)),
                 Fit::No => {}
@@ -297,36 +306,50 @@ impl Table {
     /// Every policy that matches, looking at one rule after the other.
     pub(super) fn every<'a>(&'a self, facts: &'a Facts<'a>) -> impl Iterator<Item = Matched<'a>> {
         let mut last = None;
-        self.rules
-            .iter()
-            .filter(move |rule| {
-                if last == Some(rule.policy) || self.fit_of_rule(rule, facts) != Fit::Matches {
+        self.fits(facts)
+            .filter(move |(rule, fit)| {
+                if last == Some(rule.policy) || *fit != Fit::Matches {
                     return false;
                 }
                 last = Some(rule.policy);
                 true
             })
-            .map(|rule| self.matched(rule))
+            .map(|(rule, _)| self.matched(rule))
     }
 
-    fn fit(&self, unit: Unit, from: From, facts: &Facts<'_>) -> Fit<'_> {
-        let (rule, operation) = self.parts(unit);
-        if operation.is_none_or(|o| o.on_request(facts, self.effect)) {
-            rule.on_request(facts, from, self.effect)
-        } else {
+    /// How each unit fits, with its rule; without an index.
+    fn fits<'s, 'f>(
+        &'s self,
+        facts: &'f Facts<'f>,
+    ) -> impl Iterator<Item = (&'s Rule, Fit<'s>)> + use<'s, 'f> {
+        let mut last = (NONE, None);
+        self.units.iter().enumerate().map(move |(at, unit)| {
+            let rule = &self.rules[unit.rule as usize];
+            if last.0 != unit.rule {
+                last = (unit.rule, rule.on_connection(facts));
+            }
+            let fit = match last.1 {
+                Some(from) if self.has_port(at, facts) => self.fit(unit, from, facts),
+                _ => Fit::No,
+            };
+            (rule, fit)
+        })
+    }
+
+    fn fit<'a>(&'a self, unit: &'a Unit, from: From, facts: &Facts<'_>) -> Fit<'a> {
+        let request = unit.request.as_ref();
+        if !request.is_none_or(|r| r.matches(facts, self.effect)) {
             Fit::No
+        } else if unit.bare && from == From::Settled {
+            Fit::Matches
+        } else {
+            self.rules[unit.rule as usize].on_request(facts, from, self.effect)
         }
     }
 
-    fn fit_of_rule<'a>(&self, rule: &'a Rule, facts: &Facts<'_>) -> Fit<'a> {
-        let fits = |o: &Operation| o.on_connection(facts) && o.on_request(facts, self.effect);
-        if !rule.to.is_empty() && !rule.to.iter().any(fits) {
-            return Fit::No;
-        }
-        match rule.on_connection(facts) {
-            Some(from) => rule.on_request(facts, from, self.effect),
-            None => Fit::No,
-        }
+    fn has_port(&self, at: usize, facts: &Facts<'_>) -> bool {
+        let ports = self.ports.get(at).and_then(Option::as_ref);
+        ports.is_none_or(|ports| ports.hold(facts.connection.destination_port))
     }
 
     fn matched(&self, rule: &Rule) -> Matched<'_> {
@@ -337,6 +360,13 @@ impl Table {
                 .map_or("", |name| &**name),
             rule: rule.position,
         }
+    }
+}
+
+impl Unit {
+    /// True if it matches whatever the request says on a connection that satisfies `from` of its rule as told.
+    fn is_settled(&self, from: From) -> bool {
+        from == From::Settled && self.bare && self.request.is_none()
     }
 }
 

@@ -14,13 +14,13 @@ pub(super) fn is_template(pattern: &str) -> bool {
 /// Segments further back are not worth a look for each request.
 const MAX_SEGMENT: u8 = 8;
 
-/// A path template.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Template {
+/// A path template: text that was found right, and where its operators begin.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Template<'a> {
     /// Text before the first operator.
-    head: Box<str>,
-    /// Operators, each with the text that follows it.
-    steps: Box<[(Operator, Box<str>)]>,
+    head: &'a str,
+    /// From the first operator on.
+    tail: &'a str,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,58 +29,65 @@ enum Operator {
     Rest,
 }
 
-impl Template {
+impl<'a> Template<'a> {
     /// Parses a template.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, &'static str> {
         if !text.starts_with('/') {
             return Err("a template must start with '/'");
         }
-        let mut head = String::new();
-        let mut steps: Vec<(Operator, String)> = Vec::new();
+        let mut last = false;
         for segment in text[1..].split('/') {
-            let operator = match segment {
-                "{*}" => Some(Operator::Segment),
-                "{**}" => Some(Operator::Rest),
+            match segment {
+                "{*}" | "{**}" if last => return Err("`{**}` must be the last operator"),
+                "{*}" => {}
+                "{**}" => last = true,
                 other if other.contains(['{', '}', '*']) => {
                     return Err(
                         "in a template, '*', '{' and '}' may stand only in the whole segments `{*}` and `{**}`",
                     );
                 }
-                _ => None,
-            };
-            let literal = steps.last_mut().map_or(&mut head, |(_, literal)| literal);
-            literal.push('/');
-            match operator {
-                None => literal.push_str(segment),
-                Some(_) if matches!(steps.last(), Some((Operator::Rest, _))) => {
-                    return Err("`{**}` must be the last operator");
-                }
-                Some(operator) => steps.push((operator, String::new())),
+                _ => {}
             }
         }
-        Ok(Self {
-            head: head.into(),
-            steps: steps
-                .into_iter()
-                .map(|(o, text)| (o, text.into()))
-                .collect(),
+        let (head, tail) = text.split_at(text.find('{').unwrap_or(text.len()));
+        Ok(Self { head, tail })
+    }
+
+    /// One that was parsed, by its text and the length of its head.
+    fn at(head: u32, text: &'a str) -> Self {
+        let (head, tail) = text.split_at(head as usize);
+        Self { head, tail }
+    }
+
+    /// Operators, each with the text that follows it.
+    fn steps(self) -> impl Iterator<Item = (Operator, &'a str)> {
+        let mut tail = self.tail;
+        std::iter::from_fn(move || {
+            let (operator, after) = match tail.strip_prefix("{**}") {
+                Some(after) => (Operator::Rest, after),
+                None => (Operator::Segment, tail.strip_prefix("{*}")?),
+            };
+            let literal;
+            let end = memchr::memchr(b'{', after.as_bytes());
+            (literal, tail) = after.split_at(end.unwrap_or(after.len()));
+            Some((operator, literal))
         })
     }
 
     /// What every path that matches has: the text before the first operator, or, where that says nothing, the first whole
     /// segment behind it, or the end.
-    fn key(&self) -> Key {
-        if &*self.head != "/" {
+    fn key(self) -> Key {
+        if self.head != "/" {
             return Key {
                 field: Field::Path,
                 shape: Shape::Prefix,
-                text: self.head.clone(),
+                text: self.head.into(),
             };
         }
-        for (at, (operator, literal)) in (1..MAX_SEGMENT).zip(&self.steps) {
+        for (at, (operator, literal)) in (1..MAX_SEGMENT).zip(self.steps()) {
             match operator {
                 // Only single segments came before: what follows is the next.
                 Operator::Segment => {
@@ -95,7 +102,7 @@ impl Template {
                     return Key {
                         field: Field::Path,
                         shape: Shape::Suffix,
-                        text: literal.clone(),
+                        text: literal.into(),
                     };
                 }
             }
@@ -103,44 +110,58 @@ impl Template {
         Key {
             field: Field::Path,
             shape: Shape::Prefix,
-            text: self.head.clone(),
+            text: self.head.into(),
         }
     }
 
     /// True if the whole path matches.
-    pub(super) fn matches(&self, path: &str) -> bool {
-        let Some(mut rest) = path.strip_prefix(&*self.head) else {
+    pub(super) fn matches(self, path: &str) -> bool {
+        let Some(mut rest) = path.strip_prefix(self.head) else {
             return false;
         };
-        for (operator, literal) in &self.steps {
+        for (operator, literal) in self.steps() {
             match operator {
                 Operator::Segment => {
-                    let end = rest.find('/').unwrap_or(rest.len());
+                    let end = memchr::memchr(b'/', rest.as_bytes()).unwrap_or(rest.len());
                     if end == 0 {
                         return false;
                     }
-                    match rest[end..].strip_prefix(&**literal) {
+                    match rest[end..].strip_prefix(literal) {
                         Some(after) => rest = after,
                         None => return false,
                     }
                 }
                 // The last operator: what follows must end the path.
-                Operator::Rest => return rest.ends_with(&**literal),
+                Operator::Rest => return rest.ends_with(literal),
             }
         }
         rest.is_empty()
     }
 }
 
-/// Path patterns, any of which may match.
+/// Path patterns, any of which may match. Most have one, which is looked at without following more than its text.
 #[derive(Debug)]
-pub(super) struct Paths {
+pub(super) enum Paths {
+    /// Every path.
+    Present,
+    One(Shape, Box<str>),
+    /// A template, and the length of its head.
+    Template(u32, Box<str>),
+    Many(Box<Many>),
+}
+
+/// Texts, and templates with the lengths of their heads.
+#[derive(Debug)]
+pub(super) struct Many {
     texts: Texts,
-    templates: Box<[Template]>,
+    templates: Box<[(u32, Box<str>)]>,
 }
 
 impl Paths {
-    /// Compiles patterns that [`check`] passed.
+    /// Compiles patterns.
+    ///
+    /// # Errors
+    /// Which template is wrong, and what is wrong with it.
     pub(super) fn compile(patterns: &[String]) -> Result<Option<Self>, (usize, &'static str)> {
         if patterns.is_empty() {
             return Ok(None);
@@ -148,25 +169,61 @@ impl Paths {
         let mut templates = Vec::new();
         for (i, pattern) in patterns.iter().enumerate() {
             if is_template(pattern) {
-                templates.push(Template::parse(pattern).map_err(|problem| (i, problem))?);
+                let template = Template::parse(pattern).map_err(|problem| (i, problem))?;
+                let head = u32::try_from(template.head.len()).map_err(|_| (i, "is too long"))?;
+                templates.push((head, pattern.as_str().into()));
             }
         }
         let texts = patterns.iter().map(String::as_str);
-        Ok(Some(Self {
-            texts: Texts::compile(texts.filter(|pattern| !is_template(pattern))),
-            templates: templates.into(),
+        let texts = Texts::compile(texts.filter(|pattern| !is_template(pattern)));
+        if patterns.len() == 1
+            && let Some((head, text)) = templates.pop()
+        {
+            return Ok(Some(Self::Template(head, text)));
+        }
+        Ok(Some(match texts {
+            Texts::Present => Self::Present,
+            Texts::One(shape, text) if templates.is_empty() => Self::One(shape, text),
+            texts => Self::Many(Box::new(Many {
+                texts,
+                templates: templates.into(),
+            })),
         }))
     }
 
     /// Under what an index finds them; `None` if one of them matches every path.
     pub(super) fn keys(&self) -> Option<Vec<Key>> {
-        let mut keys = self.texts.keys(&Field::Path)?;
-        keys.extend(self.templates.iter().map(Template::key));
-        Some(keys)
+        Some(match self {
+            Self::Present => return None,
+            Self::One(shape, text) => vec![Key {
+                field: Field::Path,
+                shape: *shape,
+                text: text.clone(),
+            }],
+            Self::Template(head, text) => vec![Template::at(*head, text).key()],
+            Self::Many(many) => {
+                let mut keys = many.texts.keys(&Field::Path)?;
+                keys.extend(
+                    many.templates
+                        .iter()
+                        .map(|(head, t)| Template::at(*head, t).key()),
+                );
+                keys
+            }
+        })
     }
 
     pub(super) fn matches(&self, path: &str) -> bool {
-        self.texts.matches(path) || self.templates.iter().any(|t| t.matches(path))
+        match self {
+            Self::Present => true,
+            Self::One(shape, text) => shape.matches(text, path),
+            Self::Template(head, text) => Template::at(*head, text).matches(path),
+            Self::Many(many) => {
+                let mut templates = many.templates.iter();
+                many.texts.matches(path)
+                    || templates.any(|(head, text)| Template::at(*head, text).matches(path))
+            }
+        }
     }
 }
 

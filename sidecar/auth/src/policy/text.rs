@@ -81,9 +81,7 @@ impl Texts {
     pub(super) fn matches(&self, text: &str) -> bool {
         match self {
             Self::Present => true,
-            Self::One(Shape::Exact, exact) => **exact == *text,
-            Self::One(Shape::Prefix, prefix) => text.starts_with(&**prefix),
-            Self::One(Shape::Suffix, suffix) => text.ends_with(&**suffix),
+            Self::One(shape, one) => shape.matches(one, text),
             Self::Many(many) => {
                 many.exact
                     .binary_search_by(|held| (**held).cmp(text))
@@ -168,8 +166,8 @@ impl List {
 #[derive(Debug)]
 pub(super) struct Methods {
     bits: u16,
-    /// Seldom needed: not between what is needed for each request.
-    others: Box<List>,
+    /// Seldom needed: not between what is needed for each request. `None`: all of them.
+    others: Option<Box<List>>,
 }
 
 const KNOWN: [&str; 9] = [
@@ -177,28 +175,44 @@ const KNOWN: [&str; 9] = [
 ];
 
 impl Methods {
-    pub(super) fn compile(wanted: &[String], unwanted: &[String]) -> Option<Self> {
-        let others = List::compile(wanted, unwanted)?;
+    const ANY: Self = Self {
+        bits: u16::MAX,
+        others: None,
+    };
+
+    /// Compiles patterns; every method will do when there are none.
+    pub(super) fn compile(wanted: &[String], unwanted: &[String]) -> Self {
+        let Some(others) = List::compile(wanted, unwanted) else {
+            return Self::ANY;
+        };
         let bits = KNOWN
             .iter()
             .enumerate()
             .filter(|(_, method)| others.hold(Some(method)))
             .fold(0, |bits, (i, _)| bits | 1 << i);
-        Some(Self {
+        Self {
             bits,
-            others: Box::new(others),
-        })
+            others: Some(Box::new(others)),
+        }
+    }
+
+    /// True if every method will do.
+    pub(super) fn is_any(&self) -> bool {
+        self.others.is_none()
     }
 
     /// A key for each method that is wanted; `None` if that is left open.
     pub(super) fn keys(&self) -> Option<Vec<Key>> {
-        self.others.wanted.as_ref()?.keys(&Field::Method)
+        self.others.as_ref()?.wanted.as_ref()?.keys(&Field::Method)
     }
 
     pub(super) fn hold(&self, method: &Method) -> bool {
         match Self::position(method) {
             Some(at) => self.bits & 1 << at != 0,
-            None => self.others.hold(Some(method.as_str())),
+            None => {
+                let others = self.others.as_ref();
+                others.is_none_or(|list| list.hold(Some(method.as_str())))
+            }
         }
     }
 
@@ -233,7 +247,7 @@ mod tests {
             (&[], &["DELETE", "PURGE"]),
             (&["PURGE", "*ACH"], &[]),
         ] {
-            let methods = Methods::compile(&strings(wanted), &strings(unwanted)).unwrap();
+            let methods = Methods::compile(&strings(wanted), &strings(unwanted));
             let list = List::compile(&strings(wanted), &strings(unwanted)).unwrap();
             for method in KNOWN.iter().chain(&["PURGE", "get", "Get", "X"]) {
                 let parsed = Method::from_bytes(method.as_bytes()).unwrap();
