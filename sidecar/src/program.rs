@@ -133,6 +133,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         limits: Limits::default(),
         probe: Arc::clone(&probe),
         key_requests: Arc::clone(&key_requests),
+        recent: Arc::default(),
     });
     let shared: SharedSnapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(
         &args.workload,

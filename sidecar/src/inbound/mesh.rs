@@ -74,6 +74,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
     let review = worker
         .reviews
         .register(Box::new(subject), &worker.snapshot());
+    worker.tokens.meet(&peer);
     let source = Source::new(
         Some(peer),
         dial::canonical(address),

@@ -144,6 +144,7 @@ async fn terminate(
         Direction::Inbound,
     );
     let review = worker.reviews.register(Box::new(subject), &snapshot);
+    worker.tokens.meet(&peer);
     let source = Source::new(Some(peer), plain.address, plain.own, Some(port), &snapshot);
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         let source = Rc::new(source);

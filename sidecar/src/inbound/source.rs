@@ -33,6 +33,8 @@ pub struct Source {
     xfcc: Option<HeaderValue>,
     /// Trust epoch under which the peer was last found not to be revoked.
     trusted: Cell<u64>,
+    /// A certificate that the peer presented before, and until when that counts.
+    earlier: Cell<Option<([u8; 32], i64)>>,
     decided: RefCell<Vec<Decided>>,
     standings: RefCell<Vec<(u64, u16, Rc<Standing>)>>,
 }
@@ -85,6 +87,7 @@ impl Source {
             port,
             xfcc,
             trusted: Cell::new(0),
+            earlier: Cell::new(None),
             decided: RefCell::default(),
             standings: RefCell::default(),
         }
@@ -93,6 +96,27 @@ impl Source {
     /// The peer's SPIFFE ID for logs; `-` for plaintext.
     pub fn peer_name(&self) -> &str {
         self.peer.as_ref().map_or("-", |p| p.id().as_str())
+    }
+
+    /// True if at `now`, Unix seconds, it counts that the peer presented the certificate with this digest before. `look`
+    /// tells until when, and is asked once: what connections share is not read for every request.
+    pub fn presented_before(
+        &self,
+        certificate: &[u8; 32],
+        now: i64,
+        look: impl FnOnce() -> Option<i64>,
+    ) -> bool {
+        if let Some((held, until)) = self.earlier.get()
+            && held == *certificate
+            && now < until
+        {
+            return true;
+        }
+        let found = look().map(|until| (*certificate, until));
+        if found.is_some() {
+            self.earlier.set(found);
+        }
+        found.is_some()
     }
 
     /// Decides whether this source may open a connection of opaque bytes to application port `port`, or keep one open.

@@ -98,6 +98,8 @@ pub struct Settings {
     pub probe: Arc<probe::Probe>,
     /// Takes the names of key sets that have to be fetched again.
     pub key_requests: Arc<KeyRequests>,
+    /// Certificates that peers presented.
+    pub recent: Arc<inbound::token::Recent>,
 }
 
 /// The listening sockets of one worker.
@@ -212,6 +214,7 @@ pub fn run(
             tokens: inbound::token::Tokens::new(
                 secret()?,
                 Arc::clone(&settings.key_requests),
+                Arc::clone(&settings.recent),
                 settings.dialer,
             ),
             counters: Counters::new(),

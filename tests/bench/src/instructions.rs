@@ -92,23 +92,20 @@ async fn measure(
     ];
     say("starting the sidecars under callgrind");
     let echo = echo.address.to_string();
-    let mesh = mesh_pair::start_under(&ours, &tokens, &app, &echo, &under).await?;
-    let target = &mesh.pair.target;
+    let mut mesh = mesh_pair::start_under(&ours, &tokens, &app, &echo, &under).await?;
+    let target = &mesh.pair.target.clone();
     let headers = format!("Authorization: Bearer {token}\r\n");
     probe::wait_for_answer(target, &headers, &app.body).await?;
     let control = valgrind.with_file_name("callgrind_control");
+    let pids = [mesh.pair.client, mesh.pair.server];
+    let counter = Counter {
+        control: &control,
+        folder: folder.path(),
+        pids,
+        target,
+    };
     for connections in [1, 32] {
-        ask(target, &headers, connections, WARM_UP).await?;
-        for pid in [mesh.pair.client, mesh.pair.server] {
-            order(&control, "--zero", pid).await?;
-        }
-        ask(target, &headers, connections, requests).await?;
-        let mut each = Vec::new();
-        for pid in [mesh.pair.client, mesh.pair.server] {
-            order(&control, "--dump", pid).await?;
-            let total = dumped(folder.path(), pid).await?;
-            each.push(total as f64 / requests as f64);
-        }
+        let each = counter.count(&headers, connections, requests).await?;
         say(&format!(
             "{connections} connections: {each:.0?} instructions per request"
         ));
@@ -117,7 +114,54 @@ async fn measure(
             json!({"client_sidecar": each[0].round(), "server_sidecar": each[1].round()}),
         );
     }
+
+    // From here on requests without a token pass as well.
+    mesh.api.apply(&mesh_pair::policy(None)).await?;
+    probe::wait_for_answer(target, "", &app.body).await?;
+    let filler = format!("X-Filler: Bearer {}\r\n", "x".repeat(token.len()));
+    let mut inbound = serde_json::Map::new();
+    for (name, headers) in [
+        ("no_token", ""),
+        ("header_as_long_as_a_token", &filler),
+        ("cached_token", &headers),
+    ] {
+        let [_, server] = counter.count(headers, 32, requests).await?;
+        say(&format!("{name}: {server:.0} instructions per request"));
+        inbound.insert(name.to_owned(), json!(server.round()));
+    }
+    report.figure("inbound_instructions_per_request_c32", inbound);
     Ok(())
+}
+
+/// Counts what both sidecars execute.
+struct Counter<'a> {
+    control: &'a Path,
+    folder: &'a Path,
+    pids: [u32; 2],
+    target: &'a Target,
+}
+
+impl Counter<'_> {
+    /// Instructions per request of the client's and of the server's sidecar, once they are warm.
+    async fn count(
+        &self,
+        headers: &str,
+        connections: usize,
+        requests: usize,
+    ) -> anyhow::Result<[f64; 2]> {
+        ask(self.target, headers, connections, WARM_UP).await?;
+        for pid in self.pids {
+            order(self.control, "--zero", pid).await?;
+        }
+        ask(self.target, headers, connections, requests).await?;
+        let mut each = [0.0; 2];
+        for (each, pid) in each.iter_mut().zip(self.pids) {
+            order(self.control, "--dump", pid).await?;
+            let total = dumped(self.folder, pid).await?;
+            *each = total as f64 / requests as f64;
+        }
+        Ok(each)
+    }
 }
 
 /// Sends requests over some keep-alive connections, one at a time on each, and reads the answers.

@@ -8,6 +8,8 @@
 mod cache;
 mod recent;
 
+pub use recent::Recent;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +26,6 @@ use mesh_proto::mesh;
 use metrics::{Counter, counter};
 
 use self::cache::{Cache, Digest, Digester, FAILURE_TTL, Failures, Under};
-use self::recent::Recent;
 use super::introspect::{Introspector, Verdict};
 use super::key_misses::{self, KeyMisses, Miss};
 use super::source::Source;
@@ -48,7 +49,7 @@ pub struct Tokens {
     cache: RefCell<Cache>,
     failures: RefCell<Failures>,
     memo: RefCell<HeaderMemo>,
-    recent: RefCell<Recent>,
+    recent: Arc<Recent>,
     key_misses: KeyMisses,
     introspector: Introspector,
     hits: Counter,
@@ -114,8 +115,14 @@ impl From<Reason> for Denied {
 
 impl Tokens {
     /// Knows nothing yet. `seed` keys the digests: they must not be foreseeable. `key_requests` takes the names of key sets
-    /// that have to be fetched again; introspection endpoints are connected to with `dialer`.
-    pub fn new(seed: [u8; 32], key_requests: Arc<KeyRequests>, dialer: Dialer) -> Self {
+    /// that have to be fetched again; `recent` is shared by the workers; introspection endpoints are connected to with
+    /// `dialer`.
+    pub fn new(
+        seed: [u8; 32],
+        key_requests: Arc<KeyRequests>,
+        recent: Arc<Recent>,
+        dialer: Dialer,
+    ) -> Self {
         describe();
         let lookups = |result| counter!("postern_token_cache_lookups_total", "result" => result);
         Self {
@@ -123,7 +130,7 @@ impl Tokens {
             cache: RefCell::default(),
             failures: RefCell::default(),
             memo: RefCell::default(),
-            recent: RefCell::default(),
+            recent,
             key_misses: KeyMisses::new(key_requests),
             introspector: Introspector::new(dialer),
             hits: lookups("hit"),
@@ -289,10 +296,9 @@ impl Tokens {
                     return Ok(None);
                 };
                 let verified = self.verify(snapshot, policy, presented)?;
-                self.check_caller(&verified, source.peer.as_ref())
-                    .map_err(|reason| {
-                        (reason.into(), Some(Arc::clone(verified.provider())), None)
-                    })?;
+                self.check_caller(&verified, source).map_err(|reason| {
+                    (reason.into(), Some(Arc::clone(verified.provider())), None)
+                })?;
                 Ok(Some((verified, presented.place())))
             });
         let credential = verified.next().transpose()?.flatten();
@@ -472,13 +478,20 @@ impl Tokens {
         }
     }
 
-    fn check_caller(&self, verified: &Verified, peer: Option<&VerifiedPeer>) -> Result<(), Reason> {
-        let mut recent = self.recent.borrow_mut();
-        if let Some(peer) = peer {
-            recent.note(peer.id(), peer.leaf_sha256());
-        }
-        let presented_before =
-            |digest: &[u8; 32]| peer.is_some_and(|peer| recent.was_presented(peer.id(), digest));
+    /// To be told of every verified peer once, before its first request.
+    pub fn meet(&self, peer: &VerifiedPeer) {
+        let now = unix_seconds();
+        self.recent
+            .note(peer.id(), peer.leaf_sha256(), peer.not_after(), now);
+    }
+
+    fn check_caller(&self, verified: &Verified, source: &Source) -> Result<(), Reason> {
+        let peer = source.peer.as_ref();
+        let presented_before = |digest: &[u8; 32]| {
+            let now = unix_seconds();
+            let look = || self.recent.until(peer?.id(), digest, now);
+            source.presented_before(digest, now, look)
+        };
         verified.check_caller(&Caller {
             id: peer.map(VerifiedPeer::id),
             certificate: peer.map(VerifiedPeer::leaf_sha256),

@@ -1,46 +1,109 @@
-//! Certificates under which identities presented tokens lately: a token that is bound to one stays good when its holder's
+//! Certificates that identities presented to this sidecar: a token that is bound to one stays good when its holder's
 //! certificate rotates (RFC 8705 §3, with certificates that live shorter than tokens).
+//!
+//! Shared by the workers, for the next connection of an identity may be another worker's. It is written once per
+//! connection, and read only for a token that names another certificate than its connection has; [`Source`] remembers the
+//! answer. Bounded by time, and in certificates: what ends first goes first, so that nobody is forgotten for one identity
+//! that rotates without end. It is not kept over a restart.
+//!
+//! [`Source`]: crate::inbound::source::Source
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
 
 use mesh_auth::SpiffeId;
 
-/// Identities remembered.
-const MAX_IDENTITIES: usize = 1024;
-/// Certificates remembered of each: a token outlives few rotations.
-const MAX_CERTIFICATES: usize = 4;
+/// How long tokens outlive the certificate that they are bound to, seconds: a token is issued while its holder has the
+/// certificate, so one that lives no longer than this is never refused for a rotation.
+const TOKEN_LIFE: i64 = 24 * 3600;
+/// Certificates remembered of one identity: of every replica, those of two days.
+const MAX_OF_IDENTITY: usize = 1024;
+/// Certificates remembered, about 60 bytes each.
+const MAX_CERTIFICATES: usize = 65_536;
 
-/// What one worker saw.
+/// What the sidecar saw.
 #[derive(Debug, Default)]
-pub(super) struct Recent {
-    identities: HashMap<Box<str>, VecDeque<[u8; 32]>>,
+pub struct Recent(RwLock<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    identities: HashMap<Box<str>, Vec<Seen>>,
+    certificates: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    certificate: [u8; 32],
+    until: i64,
 }
 
 impl Recent {
-    /// `id` presented the certificate with this digest.
-    pub(super) fn note(&mut self, id: &SpiffeId, certificate: &[u8; 32]) {
-        if let Some(held) = self.identities.get_mut(id.as_str()) {
-            if held.back() != Some(certificate) {
-                held.retain(|c| c != certificate);
-                if held.len() == MAX_CERTIFICATES {
-                    held.pop_front();
-                }
-                held.push_back(*certificate);
-            }
+    /// At `now`, Unix seconds, `id` presented the certificate with this digest, which ends at `not_after`.
+    pub fn note(&self, id: &SpiffeId, certificate: &[u8; 32], not_after: i64, now: i64) {
+        // Most connections present what an earlier one did.
+        if self.until(id, certificate, now).is_some() {
             return;
         }
-        if self.identities.len() >= MAX_IDENTITIES {
-            self.identities.clear();
-        }
-        self.identities
-            .insert(id.as_str().into(), VecDeque::from([*certificate]));
+        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let seen = Seen {
+            certificate: *certificate,
+            until: not_after.saturating_add(TOKEN_LIFE),
+        };
+        held.add(id, seen, now);
     }
 
-    /// True when `id` presented that certificate not long ago.
-    pub(super) fn was_presented(&self, id: &SpiffeId, certificate: &[u8; 32]) -> bool {
-        self.identities
-            .get(id.as_str())
-            .is_some_and(|held| held.contains(certificate))
+    /// Until when a certificate counts that `id` presented, Unix seconds; `None` if it does not at `now`.
+    pub fn until(&self, id: &SpiffeId, certificate: &[u8; 32], now: i64) -> Option<i64> {
+        let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let seen = held.identities.get(id.as_str())?;
+        let seen = seen.iter().find(|s| s.certificate == *certificate)?;
+        (now < seen.until).then_some(seen.until)
+    }
+}
+
+impl Held {
+    fn add(&mut self, id: &SpiffeId, seen: Seen, now: i64) {
+        if self.certificates >= MAX_CERTIFICATES {
+            self.make_room(now);
+        }
+        let list = match self.identities.get_mut(id.as_str()) {
+            Some(list) => list,
+            None => self.identities.entry(id.as_str().into()).or_default(),
+        };
+        self.certificates -= list.len();
+        // Two workers may have met it at once.
+        list.retain(|s| now < s.until && s.certificate != seen.certificate);
+        if list.len() >= MAX_OF_IDENTITY
+            && let Some(first) = (0..list.len()).min_by_key(|i| list[*i].until)
+        {
+            list.swap_remove(first);
+        }
+        list.push(seen);
+        self.certificates += list.len();
+    }
+
+    /// Forgets what has ended; if that is less than a quarter, also the half that ends first, so that this is rare.
+    fn make_room(&mut self, now: i64) {
+        self.keep_after(now);
+        if self.certificates > MAX_CERTIFICATES / 4 * 3 {
+            let mut ends: Vec<i64> = self
+                .identities
+                .values()
+                .flatten()
+                .map(|s| s.until)
+                .collect();
+            let middle = ends.len() / 2;
+            let (_, median, _) = ends.select_nth_unstable(middle);
+            self.keep_after(*median);
+        }
+    }
+
+    fn keep_after(&mut self, moment: i64) {
+        self.identities.retain(|_, list| {
+            list.retain(|s| moment < s.until);
+            !list.is_empty()
+        });
+        self.certificates = self.identities.values().map(Vec::len).sum();
     }
 }
 
@@ -48,23 +111,77 @@ impl Recent {
 mod tests {
     use super::*;
 
+    const NOW: i64 = 1_000_000;
+    const HOUR: i64 = 3600;
+
     fn id(name: &str) -> SpiffeId {
         SpiffeId::parse(&format!("spiffe://td/ns/a/sa/{name}")).expect("an id")
     }
 
+    fn certificate(number: usize) -> [u8; 32] {
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&number.to_le_bytes());
+        digest
+    }
+
     #[test]
-    fn the_last_certificates_of_the_same_identity_count_and_no_others() {
-        let mut recent = Recent::default();
+    fn a_certificate_counts_for_its_identity_as_long_as_a_token_bound_to_it_can_live() {
+        let recent = Recent::default();
         let web = id("web");
-        for i in 0..6_u8 {
-            recent.note(&web, &[i; 32]);
+        // One certificate an hour for a day: a count of the last few would forget the first ones.
+        for i in 0..24 {
+            let now = NOW + i64::try_from(i).unwrap() * HOUR;
+            recent.note(&web, &certificate(i), now + HOUR, now);
         }
-        assert!(recent.was_presented(&web, &[5; 32]) && recent.was_presented(&web, &[2; 32]));
-        assert!(!recent.was_presented(&web, &[1; 32]), "too long ago");
-        assert!(!recent.was_presented(&id("orders"), &[5; 32]));
-        for i in 0..2 * MAX_IDENTITIES {
-            recent.note(&id(&format!("w{i}")), &[0; 32]);
+        let counts = |id: &SpiffeId, number, now| recent.until(id, &certificate(number), now);
+        let end = NOW + HOUR + TOKEN_LIFE;
+        assert_eq!(counts(&web, 0, NOW + 23 * HOUR), Some(end));
+        assert_eq!(counts(&web, 0, end - 1), Some(end));
+        assert_eq!(counts(&web, 0, end), None, "no token of its time lives");
+        assert!(counts(&web, 23, end).is_some());
+        assert_eq!(counts(&web, 24, NOW), None, "never presented");
+        assert_eq!(counts(&id("orders"), 0, NOW), None, "by somebody else");
+    }
+
+    #[test]
+    fn what_has_ended_is_forgotten_when_its_identity_comes_again() {
+        let recent = Recent::default();
+        for i in 0..3 {
+            recent.note(&id("web"), &certificate(i), NOW, NOW);
         }
-        assert!(recent.identities.len() <= MAX_IDENTITIES);
+        let later = NOW + TOKEN_LIFE;
+        recent.note(&id("web"), &certificate(9), later + HOUR, later);
+        assert_eq!(recent.0.read().unwrap().certificates, 1);
+    }
+
+    #[test]
+    fn an_identity_that_rotates_without_end_costs_only_its_own_oldest() {
+        let recent = Recent::default();
+        recent.note(&id("orders"), &certificate(0), NOW, NOW);
+        for i in 0..2 * MAX_OF_IDENTITY {
+            let not_after = NOW + i64::try_from(i).unwrap();
+            recent.note(&id("web"), &certificate(i), not_after, NOW);
+        }
+        let counts = |name, number| recent.until(&id(name), &certificate(number), NOW).is_some();
+        assert_eq!(recent.0.read().unwrap().certificates, MAX_OF_IDENTITY + 1);
+        assert!(counts("orders", 0) && counts("web", 2 * MAX_OF_IDENTITY - 1));
+        assert!(!counts("web", 0), "it would have ended first");
+    }
+
+    #[test]
+    fn when_there_is_no_room_what_ends_first_goes_first() {
+        let recent = Recent::default();
+        for i in 0..=MAX_CERTIFICATES {
+            let not_after = NOW + i64::try_from(i).unwrap();
+            let name = format!("w{}", i / 64);
+            recent.note(&id(&name), &certificate(i), not_after, NOW);
+        }
+        let held = recent.0.read().unwrap().certificates;
+        assert!(held <= MAX_CERTIFICATES, "{held}");
+        assert!(held >= MAX_CERTIFICATES / 4, "{held}");
+        let last = id(&format!("w{}", MAX_CERTIFICATES / 64));
+        let until = recent.until(&last, &certificate(MAX_CERTIFICATES), NOW);
+        assert!(until.is_some());
+        assert_eq!(recent.until(&id("w0"), &certificate(0), NOW), None);
     }
 }
