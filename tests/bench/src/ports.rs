@@ -1,6 +1,7 @@
 //! Ports and folders that nobody else uses.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 
@@ -10,8 +11,12 @@ const STRETCHES: u32 = 250;
 /// The first of all stretches. They end below 32768, where Linux takes the ports that it hands out for port 0.
 const FIRST: u16 = 22_000;
 
-/// Some ports that are free now; all held until the last is found, so that they differ. Nobody who asks for port 0 is
-/// handed one of them between its choice and its use.
+/// Ports given out before. A program takes its time to listen, and two that share a port by `SO_REUSEPORT` share its
+/// connections without a word.
+static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
+
+/// Some ports that are free now and were not given out before. Nobody who asks for port 0 is handed one of them between its
+/// choice and its use.
 pub(crate) fn free<const N: usize>() -> anyhow::Result<[u16; N]> {
     let mut ports = [0; N];
     ports.copy_from_slice(&several(N)?);
@@ -22,14 +27,18 @@ pub(crate) fn free<const N: usize>() -> anyhow::Result<[u16; N]> {
 pub(crate) fn several(count: usize) -> anyhow::Result<Vec<u16>> {
     let stretch = u16::try_from(std::process::id() % STRETCHES).unwrap_or_default();
     let mut candidates = (FIRST + stretch * STRETCH..32_768).chain(FIRST..32_768);
-    let mut held = Vec::new();
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = Vec::with_capacity(count);
     for _ in 0..count {
-        let found = candidates
-            .find_map(|p| Some((p, TcpListener::bind((Ipv4Addr::LOCALHOST, p)).ok()?)))
+        let free =
+            |p: &u16| !given.contains(p) && TcpListener::bind((Ipv4Addr::LOCALHOST, *p)).is_ok();
+        let port = candidates
+            .find(free)
             .context("there is no free port on 127.0.0.1")?;
-        held.push(found);
+        given.push(port);
+        found.push(port);
     }
-    Ok(held.iter().map(|(port, _)| *port).collect())
+    Ok(found)
 }
 
 /// A folder that goes away with its owner.
@@ -46,8 +55,9 @@ mod tests {
 
     #[test]
     fn ports_differ_and_are_below_those_that_are_handed_out() {
-        let ports: [u16; 20] = free().unwrap();
-        let mut unique = ports.to_vec();
+        // Nobody listens on the first ten when the others are asked for.
+        let ports = [free::<10>().unwrap(), free().unwrap()].concat();
+        let mut unique = ports.clone();
         unique.sort_unstable();
         unique.dedup();
         assert_eq!(unique.len(), ports.len());

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use super::{Arm, Peer};
 use crate::arms::nginx::{BULK, BULK_SIZE};
 use crate::cpu::Sample;
@@ -122,14 +124,18 @@ pub(super) async fn measure(
     rounds.add(peer, "h1_c1_p50_us", single.p50_us);
     rounds.add(peer, "h1_c1_p99_us", single.p99_us);
 
-    let many = load(256, seconds, &fields).await?;
+    let many = load(256, seconds, &fields)
+        .await
+        .context("256 connections")?;
     rounds.add(peer, "h1_c256_rps", many.rps);
     rounds.add(peer, "h1_c256_p99_us", many.p99_us);
 
     let mut closing = fields.clone();
     closing.push("Connection: close");
     let before = samples(arm)?;
-    let close = load(CONNECTIONS, seconds, &closing).await?;
+    let close = load(CONNECTIONS, seconds, &closing)
+        .await
+        .context("a connection for each request")?;
     if let Some([client, server]) = spent(arm, &before)? {
         let pair = (client + server) / close.requests as f64;
         rounds.add(peer, "close_cpu_us", pair);
