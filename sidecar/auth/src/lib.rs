@@ -7,6 +7,7 @@ mod reason;
 mod secret;
 mod spiffe;
 
+pub mod address;
 pub mod bundle;
 mod der;
 pub mod revocation;
