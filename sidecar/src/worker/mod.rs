@@ -216,6 +216,7 @@ pub fn run(
                 Arc::clone(&settings.key_requests),
                 Arc::clone(&settings.recent),
                 settings.dialer,
+                snapshot.clone(),
             ),
             counters: Counters::new(),
             observer,

@@ -2,6 +2,7 @@
 // what a test has to make happen: another signing key, and how often the keys were asked for.
 //
 // With TLS_CERT and TLS_KEY (PEM files) its issuer is an https URL; what the test itself asks goes to the plain port all the same.
+// CLIENT_JWKS holds the public key of the client `signer`; certificates of CLIENT_CA (a PEM file) prove CLIENT_SPIFFE_ID.
 //
 // Prints one line of JSON when it listens. Ends with its standard input, so that it never outlives a test.
 
@@ -57,10 +58,21 @@ function provider(issuer, keys) {
     id_token_signed_response_alg: "ES256",
     ...more,
   });
+  const clients = [client("web"), client("other"), client("sidecar")];
+  if (process.env.CLIENT_JWKS) {
+    const jwks = JSON.parse(process.env.CLIENT_JWKS);
+    const key = { client_secret: undefined, token_endpoint_auth_method: "private_key_jwt", jwks };
+    clients.push(client("signer", key));
+  }
+  if (process.env.CLIENT_CA) {
+    const id = process.env.CLIENT_SPIFFE_ID;
+    const certificate = { client_secret: undefined, token_endpoint_auth_method: "tls_client_auth" };
+    clients.push(client(id, { ...certificate, tls_client_auth_san_uri: id }));
+  }
   return new Provider(issuer, {
     adapter: Adapter,
-    clients: [client("web"), client("other"), client("sidecar")],
-    clientAuthMethods: ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+    clients,
+    clientAuthMethods: ["client_secret_basic", "client_secret_post", "private_key_jwt", "tls_client_auth"],
     cookies: { keys: [randomBytes(32).toString("hex")] },
     jwks: { keys },
     scopes: ["read", "write"],
@@ -69,6 +81,15 @@ function provider(issuer, keys) {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
       introspection: { enabled: true, allowedPolicy: () => true },
+      mTLS: {
+        enabled: true,
+        tlsClientAuth: true,
+        getCertificate: (ctx) => ctx.socket.getPeerX509Certificate?.()?.toString(),
+        certificateAuthorized: (ctx) => ctx.socket.authorized === true,
+        certificateSubjectMatches: (ctx, property, expected) =>
+          property === "tls_client_auth_san_uri" &&
+          ctx.socket.getPeerX509Certificate()?.subjectAltName === `URI:${expected}`,
+      },
       revocation: { enabled: true, allowedPolicy: () => true },
       resourceIndicators: {
         enabled: true,
@@ -112,6 +133,9 @@ const address = `127.0.0.1:${await listening(http.createServer(answer), port)}`;
 let issuer = `http://${address}`;
 if (process.env.TLS_CERT) {
   const files = { cert: readFileSync(process.env.TLS_CERT), key: readFileSync(process.env.TLS_KEY) };
+  if (process.env.CLIENT_CA) {
+    Object.assign(files, { ca: readFileSync(process.env.CLIENT_CA), requestCert: true, rejectUnauthorized: false });
+  }
   issuer = `https://localhost:${await listening(https.createServer(files, answer), 0)}`;
 }
 handle = provider(issuer, keys).callback();

@@ -8,8 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use rcgen::KeyPair;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::http::{self, Answer};
@@ -76,6 +77,17 @@ impl Provider {
     /// Starts one whose issuer is an `https` URL, with a certificate made for it.
     #[must_use]
     pub fn over_tls() -> Self {
+        Self::over_tls_with(&[])
+    }
+
+    /// As [`Self::over_tls`], with a client called `id` that proves itself by certificates of the authorities in `ca`.
+    #[must_use]
+    pub fn over_mutual_tls(id: &str, ca: &Path) -> Self {
+        let ca = ca.display().to_string();
+        Self::over_tls_with(&[("CLIENT_SPIFFE_ID", id.to_owned()), ("CLIENT_CA", ca)])
+    }
+
+    fn over_tls_with(more: &[(&str, String)]) -> Self {
         let files = tempfile::tempdir().expect("a directory");
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
         let write = |name: &str, text: String| {
@@ -85,7 +97,20 @@ impl Provider {
         };
         let cert = write("ca.pem", made.cert.pem());
         let key = write("tls.key", made.signing_key.serialize_pem());
-        let provider = Self::run(files, &[("TLS_CERT", cert), ("TLS_KEY", key)]);
+        let signer = KeyPair::generate().expect("a key");
+        write("signer.key", signer.serialize_pem());
+        let (x, y) = signer.public_key_raw()[1..].split_at(32);
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let jwks = json!({"keys": [{
+            "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "signer-1",
+            "x": encode(x), "y": encode(y),
+        }]});
+        let own = [
+            ("TLS_CERT", cert),
+            ("TLS_KEY", key),
+            ("CLIENT_JWKS", jwks.to_string()),
+        ];
+        let provider = Self::run(files, &[&own, more].concat());
         fs::write(provider.file("secret"), &provider.secret).expect("written");
         provider
     }
@@ -115,7 +140,7 @@ impl Provider {
         }
     }
 
-    /// A file for its clients: `ca.pem` and `secret`.
+    /// A file for its clients: `ca.pem`, `secret`, and `signer.key`, which is called `signer-1`.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.files.path().join(name)

@@ -12,9 +12,20 @@ const RESOURCE: &str = "urn:opaque:orders";
 /// `maxCache` where a test waits for it to pass.
 const SHORT: u64 = 1;
 
-/// A mesh whose `orders` asks `provider` as its client `sidecar`; `more` are further lines of `introspection`.
+/// A mesh whose `orders` asks `provider` as its client `sidecar`; `more` is a further line of `introspection`.
 fn mesh(provider: &Provider, more: &str) -> Mesh {
     let mesh = Mesh::start(&[]);
+    let secret = provider.file("secret");
+    let client = format!(
+        "{{clientId: sidecar, credentialFile: {}, {more}",
+        secret.display()
+    );
+    demand(&mesh, provider, &client);
+    mesh
+}
+
+/// Has `orders` demand tokens of `provider`; `client` is the beginning of `introspection`, as a flow mapping.
+fn demand(mesh: &Mesh, provider: &Provider, client: &str) {
     let document = format!(
         r#"apiVersion: postern.dev/v1alpha1
 kind: RequestAuthentication
@@ -26,21 +37,13 @@ spec:
     audiences: ["{RESOURCE}"]
     required: true
     outputClaimToHeaders: [{{header: x-client, claim: client_id}}, {{header: x-scope, claim: scope}}]
-    introspection:
-      endpoint: {issuer}/token/introspection
-      clientId: sidecar
-      credentialFile: {secret}
-      caFile: {ca}
-      timeout: 5s
-      {more}
+    introspection: {client}, endpoint: "{issuer}/token/introspection", caFile: {ca}, timeout: 5s}}
 "#,
         issuer = provider.issuer,
-        secret = provider.file("secret").display(),
         ca = provider.file("ca.pem").display(),
     );
     mesh.apply(&document);
     mesh_e2e::eventually("a token is demanded", || mesh.call_orders().status == 401);
-    mesh
 }
 
 fn call(mesh: &Mesh, token: &str) -> http::Answer {
@@ -88,6 +91,45 @@ fn an_opaque_token_is_asked_about_once_and_the_application_is_told_what_the_prov
     let other = provider.token("web", "urn:opaque:payments");
     refused(&mesh, &other, 401, "token_wrong_audience");
     refused(&mesh, "nobody-issued-this", 401, "token_inactive");
+}
+
+#[test]
+fn a_client_with_a_key_of_its_own_signs_what_the_provider_accepts() {
+    let provider = Provider::over_tls();
+    let mesh = Mesh::start(&[]);
+    let client = format!(
+        "{{auth: private-key-jwt, clientId: signer, keyId: signer-1, credentialFile: {}",
+        provider.file("signer.key").display()
+    );
+    demand(&mesh, &provider, &client);
+    for _ in 0..3 {
+        // The provider refuses an assertion that it has seen.
+        let token = provider.token("web", RESOURCE);
+        let answer = call(&mesh, &token);
+        assert_eq!(answer.status, 200, "{}", answer.head);
+    }
+    refused(&mesh, "nobody-issued-this", 401, "token_inactive");
+}
+
+#[test]
+fn the_workloads_own_certificate_proves_the_client_and_no_other_does() {
+    for (workload, accepted) in [("orders", true), ("web", false)] {
+        let mesh = Mesh::start(&[]);
+        let id = format!("spiffe://demo.postern.internal/ns/demo/sa/{workload}");
+        let provider = Provider::over_mutual_tls(&id, &mesh.trust_bundle());
+        demand(
+            &mesh,
+            &provider,
+            &format!("{{auth: svid, clientId: \"{id}\""),
+        );
+        let token = provider.token("web", RESOURCE);
+        if accepted {
+            let answer = call(&mesh, &token);
+            assert_eq!(answer.status, 200, "{}", answer.head);
+        } else {
+            refused(&mesh, &token, 503, "introspection_failed");
+        }
+    }
 }
 
 #[test]

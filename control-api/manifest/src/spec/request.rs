@@ -108,6 +108,8 @@ struct Introspection {
     on_failure: Option<OnFailure>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     ca_file: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    key_id: String,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -330,6 +332,7 @@ impl Introspection {
             stale_seconds: whole("stale", &self.stale)?,
             on_failure: on_failure(self.on_failure).into(),
             ca_file: self.ca_file.clone(),
+            key_id: self.key_id.clone(),
         })
     }
 }

@@ -133,6 +133,11 @@ impl Identity {
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.key.cert
     }
+
+    /// Presents the identity to a server outside the mesh, which is verified by other rules than this module's (RFC 8705).
+    pub fn resolver(&self) -> Arc<dyn rustls::client::ResolvesClientCert> {
+        Arc::new(Single(Arc::clone(&self.key)))
+    }
 }
 
 /// Whether a server demands a client certificate.

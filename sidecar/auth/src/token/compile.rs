@@ -283,17 +283,14 @@ fn check_introspection(rule: &mesh::TokenRule, field: &str) -> Result<(), TokenP
     let Ok(auth) = mesh::IntrospectionAuth::try_from(introspection.auth) else {
         return fail("auth", "is not known");
     };
-    if let mesh::IntrospectionAuth::PrivateKeyJwt | mesh::IntrospectionAuth::Svid = auth {
-        return fail(
-            "auth",
-            "is not supported yet: use secret-basic or secret-post",
-        );
-    }
     if introspection.stale_seconds.unwrap_or(0) > 0 {
         return fail("stale", "is not supported yet: remove it");
     }
     if mesh::IntrospectionFailure::try_from(introspection.on_failure).is_err() {
         return fail("onFailure", "is not known");
+    }
+    if !introspection.key_id.is_empty() && auth != mesh::IntrospectionAuth::PrivateKeyJwt {
+        return fail("keyId", "belongs to auth private-key-jwt");
     }
     if introspection.client_id.is_empty() && auth != mesh::IntrospectionAuth::Svid {
         return fail("clientId", "is required");

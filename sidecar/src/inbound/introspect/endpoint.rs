@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read as _};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +15,19 @@ use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use mesh_auth::{Secret, tls};
-use mesh_proto::mesh::TokenIntrospection;
+use mesh_auth::tls::{self, Identity};
+use mesh_auth::{Secret, address};
+use mesh_proto::mesh::{IntrospectionAuth, TokenIntrospection};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use super::question::{self, Answer, Question};
+use super::assertion::Assertor;
+use super::question::{self, Answer, Proof, Question};
+use crate::snapshot::SharedSnapshot;
+use crate::wall_clock::unix_seconds;
 use crate::worker::dial::{DialError, Dialer};
 
 /// Milliseconds that an answer may take where the rule does not say.
@@ -55,6 +60,12 @@ pub(super) enum AskError {
     Url(String),
     #[error("the name '{name}' does not resolve: {error}")]
     Name { name: String, error: io::Error },
+    #[error("link-local, metadata, multicast and reserved addresses are never asked: {0}")]
+    Address(SocketAddr),
+    #[error("this workload has no certificate to present")]
+    NoIdentity,
+    #[error("{0}")]
+    Assertion(&'static str),
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("TLS: {0}")]
@@ -69,9 +80,19 @@ pub(super) enum AskError {
 
 type Sender = SendRequest<Full<Bytes>>;
 
-/// What was read from files.
+/// What the client proves itself with.
+enum Credential {
+    /// A secret that it shares with the endpoint.
+    Secret(Secret<String>),
+    /// A key of its own.
+    Key(Arc<Assertor>),
+    /// The workload's certificate, presented by the connection.
+    Svid(Arc<Identity>),
+}
+
+/// What was read from files, and what follows from it.
 struct Files {
-    secret: Secret<String>,
+    credential: Credential,
     tls: Arc<ClientConfig>,
     read_at: Instant,
 }
@@ -79,7 +100,11 @@ struct Files {
 /// The endpoint of one rule.
 pub(super) struct Endpoint {
     rule: TokenIntrospection,
+    /// The issuer that it belongs to.
+    issuer: String,
     dialer: Dialer,
+    /// Where the workload's certificate is.
+    snapshot: SharedSnapshot,
     files: RefCell<Option<Rc<Files>>>,
     idle: RefCell<Vec<Sender>>,
     failures: Cell<u32>,
@@ -87,10 +112,17 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(rule: &TokenIntrospection, dialer: Dialer) -> Self {
+    pub(super) fn new(
+        rule: &TokenIntrospection,
+        issuer: &str,
+        dialer: Dialer,
+        snapshot: SharedSnapshot,
+    ) -> Self {
         Self {
             rule: rule.clone(),
+            issuer: issuer.to_owned(),
             dialer,
+            snapshot,
             files: RefCell::default(),
             idle: RefCell::default(),
             failures: Cell::default(),
@@ -100,6 +132,11 @@ impl Endpoint {
 
     pub(super) fn rule(&self) -> &TokenIntrospection {
         &self.rule
+    }
+
+    /// Whether it is what `rule` of `issuer` names.
+    pub(super) fn is(&self, rule: &TokenIntrospection, issuer: &str) -> bool {
+        self.issuer == issuer && self.rule == *rule
     }
 
     /// Asks about `token`.
@@ -140,8 +177,7 @@ impl Endpoint {
                 Some(sender) => sender,
                 None => self.connect(&uri, &files.tls).await?,
             };
-            let question =
-                Question::new(token, self.rule.auth(), &self.rule.client_id, &files.secret);
+            let question = self.question(token, &files.credential).await?;
             let response = match sender.send_request(self.request(&uri, question)?).await {
                 Ok(response) => response,
                 // A kept connection that was closed at the moment it was used again.
@@ -155,10 +191,50 @@ impl Endpoint {
             let (head, body) = response.into_parts();
             let body = Limited::new(body, MAX_ANSWER).collect().await;
             let body = body.map_err(|_| AskError::Body)?.to_bytes();
-            if sender.ready().await.is_ok() && self.idle.borrow().len() < MAX_IDLE {
+            if sender.ready().await.is_ok()
+                && self.idle.borrow().len() < MAX_IDLE
+                && self.is_current(&files.credential)
+            {
                 self.idle.borrow_mut().push(sender);
             }
             return question::read(head.status, &head.headers, &body).map_err(AskError::Answer);
+        }
+    }
+
+    async fn question(&self, token: &[u8], credential: &Credential) -> Result<Question, AskError> {
+        let id = self.rule.client_id.as_str();
+        Ok(match credential {
+            Credential::Secret(secret) => {
+                let proof = match self.rule.auth() {
+                    IntrospectionAuth::SecretPost => Proof::Post(secret),
+                    _ => Proof::Basic(secret),
+                };
+                Question::new(token, id, &proof)
+            }
+            Credential::Key(key) => {
+                let assertion = assertion(key).await?;
+                Question::new(token, id, &Proof::Assertion(&assertion))
+            }
+            Credential::Svid(identity) => {
+                let id = match id {
+                    "" => identity.id().as_str(),
+                    id => id,
+                };
+                Question::new(token, id, &Proof::Certificate)
+            }
+        })
+    }
+
+    fn identity(&self) -> Option<Arc<Identity>> {
+        let snapshot = self.snapshot.load();
+        snapshot.tls.as_ref().map(|tls| Arc::clone(&tls.identity))
+    }
+
+    /// A certificate is renewed; a secret or key holds until its file is read again.
+    fn is_current(&self, credential: &Credential) -> bool {
+        match credential {
+            Credential::Secret(_) | Credential::Key(_) => true,
+            Credential::Svid(held) => self.identity().is_some_and(|now| Arc::ptr_eq(&now, held)),
         }
     }
 
@@ -209,6 +285,10 @@ impl Endpoint {
             .map_err(unresolved)?;
         let mut failure = unresolved(io::ErrorKind::NotFound.into());
         for address in addresses.take(MAX_ADDRESSES) {
+            if address::class(address.ip()) == address::Class::Never {
+                failure = AskError::Address(address);
+                continue;
+            }
             let stream = match self.dialer.connect(address).await {
                 Ok(stream) => stream,
                 Err(error) => {
@@ -230,17 +310,15 @@ impl Endpoint {
 
     async fn files(&self) -> Result<Rc<Files>, AskError> {
         let held = self.files.borrow().clone();
-        if let Some(held) = held
-            && held.read_at.elapsed() < FILES_TTL
-        {
-            return Ok(held);
+        if let Some(held) = held {
+            if !self.is_current(&held.credential) {
+                // A kept connection speaks for the certificate that it was opened with.
+                self.idle.borrow_mut().clear();
+            } else if held.read_at.elapsed() < FILES_TTL {
+                return Ok(held);
+            }
         }
-        let secret = read_file(&self.rule.credential_file).await?;
-        let secret = String::from_utf8(secret)
-            .map_err(|_| problem(&self.rule.credential_file, "is not text"))?;
-        let secret = Secret::new(secret);
-        // Editors end a file with a line end that is no part of the secret.
-        let secret = Secret::new(secret.expose().trim_end_matches(['\r', '\n']).to_owned());
+        let credential = self.credential().await?;
         let mut roots = RootCertStore::empty();
         if self.rule.ca_file.is_empty() {
             roots.roots = webpki_roots::TLS_SERVER_ROOTS.to_vec();
@@ -257,20 +335,57 @@ impl Endpoint {
                 return Err(problem(&self.rule.ca_file, "has no certificate in it"));
             }
         }
-        let mut config = ClientConfig::builder_with_provider(tls::provider())
+        let builder = ClientConfig::builder_with_provider(tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| AskError::Tls(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match &credential {
+            Credential::Svid(identity) => builder.with_client_cert_resolver(identity.resolver()),
+            Credential::Secret(_) | Credential::Key(_) => builder.with_no_client_auth(),
+        };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let files = Rc::new(Files {
-            secret,
+            credential,
             tls: Arc::new(config),
             read_at: Instant::now(),
         });
         *self.files.borrow_mut() = Some(Rc::clone(&files));
         Ok(files)
     }
+
+    async fn credential(&self) -> Result<Credential, AskError> {
+        if self.rule.auth() == IntrospectionAuth::Svid {
+            let identity = self.identity().ok_or(AskError::NoIdentity)?;
+            return Ok(Credential::Svid(identity));
+        }
+        let file = self.rule.credential_file.as_str();
+        let bytes = Secret::new(read_file(file).await?);
+        if self.rule.auth() == IntrospectionAuth::PrivateKeyJwt {
+            let rule = &self.rule;
+            let key = Assertor::new(bytes.expose(), &rule.client_id, &self.issuer, &rule.key_id);
+            return match key {
+                Ok(key) => Ok(Credential::Key(Arc::new(key))),
+                Err(why) => Err(problem(file, why)),
+            };
+        }
+        let text = std::str::from_utf8(bytes.expose()).map_err(|_| problem(file, "is not text"))?;
+        // Editors end a file with a line end that is no part of the secret.
+        let text = text.trim_end_matches(['\r', '\n']);
+        Ok(Credential::Secret(Secret::new(text.to_owned())))
+    }
+}
+
+async fn assertion(key: &Arc<Assertor>) -> Result<Secret<String>, AskError> {
+    let now = unix_seconds();
+    let assertion = if key.is_slow() {
+        let key = Arc::clone(key);
+        let made = tokio::task::spawn_blocking(move || key.assert(now));
+        made.await
+            .map_err(|_| AskError::Assertion("it was not signed"))?
+    } else {
+        key.assert(now)
+    };
+    assertion.map_err(AskError::Assertion)
 }
 
 fn problem(file: &str, problem: &str) -> AskError {

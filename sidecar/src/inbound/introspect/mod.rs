@@ -3,6 +3,7 @@
 //! A worker has its own connections and asks by itself; what it was told is kept by [`super::token`], no longer than the
 //! token lives and the rule allows. Only as many questions are open as are bounded here; who comes then gets no answer.
 
+mod assertion;
 mod endpoint;
 mod question;
 
@@ -20,6 +21,7 @@ use metrics::counter;
 
 use self::endpoint::Endpoint;
 use self::question::Answer;
+use crate::snapshot::SharedSnapshot;
 use crate::wall_clock::unix_seconds;
 use crate::worker::dial::Dialer;
 
@@ -48,19 +50,21 @@ type Flight = LocalBoxFuture<'static, Verdict>;
 /// What one worker asks.
 pub struct Introspector {
     dialer: Dialer,
+    snapshot: SharedSnapshot,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     open: RefCell<HashMap<Subject, WeakShared<Flight>>>,
 }
 
 impl Introspector {
-    /// Asks nobody yet; connects with `dialer`.
-    pub fn new(dialer: Dialer) -> Self {
+    /// Asks nobody yet; connects with `dialer`, and finds in `snapshot` the certificate that it may have to present.
+    pub fn new(dialer: Dialer, snapshot: SharedSnapshot) -> Self {
         metrics::describe_counter!(
             "postern_introspections_total",
             "Questions about opaque tokens to their providers, by provider and result."
         );
         Self {
             dialer,
+            snapshot,
             endpoints: RefCell::default(),
             open: RefCell::default(),
         }
@@ -122,14 +126,20 @@ impl Introspector {
 
     fn endpoint(&self, provider: &Provider) -> Option<Rc<Endpoint>> {
         let rule = provider.introspection()?;
+        let issuer = provider.rule().issuer.as_str();
         let mut endpoints = self.endpoints.borrow_mut();
-        if let Some(held) = endpoints.iter().find(|held| held.rule() == rule) {
+        if let Some(held) = endpoints.iter().find(|held| held.is(rule, issuer)) {
             return Some(Rc::clone(held));
         }
         if endpoints.len() >= MAX_ENDPOINTS {
             endpoints.clear();
         }
-        let endpoint = Rc::new(Endpoint::new(rule, self.dialer));
+        let endpoint = Rc::new(Endpoint::new(
+            rule,
+            issuer,
+            self.dialer,
+            self.snapshot.clone(),
+        ));
         endpoints.push(Rc::clone(&endpoint));
         Some(endpoint)
     }

@@ -8,7 +8,21 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use mesh_auth::Secret;
 use mesh_auth::claims::{self, Object};
-use mesh_proto::mesh::IntrospectionAuth;
+
+/// What an assertion is called in a form (RFC 7523 §2.2).
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// How the client proves who it is.
+pub(super) enum Proof<'a> {
+    /// A secret in the header (RFC 6749 §2.3.1).
+    Basic(&'a Secret<String>),
+    /// A secret in the form.
+    Post(&'a Secret<String>),
+    /// A signed assertion (RFC 7523).
+    Assertion(&'a Secret<String>),
+    /// The connection's certificate; the form names whose it should be (RFC 8705 §2).
+    Certificate,
+}
 
 /// A request's parts that depend on the token and the client.
 pub(super) struct Question {
@@ -28,40 +42,50 @@ pub(super) enum Answer {
 }
 
 impl Question {
-    /// Asks about `token` as client `id` with `secret`.
-    pub(super) fn new(
-        token: &[u8],
-        auth: IntrospectionAuth,
-        id: &str,
-        secret: &Secret<String>,
-    ) -> Self {
+    /// Asks about `token` as client `id`.
+    pub(super) fn new(token: &[u8], id: &str, proof: &Proof<'_>) -> Self {
         let mut form = String::with_capacity(token.len() + 128);
         form.push_str("token=");
         escape(&mut form, token);
         form.push_str("&token_type_hint=access_token");
         let mut authorization = None;
-        if auth == IntrospectionAuth::SecretPost {
-            form.push_str("&client_id=");
-            escape(&mut form, id.as_bytes());
-            form.push_str("&client_secret=");
-            escape(&mut form, secret.expose().as_bytes());
-        } else {
-            // Each part is escaped first (RFC 6749 §2.3.1), so that a colon in the identifier is not the separator.
-            let mut pair = String::new();
-            escape(&mut pair, id.as_bytes());
-            pair.push(':');
-            escape(&mut pair, secret.expose().as_bytes());
-            let text = Secret::new(format!("Basic {}", STANDARD.encode(&pair)));
-            authorization = HeaderValue::from_str(text.expose()).ok().map(|mut value| {
-                value.set_sensitive(true);
-                value
-            });
+        let fields: &[(&str, &str)] = match proof {
+            Proof::Basic(secret) => {
+                authorization = basic(id, secret);
+                &[]
+            }
+            Proof::Post(secret) => &[("client_id", id), ("client_secret", secret.expose())],
+            Proof::Assertion(assertion) => &[
+                ("client_id", id),
+                ("client_assertion_type", ASSERTION_TYPE),
+                ("client_assertion", assertion.expose()),
+            ],
+            Proof::Certificate => &[("client_id", id)],
+        };
+        for (name, value) in fields {
+            form.push('&');
+            form.push_str(name);
+            form.push('=');
+            escape(&mut form, value.as_bytes());
         }
         Self {
             authorization,
             form: Secret::new(form),
         }
     }
+}
+
+/// Each part is escaped first (RFC 6749 §2.3.1), so that a colon in the identifier is not the separator.
+fn basic(id: &str, secret: &Secret<String>) -> Option<HeaderValue> {
+    let mut pair = String::new();
+    escape(&mut pair, id.as_bytes());
+    pair.push(':');
+    escape(&mut pair, secret.expose().as_bytes());
+    let pair = Secret::new(pair);
+    let text = Secret::new(format!("Basic {}", STANDARD.encode(pair.expose())));
+    let mut value = HeaderValue::from_str(text.expose()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Percent-encodes everything but what RFC 3986 calls unreserved.
@@ -115,12 +139,7 @@ mod tests {
     #[test]
     fn what_is_sent_cannot_be_taken_for_something_else() {
         let secret = Secret::new("p&ss:wörd".to_owned());
-        let basic = Question::new(
-            b"a&active=true",
-            IntrospectionAuth::SecretBasic,
-            "i:d",
-            &secret,
-        );
+        let basic = Question::new(b"a&active=true", "i:d", &Proof::Basic(&secret));
         assert_eq!(
             basic.form.expose(),
             "token=a%26active%3Dtrue&token_type_hint=access_token"
@@ -136,12 +155,24 @@ mod tests {
             STANDARD.decode(pair).expect("base64"),
             b"i%3Ad:p%26ss%3Aw%C3%B6rd"
         );
-        let post = Question::new(b"t", IntrospectionAuth::SecretPost, "i:d", &secret);
-        assert!(post.authorization.is_none());
-        assert_eq!(
-            post.form.expose(),
-            "token=t&token_type_hint=access_token&client_id=i%3Ad&client_secret=p%26ss%3Aw%C3%B6rd"
-        );
+        let post = Question::new(b"t", "i:d", &Proof::Post(&secret));
+        let assertion = Secret::new("e30.e30.c2ln".to_owned());
+        let signed = Question::new(b"t", "i:d", &Proof::Assertion(&assertion));
+        let certified = Question::new(b"t", "spiffe://td/a", &Proof::Certificate);
+        for (question, rest) in [
+            (post, "client_id=i%3Ad&client_secret=p%26ss%3Aw%C3%B6rd"),
+            (
+                signed,
+                "client_id=i%3Ad&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion=e30.e30.c2ln",
+            ),
+            (certified, "client_id=spiffe%3A%2F%2Ftd%2Fa"),
+        ] {
+            assert!(question.authorization.is_none());
+            assert_eq!(
+                question.form.expose(),
+                &format!("token=t&token_type_hint=access_token&{rest}")
+            );
+        }
     }
 
     #[test]

@@ -3,18 +3,29 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use mesh_auth::TrustDomain;
+use mesh_auth::bundle::TrustBundles;
+use mesh_auth::tls::{self, ClientAuth, Identity};
 use mesh_auth::token::TokenPolicy;
 use mesh_proto::mesh;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rcgen::{
+    CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::snapshot::{Snapshot, TlsContexts};
 
 #[derive(Default)]
 struct Seen {
     connections: usize,
+    /// What each presented.
+    certificates: Vec<Option<Vec<u8>>>,
     requests: Vec<String>,
 }
 
@@ -23,6 +34,29 @@ struct Peer {
     directory: tempfile::TempDir,
     port: u16,
     seen: Arc<Mutex<Seen>>,
+    /// Who signs workloads' certificates.
+    issuer: Issuer<'static, KeyPair>,
+}
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a root").der().clone();
+    Authority {
+        issuer: Issuer::new(params, key),
+        certificate,
+    }
+}
+
+fn empty() -> Snapshot {
+    Snapshot::empty("shop/orders", TrustDomain::new("td").expect("a domain"))
 }
 
 impl Peer {
@@ -30,15 +64,22 @@ impl Peer {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
         let provider = mesh_auth::tls::provider();
+        let authority = authority();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.certificate).expect("a root");
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+        let clients = clients.allow_unauthenticated().build().expect("a verifier");
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(vec![made.cert.der().clone()], key)
             .expect("a certificate");
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::write(directory.path().join("ca.pem"), made.cert.pem()).expect("written");
         std::fs::write(directory.path().join("secret"), "s3cret\n").expect("written");
+        let key = KeyPair::generate().expect("a key").serialize_pem();
+        std::fs::write(directory.path().join("key.pem"), key).expect("written");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -51,7 +92,13 @@ impl Peer {
                     let Ok(mut stream) = acceptor.accept(stream).await else {
                         return;
                     };
-                    seen.lock().expect("seen").connections += 1;
+                    let presented = stream.get_ref().1.peer_certificates();
+                    let presented = presented.and_then(<[_]>::first).map(|leaf| leaf.to_vec());
+                    {
+                        let mut seen = seen.lock().expect("seen");
+                        seen.connections += 1;
+                        seen.certificates.push(presented);
+                    }
                     let mut bytes = vec![0; 8192];
                     // Requests are short: each comes in one record.
                     while let Ok(n @ 1..) = stream.read(&mut bytes).await {
@@ -76,6 +123,36 @@ impl Peer {
             directory,
             port,
             seen,
+            issuer: authority.issuer,
+        }
+    }
+
+    /// A workload that holds a new certificate.
+    fn workload(&self, id: &str) -> Snapshot {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(id.try_into().expect("ascii"))];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let key = KeyPair::generate().expect("a key");
+        let leaf = params.signed_by(&key, &self.issuer).expect("a leaf");
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let identity = Identity::new(vec![leaf.der().clone()], key).expect("an identity");
+        let bundles = Arc::new(TrustBundles::default());
+        let server = tls::server_config(&identity, bundles, ClientAuth::Required, &[]);
+        let server = server.expect("a configuration");
+        Snapshot {
+            tls: Some(Arc::new(TlsContexts {
+                epoch: 1,
+                identity: Arc::new(identity),
+                mesh: Arc::clone(&server),
+                inbound: server,
+            })),
+            ..empty()
         }
     }
 
@@ -141,10 +218,15 @@ fn answer(request: &str) -> Option<(u16, String)> {
 }
 
 fn introspector() -> Introspector {
-    Introspector::new(Dialer {
+    introspector_of(Arc::new(ArcSwap::from_pointee(empty())))
+}
+
+fn introspector_of(snapshot: SharedSnapshot) -> Introspector {
+    let dialer = Dialer {
         mark: None,
         timeout: Duration::from_secs(5),
-    })
+    };
+    Introspector::new(dialer, snapshot)
 }
 
 async fn ask(of: &Introspector, provider: &Arc<Provider>, token: &str) -> Verdict {
@@ -242,4 +324,82 @@ async fn a_wrong_certificate_or_a_missing_secret_is_no_answer() {
         assert_eq!(reason(&verdict), "unknown");
     }
     assert_eq!(peer.count().1, 0, "the token was sent to nobody");
+}
+
+#[tokio::test]
+async fn a_client_key_signs_every_question_anew() {
+    let peer = Peer::start().await;
+    let key = peer.directory.path().join("key.pem").display().to_string();
+    let provider = peer.provider(|i| {
+        i.auth = mesh::IntrospectionAuth::PrivateKeyJwt.into();
+        i.credential_file = key;
+    });
+    let introspector = introspector();
+    for token in ["good", "undated"] {
+        let verdict = ask(&introspector, &provider, token).await;
+        assert_eq!(reason(&verdict), "active");
+    }
+    let seen = peer.seen.lock().expect("seen");
+    let assertions: Vec<&str> = seen
+        .requests
+        .iter()
+        .map(|request| {
+            assert!(!request.to_ascii_lowercase().contains("authorization:"));
+            let (_, rest) = request.split_once("&client_assertion=").expect("one");
+            rest.split('&').next().expect("a value")
+        })
+        .collect();
+    assert_ne!(assertions[0], assertions[1]);
+    assert_eq!(assertions[0].split('.').count(), 3);
+}
+
+#[tokio::test]
+async fn the_certificate_of_this_moment_is_presented() {
+    let peer = Peer::start().await;
+    let provider = peer.provider(|i| {
+        i.auth = mesh::IntrospectionAuth::Svid.into();
+        i.client_id.clear();
+        i.credential_file.clear();
+    });
+    let snapshot: SharedSnapshot = Arc::new(ArcSwap::from_pointee(empty()));
+    let introspector = introspector_of(Arc::clone(&snapshot));
+    let verdict = ask(&introspector, &provider, "good").await;
+    assert_eq!(reason(&verdict), "unknown", "there is no certificate yet");
+    let id = "spiffe://td/ns/shop/sa/orders";
+    let leaf = |snapshot: &Snapshot| {
+        let tls = snapshot.tls.as_ref().expect("an identity");
+        Some(tls.identity.chain()[0].to_vec())
+    };
+    let mut expected = Vec::new();
+    for _ in 0..2 {
+        let renewed = peer.workload(id);
+        expected.push(leaf(&renewed));
+        snapshot.store(Arc::new(renewed));
+        // One connection for both.
+        for token in ["good", "undated"] {
+            let verdict = ask(&introspector, &provider, token).await;
+            assert_eq!(reason(&verdict), "active");
+        }
+    }
+    let seen = peer.seen.lock().expect("seen");
+    assert_eq!(seen.certificates, expected);
+    for request in &seen.requests {
+        assert!(
+            request.ends_with("&client_id=spiffe%3A%2F%2Ftd%2Fns%2Fshop%2Fsa%2Forders"),
+            "{request}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_metadata_service_is_never_asked() {
+    let peer = Peer::start().await;
+    for host in ["169.254.169.254", "[::ffff:169.254.169.254]", "0.0.0.0"] {
+        let provider = peer.provider(|i| i.endpoint = format!("https://{host}:{}/", peer.port));
+        let introspector = introspector();
+        let endpoint = introspector.endpoint(&provider).expect("an endpoint");
+        let error = endpoint.ask(b"good").await.expect_err("no answer");
+        assert!(error.to_string().contains("never asked"), "{host}: {error}");
+    }
+    assert_eq!(peer.count(), (0, 0));
 }

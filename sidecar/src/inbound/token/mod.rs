@@ -30,7 +30,7 @@ use super::introspect::{Introspector, Verdict};
 use super::key_misses::{self, KeyMisses, Miss};
 use super::source::Source;
 use crate::key_requests::KeyRequests;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::wall_clock::unix_seconds;
 use crate::worker::dial::Dialer;
 
@@ -116,12 +116,13 @@ impl From<Reason> for Denied {
 impl Tokens {
     /// Knows nothing yet. `seed` keys the digests: they must not be foreseeable. `key_requests` takes the names of key sets
     /// that have to be fetched again; `recent` is shared by the workers; introspection endpoints are connected to with
-    /// `dialer`.
+    /// `dialer` and, where they want it, the certificate of `snapshot`.
     pub fn new(
         seed: [u8; 32],
         key_requests: Arc<KeyRequests>,
         recent: Arc<Recent>,
         dialer: Dialer,
+        snapshot: SharedSnapshot,
     ) -> Self {
         describe();
         let lookups = |result| counter!("postern_token_cache_lookups_total", "result" => result);
@@ -132,7 +133,7 @@ impl Tokens {
             memo: RefCell::default(),
             recent,
             key_misses: KeyMisses::new(key_requests),
-            introspector: Introspector::new(dialer),
+            introspector: Introspector::new(dialer, snapshot),
             hits: lookups("hit"),
             misses: lookups("miss"),
             evictions: counter!("postern_token_cache_evictions_total"),
