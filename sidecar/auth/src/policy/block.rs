@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::field::{Field, Key, Shape};
+
 /// A block of addresses. IPv4-mapped IPv6 is IPv4, in blocks and in addresses: one host has one spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Block {
@@ -58,6 +60,40 @@ impl Block {
     }
 }
 
+impl Block {
+    /// Its first address; addresses of one family come before those of the other.
+    fn first(self) -> (bool, u128) {
+        match self.base {
+            IpAddr::V4(base) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits));
+                (false, (u32::from(base) & mask.unwrap_or(0)).into())
+            }
+            IpAddr::V6(base) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.bits));
+                (true, u128::from(base) & mask.unwrap_or(0))
+            }
+        }
+    }
+
+    /// What the texts of exactly its addresses begin with; see [`as_text`].
+    fn prefix(self) -> Box<str> {
+        as_text(self.base, |text| text[..=usize::from(self.bits)].into())
+    }
+}
+
+/// Calls `told` with an address as text: its family and its bits, so that a block is a prefix.
+pub(super) fn as_text<T>(address: IpAddr, told: impl FnOnce(&str) -> T) -> T {
+    let (family, bits, value) = match address.to_canonical() {
+        IpAddr::V4(address) => (b'4', 32, u128::from(u32::from(address)) << 96),
+        IpAddr::V6(address) => (b'6', 128, address.into()),
+    };
+    let mut text = [family; 129];
+    for (at, byte) in text[1..=bits].iter_mut().enumerate() {
+        *byte = b'0' + u8::from(value << at >> 127 == 1);
+    }
+    told(std::str::from_utf8(&text[..=bits]).unwrap_or_default())
+}
+
 /// Blocks that an address must be in, and blocks that it must not be in.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
@@ -67,14 +103,56 @@ pub(super) struct Blocks {
 
 impl Blocks {
     pub(super) fn new(wanted: Vec<Block>, unwanted: Vec<Block>) -> Option<Self> {
-        (!wanted.is_empty() || !unwanted.is_empty()).then_some(Self { wanted, unwanted })
+        (!wanted.is_empty() || !unwanted.is_empty()).then(|| Self {
+            wanted: disjoint(wanted),
+            unwanted: disjoint(unwanted),
+        })
+    }
+
+    /// A key for each block that is wanted, and one for an address that cannot be told, which a DENY rule matches.
+    pub(super) fn keys(&self, field: &Field) -> Option<Vec<Key>> {
+        let key = |block: &Block| Key {
+            field: field.clone(),
+            shape: Shape::Prefix,
+            text: block.prefix(),
+        };
+        let unknown = std::iter::once(Key::exact(field.clone(), ""));
+        (!self.wanted.is_empty()).then(|| self.wanted.iter().map(key).chain(unknown).collect())
     }
 
     /// True if the address is wanted and not unwanted.
     pub(super) fn hold(&self, address: IpAddr) -> bool {
-        let within = |blocks: &[Block]| blocks.iter().any(|b| b.contains(address));
-        (self.wanted.is_empty() || within(&self.wanted)) && !within(&self.unwanted)
+        (self.wanted.is_empty() || within(&self.wanted, address))
+            && !within(&self.unwanted, address)
     }
+}
+
+/// The blocks in order, without those that lie in others.
+fn disjoint(mut blocks: Vec<Block>) -> Vec<Block> {
+    blocks.sort_unstable_by_key(|block| (block.first(), block.bits));
+    // Two blocks have nothing in common, or one lies in the other: the wider comes first.
+    blocks.dedup_by(|later, kept| kept.contains(later.base));
+    blocks
+}
+
+/// True if the address lies in one of the blocks, which are disjoint and in order.
+fn within(blocks: &[Block], address: IpAddr) -> bool {
+    if blocks.is_empty() {
+        return false;
+    }
+    let bits = if address.to_canonical().is_ipv4() {
+        32
+    } else {
+        128
+    };
+    let point = Block {
+        base: address.to_canonical(),
+        bits,
+    };
+    let after = blocks.partition_point(|block| block.first() <= point.first());
+    blocks[..after]
+        .last()
+        .is_some_and(|block| block.contains(address))
 }
 
 #[cfg(test)]
@@ -130,6 +208,30 @@ mod tests {
         for text in bad {
             let problem = Block::parse(text).expect_err(text);
             assert!(!problem.chars().any(char::is_control), "{problem:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn lists_and_prefixes_find_what_the_blocks_contain(
+            texts in proptest::collection::vec(
+                ("(10\\.[01]\\.0\\.[0-3]|::ffff:10\\.0\\.1\\.0|fd00::[0-3])", 0u8..=32), 0..8),
+            address in "(10\\.[01]\\.[01]\\.[0-5]|::ffff:10\\.0\\.1\\.1|fd00::[0-5]|fe00::1|138\\.0\\.0\\.1)",
+        ) {
+            let blocks: Vec<Block> = texts
+                .iter()
+                .map(|(base, bits)| {
+                    let bits = if base.contains(':') { 96 + bits } else { *bits };
+                    Block::parse(&format!("{base}/{bits}")).unwrap()
+                })
+                .collect();
+            let address: IpAddr = address.parse().unwrap();
+            let expected = blocks.iter().any(|block| block.contains(address));
+            proptest::prop_assert_eq!(within(&disjoint(blocks.clone()), address), expected);
+            let found = as_text(address, |text| {
+                blocks.iter().any(|block| text.starts_with(&*block.prefix()))
+            });
+            proptest::prop_assert_eq!(found, expected);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use http::HeaderName;
 
+use super::block::as_text;
 use super::facts::{Effect, Facts, bare_host, claim, is_space_delimited};
 use crate::SpiffeId;
 use crate::claims::Value;
@@ -17,6 +18,11 @@ pub(super) enum Field {
     Account,
     Sni,
     Port,
+    /// Addresses as [`as_text`] writes them.
+    SourceIp,
+    DestinationIp,
+    /// Empty: not to be told.
+    RemoteIp,
     Path,
     /// The segment of the path at a position, from 0.
     Segment(u8),
@@ -94,6 +100,12 @@ impl Field {
             }
             Self::Sni => connection.sni.into_iter().for_each(told),
             Self::Port => told(&connection.destination_port.to_string()),
+            Self::SourceIp => as_text(connection.source_ip, told),
+            Self::DestinationIp => as_text(connection.destination_ip, told),
+            Self::RemoteIp => match facts.remote_ip() {
+                Some(address) => as_text(address, told),
+                None => told(""),
+            },
             Self::Path => paths(facts, effect, told),
             Self::Segment(at) => paths(facts, effect, |path| {
                 let rest = path.strip_prefix('/');

@@ -194,12 +194,15 @@ impl Rule {
             demands.extend(hosts.and_then(|texts| texts.keys(&Field::Host)));
             demands.extend(request.methods.keys());
         }
-        let principals = self.from.iter().map(|source| {
-            let list = source.request.as_ref()?.principals.as_ref()?;
-            list.wanted.as_ref()?.keys(&Field::TokenPrincipal)
+        let sources = self.from.iter().map(|source| {
+            let RequestSource { principals, remote } = &**source.request.as_ref()?;
+            let texts = principals.as_ref().and_then(|list| list.wanted.as_ref());
+            texts
+                .and_then(|texts| texts.keys(&Field::TokenPrincipal))
+                .or_else(|| remote.as_ref()?.keys(&Field::RemoteIp))
         });
-        let principals: Option<Vec<_>> = principals.collect();
-        demands.extend(principals.filter(|p| !p.is_empty()).map(|p| p.concat()));
+        let sources: Option<Vec<_>> = sources.collect();
+        demands.extend(sources.filter(|s| !s.is_empty()).map(|s| s.concat()));
         let Some(rest) = &self.rest else {
             return demands;
         };
@@ -207,10 +210,12 @@ impl Rule {
         let routes = routes.map(|route| route.paths.as_ref().and_then(Paths::keys));
         let routes: Option<Vec<_>> = routes.collect();
         demands.extend(routes.filter(|r| !r.is_empty()).map(|r| r.concat()));
-        // Who denies also acts on what is not said in so many words: a header that is not ASCII, a number for a text.
-        if effect == Effect::Permit {
-            demands.extend(rest.when.iter().filter_map(Condition::keys));
-        }
+        // Who denies also acts on what is not said in so many words: a header that is not ASCII, a number for a text. An
+        // address that cannot be told has a key.
+        let when = rest.when.iter().filter(|condition| {
+            effect == Effect::Permit || matches!(condition.test, Test::Blocks(_))
+        });
+        demands.extend(when.filter_map(Condition::keys));
         demands
     }
 
@@ -296,6 +301,7 @@ impl Source {
         texts(&self.principals, &Field::Peer)
             .or(accounts)
             .or_else(|| texts(&self.namespaces, &Field::Namespace))
+            .or_else(|| self.blocks.as_ref()?.keys(&Field::SourceIp))
     }
 
     pub(super) fn on_connection(&self, facts: &Facts<'_>) -> bool {
@@ -413,7 +419,14 @@ impl Condition {
                 let key = |port: &u16| Key::exact(Field::Port, port.to_string());
                 return (!wanted.is_empty()).then(|| wanted.iter().map(key).collect());
             }
-            Test::Blocks(_) => return None,
+            Test::Blocks(blocks) => {
+                return blocks.keys(match self.attribute {
+                    Attribute::SourceIp => &Field::SourceIp,
+                    Attribute::DestinationIp => &Field::DestinationIp,
+                    Attribute::RemoteIp => &Field::RemoteIp,
+                    _ => return None,
+                });
+            }
         };
         texts.keys(&match &self.attribute {
             Attribute::SourceNamespace => Field::Namespace,
