@@ -377,3 +377,111 @@ const NONE: u32 = u32::MAX;
 fn index(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::compile;
+    use super::super::request::{Connection, Request};
+    use super::super::trust::Trust;
+    use super::*;
+    use mesh_proto::mesh;
+
+    #[test]
+    fn a_request_looks_at_few_of_a_thousand_units() {
+        let source = |source: mesh::PolicySource| mesh::PolicyRule {
+            from: vec![source],
+            ..Default::default()
+        };
+        let client = |i: u32| format!("10.{}.{}.0/24", i / 256, i % 256);
+        type Of<'a> = &'a dyn Fn(u32) -> mesh::PolicyRule;
+        let cases: [(&str, Of<'_>, usize); 4] = [
+            (
+                "a block of original clients",
+                &|i| {
+                    source(mesh::PolicySource {
+                        remote_ip_blocks: vec![client(i)],
+                        ..Default::default()
+                    })
+                },
+                1,
+            ),
+            (
+                "a block of sources",
+                &|i| {
+                    source(mesh::PolicySource {
+                        ip_blocks: vec![client(i)],
+                        ..Default::default()
+                    })
+                },
+                1,
+            ),
+            (
+                "a condition on the original client",
+                &|i| mesh::PolicyRule {
+                    when: vec![mesh::PolicyCondition {
+                        key: "remote.ip".into(),
+                        values: vec![client(i)],
+                        ..Default::default()
+                    }],
+                    ..Default::default()
+                },
+                1,
+            ),
+            (
+                "a principal of its own, with a suffix of the path",
+                &|i| mesh::PolicyRule {
+                    to: vec![mesh::PolicyOperation {
+                        paths: vec![format!("*{i}")],
+                        ..Default::default()
+                    }],
+                    ..source(mesh::PolicySource {
+                        principals: vec![format!("td/ns/n/sa/{i}")],
+                        ..Default::default()
+                    })
+                },
+                0,
+            ),
+        ];
+        for (name, rule, expected) in cases {
+            for effect in [Effect::Permit, Effect::Restrict] {
+                let action = match effect {
+                    Effect::Permit => mesh::PolicyAction::Allow,
+                    Effect::Restrict => mesh::PolicyAction::Deny,
+                };
+                let policy = mesh::AuthorizationPolicy {
+                    name: "p".into(),
+                    namespace: "n".into(),
+                    action: action.into(),
+                    rules: (0..1_000).map(rule).collect(),
+                    ..Default::default()
+                };
+                let mut table = Table::new(effect);
+                let rules = compile::compile(&policy, 0, &Trust::default()).unwrap();
+                table.push("n/p".into(), rules);
+                table.finish();
+                let connection = Connection {
+                    peer: None,
+                    source_ip: "10.1.7.9".parse().unwrap(),
+                    destination_ip: "10.9.9.9".parse().unwrap(),
+                    destination_port: 80,
+                    sni: None,
+                };
+                let request = Request {
+                    connection,
+                    method: &http::Method::GET,
+                    host: "h",
+                    path: "/123",
+                    headers: &http::HeaderMap::new(),
+                    token: None,
+                };
+                let facts = Facts::new(&connection, None, 0);
+                let mut looks = table.live(&facts).own.len();
+                let mut count = |units: &[u32]| looks += units.len();
+                table.connections.look_up(&facts, effect, &mut count);
+                let facts = Facts::new(&connection, Some(&request), 0);
+                table.requests.look_up(&facts, effect, &mut count);
+                assert_eq!(looks, expected, "{name}, {effect:?}");
+            }
+        }
+    }
+}
