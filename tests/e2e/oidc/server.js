@@ -107,6 +107,8 @@ function provider(issuer, keys) {
   });
 }
 
+// Milliseconds that an introspection waits before it is answered.
+let delay = 0;
 const counts = { jwks: 0, discovery: 0, introspection: 0 };
 let keys = [await newKey()];
 let handle;
@@ -115,13 +117,17 @@ const answer = async (request, response) => {
   const url = new URL(request.url, "http://localhost");
   if (url.pathname === "/jwks") counts.jwks += 1;
   if (url.pathname === "/.well-known/openid-configuration") counts.discovery += 1;
-  if (url.pathname === "/token/introspection") counts.introspection += 1;
+  if (url.pathname === "/token/introspection") {
+    counts.introspection += 1;
+    await new Promise((resolve) => setTimeout(resolve, delay));
+  }
   if (!url.pathname.startsWith("/_test/")) return handle(request, response);
   if (url.pathname === "/_test/rotate" && request.method === "POST") {
     // The newest key signs; `keep` says how many stay published with it.
     keys = [await newKey(), ...keys].slice(0, 1 + Number(url.searchParams.get("keep") ?? 0));
     handle = provider(issuer, keys).callback();
   }
+  if (url.pathname === "/_test/delay" && request.method === "POST") delay = Number(url.searchParams.get("ms"));
   response.setHeader("content-type", "application/json");
   response.end(JSON.stringify({ issuer, counts, kid: keys[0].kid }));
 };

@@ -188,6 +188,12 @@ impl Provider {
         assert_eq!(answer.status, 200, "{}{}", answer.head, answer.text());
     }
 
+    /// From now on it thinks that long about every token.
+    pub fn delay_introspection(&self, milliseconds: u32) {
+        let answer = self.post(&format!("/_test/delay?ms={milliseconds}"), "", "");
+        assert_eq!(answer.status, 200, "{}", answer.head);
+    }
+
     /// How often the key set was asked for.
     #[must_use]
     pub fn key_fetches(&self) -> u64 {

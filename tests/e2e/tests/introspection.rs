@@ -154,6 +154,30 @@ fn a_token_revoked_at_the_provider_is_refused_when_the_answer_is_no_longer_belie
 }
 
 #[test]
+fn nobody_waits_while_an_answer_that_is_not_fresh_is_asked_for_again() {
+    let provider = Provider::over_tls();
+    let mesh = mesh(&provider, &format!("maxCache: {SHORT}s, stale: 60s"));
+    let token = provider.token("web", RESOURCE);
+    assert_eq!(call(&mesh, &token).status, 200);
+    let asked = provider.introspections();
+    let slow = Duration::from_secs(3);
+    provider.delay_introspection(3000);
+    let begin = Instant::now();
+    // Asked again, answered, and asked again after that.
+    while provider.introspections() < asked + 2 {
+        let called = Instant::now();
+        assert_eq!(call(&mesh, &token).status, 200);
+        assert!(called.elapsed() < slow, "it waited for the provider");
+        assert!(begin.elapsed() < PATIENCE, "it is never asked for again");
+    }
+    provider.delay_introspection(0);
+    provider.revoke("web", &token);
+    let (took, answer) = until_refused(&mesh, &token);
+    assert_eq!(answer.status, 401, "{}", answer.head);
+    assert!(took < Duration::from_secs(SHORT + 10), "{took:?}");
+}
+
+#[test]
 fn without_the_provider_nobody_is_let_in_and_the_reason_is_told() {
     let mut provider = Provider::over_tls();
     let mesh = mesh(&provider, &format!("maxCache: {SHORT}s"));

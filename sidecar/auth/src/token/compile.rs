@@ -283,9 +283,6 @@ fn check_introspection(rule: &mesh::TokenRule, field: &str) -> Result<(), TokenP
     let Ok(auth) = mesh::IntrospectionAuth::try_from(introspection.auth) else {
         return fail("auth", "is not known");
     };
-    if introspection.stale_seconds.unwrap_or(0) > 0 {
-        return fail("stale", "is not supported yet: remove it");
-    }
     if mesh::IntrospectionFailure::try_from(introspection.on_failure).is_err() {
         return fail("onFailure", "is not known");
     }

@@ -45,14 +45,16 @@ pub enum Verdict {
 
 /// A token and the rule under which it is asked about. The rule lives as long as the question.
 type Subject = ([u8; 32], *const Provider);
-type Flight = LocalBoxFuture<'static, Verdict>;
+type Asking = LocalBoxFuture<'static, Verdict>;
+/// A question that is being asked; everybody who holds it gets the answer.
+pub type Flight = Shared<Asking>;
 
 /// What one worker asks.
 pub struct Introspector {
     dialer: Dialer,
     snapshot: SharedSnapshot,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
-    open: RefCell<HashMap<Subject, WeakShared<Flight>>>,
+    open: RefCell<HashMap<Subject, WeakShared<Asking>>>,
 }
 
 impl Introspector {
@@ -87,13 +89,25 @@ impl Introspector {
         verdict
     }
 
+    /// The question about a token, for whoever does not wait for the answer at once; `None` when too many are open.
+    pub fn begin(
+        &self,
+        provider: &Arc<Provider>,
+        digest: [u8; 32],
+        fingerprint: Fingerprint,
+        token: &[u8],
+    ) -> Option<Flight> {
+        let subject = (digest, Arc::as_ptr(provider));
+        self.flight(subject, provider, fingerprint, token)
+    }
+
     fn flight(
         &self,
         subject: Subject,
         provider: &Arc<Provider>,
         fingerprint: Fingerprint,
         token: &[u8],
-    ) -> Option<Shared<Flight>> {
+    ) -> Option<Flight> {
         let mut open = self.open.borrow_mut();
         if let Some(flight) = open.get(&subject).and_then(WeakShared::upgrade) {
             return Some(flight);
@@ -170,8 +184,10 @@ async fn ask(
         seconds => seconds,
     };
     let until = now.saturating_add(longest.into());
-    // `exp` is optional there (RFC 7662 §2.2); such a token lives as long as the answer is believed.
-    let claims = claims.with_default("exp", Value::Number(Number::Integer(until)));
+    // `exp` is optional there (RFC 7662 §2.2); such a token lives as long as the answer is used.
+    let stale = endpoint.rule().stale_seconds.unwrap_or(0);
+    let last = until.saturating_add(stale.into());
+    let claims = claims.with_default("exp", Value::Number(Number::Integer(last)));
     match provider.accept_introspected(claims, now, fingerprint) {
         Ok(verified) => {
             let expires = verified.token().expires_at().unwrap_or(until);

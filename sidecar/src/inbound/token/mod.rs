@@ -7,6 +7,7 @@
 
 mod cache;
 mod recent;
+mod stale;
 
 pub use recent::Recent;
 
@@ -26,6 +27,7 @@ use mesh_proto::mesh;
 use metrics::{Counter, counter};
 
 use self::cache::{Cache, Digest, Digester, FAILURE_TTL, Failures, Under};
+use self::stale::{Known, Stale};
 use super::introspect::{Introspector, Verdict};
 use super::key_misses::{self, KeyMisses, Miss};
 use super::source::Source;
@@ -52,6 +54,7 @@ pub struct Tokens {
     recent: Arc<Recent>,
     key_misses: KeyMisses,
     introspector: Introspector,
+    stale: Stale,
     hits: Counter,
     misses: Counter,
     evictions: Counter,
@@ -134,6 +137,7 @@ impl Tokens {
             recent,
             key_misses: KeyMisses::new(key_requests),
             introspector: Introspector::new(dialer, snapshot),
+            stale: Stale::default(),
             hits: lookups("hit"),
             misses: lookups("miss"),
             evictions: counter!("postern_token_cache_evictions_total"),
@@ -246,24 +250,11 @@ impl Tokens {
         // Boxed, so that requests that need not ask do not carry the room for it.
         match Box::pin(asked).await {
             Verdict::Active(verified, fresh_until) => {
-                count(Some(provider), "verified");
-                let mut cache = self.cache.borrow_mut();
-                // Revocations are looked at when it passes.
-                let evicted = cache.put(digest, verified, UNSEEN, fresh_until);
-                self.evictions.increment(evicted);
+                self.remember_answer(digest, verified, fresh_until);
                 Ok(())
             }
             Verdict::Refused(reason) => {
-                let ttl = provider
-                    .introspection()
-                    .and_then(|i| i.negative_cache_seconds)
-                    .unwrap_or(DEFAULT_NEGATIVE_CACHE);
-                if ttl > 0 {
-                    let until = unix_seconds().saturating_add(ttl.into());
-                    let provider = Some(Arc::clone(provider));
-                    let mut failures = self.failures.borrow_mut();
-                    failures.put(under, digest, reason, provider, until);
-                }
+                self.remember_refusal(under, digest, reason, provider);
                 Err(reason)
             }
             Verdict::Unknown => {
@@ -274,6 +265,69 @@ impl Tokens {
                 count(Some(provider), "anonymous");
                 under.policy.remove(place, head);
                 Ok(())
+            }
+        }
+    }
+
+    fn remember_answer(&self, digest: Digest, verified: Rc<Verified>, fresh_until: i64) {
+        count(Some(verified.provider()), "verified");
+        self.stale
+            .keep(digest, &verified, fresh_until, unix_seconds());
+        let mut cache = self.cache.borrow_mut();
+        // Revocations are looked at when it passes.
+        let evicted = cache.put(digest, verified, UNSEEN, fresh_until);
+        self.evictions.increment(evicted);
+    }
+
+    fn remember_refusal(
+        &self,
+        under: Under,
+        digest: Digest,
+        reason: Reason,
+        provider: &Arc<Provider>,
+    ) {
+        let ttl = provider
+            .introspection()
+            .and_then(|i| i.negative_cache_seconds)
+            .unwrap_or(DEFAULT_NEGATIVE_CACHE);
+        if ttl > 0 {
+            let until = unix_seconds().saturating_add(ttl.into());
+            let provider = Some(Arc::clone(provider));
+            let mut failures = self.failures.borrow_mut();
+            failures.put(under, digest, reason, provider, until);
+        }
+    }
+
+    /// What is known of a token that has to be asked about, without waiting: an answer that came meanwhile, or an old one
+    /// that is asked for again. `None`: nothing.
+    fn known(
+        &self,
+        under: &Under,
+        provider: &Arc<Provider>,
+        presented: Presented<'_>,
+        digest: Digest,
+        now: i64,
+    ) -> Option<Result<Rc<Verified>, Failed>> {
+        match self.stale.find(&digest, provider, now) {
+            Known::Nothing | Known::New(Verdict::Unknown) => None,
+            Known::Old(verified, is_to_be_asked) => {
+                if is_to_be_asked {
+                    let name = fingerprint(&digest);
+                    let token = presented.expose();
+                    // Where too many questions are open, the next request tries.
+                    if let Some(flight) = self.introspector.begin(provider, digest, name, token) {
+                        self.stale.ask_again(&digest, flight);
+                    }
+                }
+                Some(Ok(verified))
+            }
+            Known::New(Verdict::Active(verified, fresh_until)) => {
+                self.remember_answer(digest, Rc::clone(&verified), fresh_until);
+                Some(Ok(verified))
+            }
+            Known::New(Verdict::Refused(reason)) => {
+                self.remember_refusal(under.clone(), digest, reason, provider);
+                Some(Err(denied(reason, Some(provider))))
             }
         }
     }
@@ -370,12 +424,21 @@ impl Tokens {
                 Ok(verified)
             }
             Ok(Outcome::Introspect(provider)) => {
+                let under = Under {
+                    policy: Arc::clone(policy),
+                    epoch,
+                };
+                if let Some(known) = self.known(&under, &provider, presented, digest, now) {
+                    let verified = known?;
+                    if let Err(reason) = verified.check_time(now) {
+                        return Err(denied(reason, Some(verified.provider())));
+                    }
+                    self.check_revocation(snapshot, policy, &verified, digest, now)?;
+                    return Ok(verified);
+                }
                 let (denied, provider, _) = denied(Reason::IntrospectionFailed, Some(&provider));
                 let question = Question {
-                    under: Under {
-                        policy: Arc::clone(policy),
-                        epoch,
-                    },
+                    under,
                     place: presented.place(),
                     digest,
                     token: Secret::new(presented.expose().to_vec()),
