@@ -12,6 +12,8 @@ use crate::svid::VerifiedPeer;
 pub const PORT: &str = "postern-port";
 /// Names what the client spoke, and so what the application is spoken to: `http/1.1` or `h2`.
 pub const PROTOCOL: &str = "postern-protocol";
+/// Carries `authorization` between sidecars.
+pub const AUTHORIZATION: HeaderName = HeaderName::from_static("postern-authorization");
 /// Names the peer to the application (Envoy's `x-forwarded-client-cert`).
 pub const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 

@@ -13,9 +13,9 @@ use std::rc::Rc;
 use super::decide;
 use super::source::Source;
 use super::token::Patience;
-use crate::http::admit;
 use crate::http::answer::Refused;
 use crate::http::ending::is_grpc;
+use crate::http::{admit, carried};
 use crate::telemetry::observe::Observation;
 use crate::worker::Worker;
 
@@ -51,7 +51,13 @@ pub async fn http2(
     head: &mut request::Parts,
     observation: &mut Observation,
 ) -> Result<Passed, Refused> {
+    // Where requests name their port, a sidecar may have written them. From anybody else this is reserved.
+    let carried = match source.port {
+        None => carried::take(&mut head.headers),
+        Some(_) => None,
+    };
     let (named, mut protocol) = take_target(&mut head.headers);
+    carried::give_back(&mut head.headers, carried);
     let Some(port) = source.port.or(named) else {
         return Err(source.refuse(worker, 0, Reason::BadRequest, None));
     };

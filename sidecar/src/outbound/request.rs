@@ -24,7 +24,7 @@ use crate::http::h1::{self, Connection};
 use crate::http::h1_server::{self, Responder as H1Responder, Watchdog};
 use crate::http::h2_server::Responder;
 use crate::http::upstream::{Http2, Http2Response};
-use crate::http::{admit, h2 as stream};
+use crate::http::{admit, carried, h2 as stream};
 use crate::inbound::request::{into_parts, refuse_head};
 use crate::pool::balance::Active;
 use crate::pool::mesh::Slot;
@@ -415,7 +415,7 @@ async fn place(
                 if port.endpoints.len() > 1 {
                     tried.push(Arc::clone(&workload.uid));
                 }
-                address(head, endpoint, protocol);
+                address(worker, head, endpoint, protocol);
                 return Some((slot, active, Arc::clone(&workload.uid)));
             }
             Err(error) => {
@@ -429,11 +429,20 @@ async fn place(
 }
 
 /// Tells a sidecar which port the request is for and what it came as; tells anybody else nothing of it.
-fn address(head: &mut request::Parts, endpoint: &Endpoint, protocol: &HeaderValue) {
+fn address(
+    worker: &Worker,
+    head: &mut request::Parts,
+    endpoint: &Endpoint,
+    protocol: &HeaderValue,
+) {
+    // From an attempt with another endpoint.
+    let carried = carried::take(&mut head.headers);
+    carried::give_back(&mut head.headers, carried);
     if endpoint.workload.protocol == MeshProtocol::Postern {
         let port = HeaderValue::from(endpoint.target_port);
         head.headers.insert(headers::PORT, port);
         head.headers.insert(headers::PROTOCOL, protocol.clone());
+        worker.repeated.carry(&mut head.headers);
     } else {
         head.headers.remove(headers::PORT);
         head.headers.remove(headers::PROTOCOL);

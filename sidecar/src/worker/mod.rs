@@ -130,6 +130,8 @@ pub struct Worker {
     pub balancer: Balancer,
     /// Protocols learned per destination.
     pub learned: outbound::detect::Learned,
+    /// Credentials that come again.
+    pub repeated: crate::http::carried::Repeated,
     /// Drain state.
     pub drain: Rc<Drain>,
     /// What is open and reviewed when the snapshot changes.
@@ -209,6 +211,7 @@ pub fn run(
             clear: clear::Pool::new(settings.dialer),
             balancer: Balancer::new(seed),
             learned: outbound::detect::Learned::default(),
+            repeated: crate::http::carried::Repeated::default(),
             drain: Drain::new(),
             reviews,
             tokens: inbound::token::Tokens::new(
