@@ -38,7 +38,7 @@ pub fn request(
     };
     let request = facts(source, port, head, &head.headers, token);
     let standing = source.standing(policy, snapshot.policy_epoch, port);
-    let decision = policy.decide_with(&standing, &request);
+    let decision = policy.decide_remembering(&standing, &request);
     if policy.has_audit() {
         audit(policy, &standing, source, &request);
     }

@@ -30,6 +30,7 @@
 mod decision;
 mod request;
 
+mod memo;
 mod set;
 mod standing;
 mod table;

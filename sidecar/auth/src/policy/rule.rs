@@ -132,6 +132,22 @@ pub(super) enum Fit<'a> {
 }
 
 impl Rule {
+    /// True if it depends on a header, or on the original client that headers name.
+    pub(super) fn looks_at_headers(&self) -> bool {
+        let of_sources = self
+            .from
+            .iter()
+            .filter_map(|source| source.request.as_ref());
+        let of_rest = self.rest.iter().flat_map(|rest| &rest.when);
+        of_sources.into_iter().any(|source| source.remote.is_some())
+            || self.when.iter().chain(of_rest).any(|condition| {
+                matches!(
+                    condition.attribute,
+                    Attribute::Header(_) | Attribute::RemoteIp
+                )
+            })
+    }
+
     /// What the connection makes of conditions and sources; `None`: the rule cannot match on this connection.
     pub(super) fn on_connection(&self, facts: &Facts<'_>) -> Option<From> {
         if !self.when.iter().all(|c| c.holds(facts, Effect::Permit)) {

@@ -5,6 +5,7 @@ use mesh_proto::mesh;
 use super::compile::{self, PolicyError};
 use super::decision::{Decision, Verdict};
 use super::facts::{Effect, Facts};
+use super::memo::{Key, Memo, Ruling};
 use super::request::{Connection, Request};
 use super::standing::{Live, Standing};
 use super::table::{Found, Matched, Table};
@@ -25,6 +26,9 @@ pub struct PolicySet {
     revision: u64,
     /// A policy that cannot be read and may deny.
     unreadable: Option<Box<str>>,
+    /// True if method, host, path, token and connection are all that the verdict depends on.
+    memorable: bool,
+    seed: foldhash::fast::RandomState,
 }
 
 impl PolicySet {
@@ -49,6 +53,8 @@ impl PolicySet {
             trusted_proxies: usize::try_from(defaults.trusted_proxies).unwrap_or(usize::MAX),
             revision: 0,
             unreadable: None,
+            memorable: false,
+            seed: foldhash::fast::RandomState::default(),
         };
         let trust = Trust::of(defaults);
         for policy in policies {
@@ -76,6 +82,7 @@ impl PolicySet {
         for table in [deny, allow, audit, dry_deny, dry_allow] {
             table.finish();
         }
+        set.memorable = !set.deny.looks_at_headers() && !set.allow.looks_at_headers();
         Ok(set)
     }
 
@@ -109,9 +116,13 @@ impl PolicySet {
     /// connection can satisfy: keep it.
     pub fn standing(&self, connection: &Connection<'_>) -> Standing {
         let facts = self.facts(connection, None);
+        let (deny, allow) = (self.deny.live(&facts), self.allow.live(&facts));
+        // Without an index there is little to look at: less than at a memo.
+        let pays = self.memorable && (deny.led.is_some() || allow.led.is_some());
         Standing {
-            deny: self.deny.live(&facts),
-            allow: self.allow.live(&facts),
+            deny,
+            allow,
+            memo: pays.then(Memo::default),
             audit: self.audit.live(&facts),
             dry_deny: self.dry_deny.live(&facts),
             dry_allow: self.dry_allow.live(&facts),
@@ -123,6 +134,43 @@ impl PolicySet {
     pub fn decide_with(&self, standing: &Standing, request: &Request<'_>) -> Decision<'_> {
         let facts = self.facts(&request.connection, Some(request));
         self.judge(&facts, Policies::InForce, Some(standing))
+    }
+
+    /// What [`Self::decide_with`] says, found again where the same was asked on the connection before.
+    pub fn decide_remembering(&self, standing: &Standing, request: &Request<'_>) -> Decision<'_> {
+        let memo = standing.memo.as_ref();
+        let Some((memo, key)) = memo.and_then(|memo| Some((memo, Key::of(request, &self.seed)?)))
+        else {
+            return self.decide_with(standing, request);
+        };
+        if let Some(ruling) = memo.get(&key) {
+            return self.recalled(ruling);
+        }
+        let (decision, ruling) = self.rule_on(
+            &self.facts(&request.connection, Some(request)),
+            Policies::InForce,
+            Some(standing),
+        );
+        if let Some(ruling) = ruling {
+            memo.missed(&key, ruling);
+        }
+        decision
+    }
+
+    fn recalled(&self, ruling: Ruling) -> Decision<'_> {
+        match ruling {
+            Ruling::Denied { policy, rule } => {
+                let by = self.deny.named(policy, rule);
+                self.decision(Verdict::Deny, Reason::DeniedByPolicy, Some(by))
+            }
+            Ruling::Allowed { policy, rule } => {
+                let by = self.allow.named(policy, rule);
+                self.decision(Verdict::Allow, Reason::AllowedByPolicy, Some(by))
+            }
+            Ruling::NothingMatched => {
+                self.decision(Verdict::Deny, Reason::NoAllowPolicyMatched, None)
+            }
+        }
     }
 
     /// What [`Self::would_decide_request`] says, on a connection whose standing is known.
@@ -195,18 +243,29 @@ impl PolicySet {
         Facts::new(connection, request, self.trusted_proxies)
     }
 
-    /// Without a standing every rule is looked at.
     fn judge<'s>(
         &'s self,
         facts: &Facts<'_>,
         policies: Policies,
         standing: Option<&Standing>,
     ) -> Decision<'s> {
+        self.rule_on(facts, policies, standing).0
+    }
+
+    /// Without a standing every rule is looked at. Beside the decision what to remember of it; `None`: it costs nothing to
+    /// decide again, or names more than a rule.
+    fn rule_on<'s>(
+        &'s self,
+        facts: &Facts<'_>,
+        policies: Policies,
+        standing: Option<&Standing>,
+    ) -> (Decision<'s>, Option<Ruling>) {
         if let Some(policy) = &self.unreadable {
-            return Decision {
+            let decision = Decision {
                 policy: Some(policy),
                 ..self.decision(Verdict::Deny, Reason::PolicyUnreadable, None)
             };
+            return (decision, None);
         }
         let dry = policies == Policies::WithDryRun;
         let look = |table: &'s Table, live: fn(&Standing) -> &Live| match standing {
@@ -218,21 +277,31 @@ impl PolicySet {
             found = look(&self.dry_deny, |s| &s.dry_deny);
         }
         if let Found::Rule(by) = found {
-            return self.decision(Verdict::Deny, Reason::DeniedByPolicy, Some(by));
+            let decision = self.decision(Verdict::Deny, Reason::DeniedByPolicy, Some(by));
+            let (policy, rule) = (by.index, by.rule);
+            return (decision, Some(Ruling::Denied { policy, rule }));
         }
         if self.allow.is_empty() && (!dry || self.dry_allow.is_empty()) {
-            return self.by_default(facts.connection);
+            return (self.by_default(facts.connection), None);
         }
-        let lacking = match look(&self.allow, |s| &s.allow) {
+        let mut found = look(&self.allow, |s| &s.allow);
+        if dry
+            && let Found::Nothing(_) = found
+            && let tried @ Found::Rule(_) = look(&self.dry_allow, |s| &s.dry_allow)
+        {
+            found = tried;
+        }
+        match found {
             Found::Rule(by) => {
-                return self.decision(Verdict::Allow, Reason::AllowedByPolicy, Some(by));
+                let decision = self.decision(Verdict::Allow, Reason::AllowedByPolicy, Some(by));
+                let (policy, rule) = (by.index, by.rule);
+                (decision, Some(Ruling::Allowed { policy, rule }))
             }
-            Found::Nothing(lacking) => lacking,
-        };
-        if dry && let Found::Rule(by) = look(&self.dry_allow, |s| &s.dry_allow) {
-            return self.decision(Verdict::Allow, Reason::AllowedByPolicy, Some(by));
+            Found::Nothing(lacking) => {
+                let ruling = lacking.is_none().then_some(Ruling::NothingMatched);
+                (self.nothing_matched(lacking, facts), ruling)
+            }
         }
-        self.nothing_matched(lacking, facts)
     }
 
     /// ALLOW policies select the workload and none matches.

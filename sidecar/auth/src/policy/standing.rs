@@ -1,5 +1,6 @@
 //! What the connection alone decides: computed once per connection and port, kept for as long as the policies are in force.
 
+use super::memo::Memo;
 use super::rule::From;
 
 /// How a connection stands with the policies of a set. Means nothing to another set.
@@ -10,6 +11,8 @@ pub struct Standing {
     pub(super) audit: Live,
     pub(super) dry_deny: Live,
     pub(super) dry_allow: Live,
+    /// What was decided of its requests, where it pays to remember.
+    pub(super) memo: Option<Memo>,
 }
 
 /// The units of one table that a request on the connection can still match.

@@ -69,6 +69,8 @@ pub(super) enum Found<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Matched<'a> {
     pub(super) policy: &'a str,
+    /// Index of the policy in the table.
+    pub(super) index: u32,
     pub(super) rule: u32,
 }
 
@@ -353,13 +355,22 @@ impl Table {
     }
 
     fn matched(&self, rule: &Rule) -> Matched<'_> {
+        self.named(rule.policy, rule.position)
+    }
+
+    /// The rule at `rule` of the policy with this index.
+    pub(super) fn named(&self, index: u32, rule: u32) -> Matched<'_> {
+        let policy = self.policies.get(index as usize);
         Matched {
-            policy: self
-                .policies
-                .get(rule.policy as usize)
-                .map_or("", |name| &**name),
-            rule: rule.position,
+            policy: policy.map_or("", |name| &**name),
+            index,
+            rule,
         }
+    }
+
+    /// True if a verdict may depend on a header, or on the original client that headers name.
+    pub(super) fn looks_at_headers(&self) -> bool {
+        self.rules.iter().any(Rule::looks_at_headers)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::claims::{Object, Value};
 
@@ -28,6 +29,8 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
+static NEXT_VERIFICATION: AtomicU64 = AtomicU64::new(1);
+
 /// A token that was verified, or introspected and found active. The token's text is not kept.
 #[derive(Clone, PartialEq, Eq)]
 pub struct VerifiedToken {
@@ -41,6 +44,7 @@ pub struct VerifiedToken {
     issued_at: Option<i64>,
     claims: Object,
     words: Arc<[Box<str>]>,
+    verification: u64,
 }
 
 impl VerifiedToken {
@@ -68,7 +72,13 @@ impl VerifiedToken {
             issued_at: date("iat").map(|d| d.ceiling),
             claims,
             words: Arc::default(),
+            verification: NEXT_VERIFICATION.fetch_add(1, Ordering::Relaxed),
         }
+    }
+
+    /// Number of the verification it came from, not 0: no two that might differ in a claim have the same.
+    pub(crate) fn verification(&self) -> u64 {
+        self.verification
     }
 
     /// With the claims whose string is a list of words, beside `scope`.

@@ -25,6 +25,8 @@ pub struct Case {
     pub(super) sni: Option<&'static str>,
     /// `None`: opaque bytes.
     pub(super) http: Option<Http>,
+    /// More requests on the same connection.
+    pub(super) others: Vec<Http>,
 }
 
 /// The request of a case.
@@ -35,6 +37,19 @@ pub(super) struct Http {
     pub(super) path: &'static str,
     pub(super) headers: HeaderMap,
     pub(super) token: Option<VerifiedToken>,
+}
+
+impl Http {
+    fn on<'a>(&'a self, connection: Connection<'a>) -> Request<'a> {
+        Request {
+            connection,
+            method: &self.method,
+            host: self.host,
+            path: self.path,
+            headers: &self.headers,
+            token: self.token.as_ref(),
+        }
+    }
 }
 
 const PRINCIPALS: &[&str] = &[
@@ -181,6 +196,18 @@ impl Case {
         let count = [0, 1, 1, 2, 3, 4, 8, 12, 40][random.below(9)];
         let policies = (0..count).map(|i| policy(random, i)).collect();
         let peer = random.chance(85).then(|| random.pick(PEERS));
+        let first = random.chance(85).then(|| http(random));
+        let mut others: Vec<_> = (0..random.below(6)).map(|_| http(random)).collect();
+        // Alike in most: what tells them apart has to be looked at.
+        for (other, first) in others.iter_mut().zip(first.iter().cycle()) {
+            (other.method, other.path) = (first.method.clone(), first.path);
+            if random.chance(80) {
+                other.host = first.host;
+            }
+            if random.chance(50) {
+                other.token.clone_from(&first.token);
+            }
+        }
         Self {
             policies,
             defaults,
@@ -189,7 +216,8 @@ impl Case {
             destination_ip: address(random.pick(IPS)),
             port: random.pick(&[80, 443, 22]),
             sni: random.chance(50).then(|| random.pick(&["a", "b", "shop"])),
-            http: random.chance(85).then(|| http(random)),
+            http: first,
+            others,
         }
     }
 
@@ -206,14 +234,7 @@ impl Case {
             destination_port: self.port,
             sni: self.sni,
         };
-        let request = self.http.as_ref().map(|http| Request {
-            connection,
-            method: &http.method,
-            host: http.host,
-            path: http.path,
-            headers: &http.headers,
-            token: http.token.as_ref(),
-        });
+        let request = self.http.as_ref().map(|http| http.on(connection));
         let oracle = Oracle::new(self);
         let expected = oracle.decide(false);
         let would = oracle.has_dry_run().then(|| oracle.decide(true));
@@ -250,6 +271,17 @@ impl Case {
         }
         if let Some((indexed, scanned)) = lacking {
             let _ = writeln!(problems, "lacking scope: {indexed:?} by index, {scanned:?}");
+        }
+        let standing = set.standing(&connection);
+        for http in (0..3).flat_map(|_| self.http.iter().chain(&self.others)) {
+            let request = http.on(connection);
+            let (remembered, anew) = (
+                set.decide_remembering(&standing, &request),
+                set.decide_with(&standing, &request),
+            );
+            if remembered != anew {
+                let _ = writeln!(problems, "remembered {remembered:?}, decided {anew:?}");
+            }
         }
         let mut audited = Vec::new();
         set.audited(&connection, request.as_ref(), |policy, rule| {
