@@ -122,7 +122,9 @@ impl From<RegistryError> for Status {
             RegistryError::Conflict { .. } | RegistryError::Moved { .. } => {
                 Self::aborted(error.to_string())
             }
-            RegistryError::FutureBase { .. } => Self::invalid_argument(error.to_string()),
+            RegistryError::FutureBase { .. } | RegistryError::Ownerless { .. } => {
+                Self::invalid_argument(error.to_string())
+            }
             RegistryError::Revision(_) => Self::out_of_range(error.to_string()),
             RegistryError::Unreadable { .. } => Self::failed_precondition(error.to_string()),
             RegistryError::Store(error) => error.into(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Base, Outcome, Registry, RegistryError, Stored, record_key};
+use super::{Base, Outcome, Registry, RegistryError, Stored, demand_owners, held, record_key};
 use crate::store::documents::Change;
 use crate::store::failed;
 use crate::store::history::{self, HistoryError};
@@ -137,6 +137,7 @@ impl Registry {
             named.insert(record_key(key), "deleted".to_owned());
             records.insert(record_key(key), None);
         }
+        demand_owners(held(&next))?;
         if dry_run || records.is_empty() {
             return Ok(RolledBack {
                 revision: world.revision,

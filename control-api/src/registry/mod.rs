@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use mesh_auth::TrustDomain;
-use mesh_manifest::{Document, Kind};
+use mesh_manifest::{Document, Kind, Resource};
 use mesh_proto::{ResourceType, mesh};
 use prost::Message as _;
 use tokio::sync::watch;
@@ -99,9 +99,46 @@ pub enum RegistryError {
         /// What is wrong.
         reason: String,
     },
+    /// The mesh demands that somebody answers for every policy.
+    #[error(
+        "AuthorizationPolicy {policy}: spec.owner is missing{}; the mesh's defaults say strictPolicies: true: name who \
+         answers for it (in Istio's API the annotation postern.dev/owner)",
+        match more { 0 => String::new(), more => format!(", and in {more} more") }
+    )]
+    Ownerless {
+        /// `namespace/name` of the first without one.
+        policy: String,
+        /// How many more there are.
+        more: usize,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Refuses policies without owner where the mesh's defaults do.
+fn demand_owners<'a>(
+    resources: impl Iterator<Item = &'a Resource> + Clone,
+) -> Result<(), RegistryError> {
+    let strict = resources
+        .clone()
+        .any(|resource| matches!(resource, Resource::MeshDefaults(d) if d.strict_policies));
+    let mut ownerless = resources.filter_map(|resource| match resource {
+        Resource::AuthorizationPolicy(policy) if policy.owner.is_empty() => Some(policy),
+        _ => None,
+    });
+    match ownerless.next() {
+        Some(policy) if strict => Err(RegistryError::Ownerless {
+            policy: format!("{}/{}", policy.namespace, policy.name),
+            more: ownerless.count(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What documents hold.
+fn held(documents: &BTreeMap<Key, Arc<Stored>>) -> impl Iterator<Item = &Resource> + Clone {
+    documents.values().map(|stored| &stored.document.resource)
 }
 
 /// What became of an applied document.
@@ -229,6 +266,11 @@ impl Registry {
     ) -> Result<(u64, Vec<Outcome>), RegistryError> {
         let world = self.world();
         self.check_bases(&world, &mut documents, base)?;
+        let there = world.documents.iter();
+        let there = there.map(|(key, stored)| (key.clone(), &stored.document.resource));
+        let mut next: BTreeMap<Key, &Resource> = there.collect();
+        next.extend(documents.iter().map(|d| (d.key(), &d.resource)));
+        demand_owners(next.values().copied())?;
         let outcomes = documents.iter().map(|d| Outcome::of(&world, d)).collect();
         Ok((world.revision, outcomes))
     }
@@ -237,7 +279,8 @@ impl Registry {
     /// by each document's `metadata.resourceVersion`.
     ///
     /// # Errors
-    /// A document was changed after what the edit started from, or the store failed; nothing was kept.
+    /// A document was changed after what the edit started from, a policy lacks the owner that the mesh demands, or the store
+    /// failed; nothing was kept.
     pub fn apply(
         &self,
         mut documents: Vec<Document>,
@@ -273,6 +316,7 @@ impl Registry {
         if records.is_empty() {
             return Ok((world.revision, outcomes));
         }
+        demand_owners(held(&next))?;
         self.advance(&world, next, records, change(named, author, now))?;
         Ok((revision, outcomes))
     }

@@ -5,4 +5,5 @@ mod support;
 mod federation;
 mod jwt_svid;
 mod nack;
+mod owners;
 mod rotation;
