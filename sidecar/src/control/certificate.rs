@@ -28,6 +28,7 @@ use super::keystore::{Kept, KeyStore};
 use super::proof::{Proof, Proofs};
 use super::publisher::Publisher;
 use super::status::{self, ControlStatus};
+use super::turn::Turns;
 use crate::admin::Readiness;
 
 /// How often the wall clock is looked at.
@@ -113,8 +114,7 @@ pub struct Certificates {
     clock: Arc<dyn Clock>,
     identities: watch::Sender<Option<Arc<Identity>>>,
     held: Mutex<Option<Held>>,
-    /// Held by the write of a key, which goes on when whoever asked for it is gone.
-    saving: Arc<tokio::sync::Mutex<()>>,
+    saving: Turns,
 }
 
 impl Certificates {
@@ -135,13 +135,13 @@ impl Certificates {
             clock,
             identities,
             held: Mutex::new(None),
-            saving: Arc::default(),
+            saving: Turns::default(),
         }
     }
 
     /// Waits until a key that is being saved is on the disk.
     pub async fn saved(&self) {
-        drop(self.saving.lock().await);
+        drop(self.saving.take().await);
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Held>> {
@@ -445,7 +445,7 @@ impl Certificates {
         let identity = self.identity(chain.clone(), key.serialized_der(), roots)?;
         let (id, not_after) = (identity.id().clone(), identity.not_after());
         // Nothing waits between using it and handing it to be saved: a stop finds it saved or never used.
-        let turn = Arc::clone(&self.saving).lock_owned().await;
+        let turn = self.saving.take().await;
         self.use_identity(identity, issued_at)?;
         tracing::info!(spiffe_id = %id, not_after = rfc3339(not_after), "certificate issued");
         if let Some(store) = self.settings.key_store.clone() {
@@ -454,11 +454,7 @@ impl Certificates {
                 chain,
                 issued_at,
             };
-            let save = move || {
-                let _turn = turn;
-                store.save(&kept)
-            };
-            match tokio::task::spawn_blocking(save).await {
+            match turn.write(move || store.save(&kept)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!(%error, "the key cannot be kept over a restart"),
                 Err(error) => tracing::error!(%error, "keeping the key failed"),

@@ -20,6 +20,7 @@ pub mod report;
 pub mod persist;
 pub mod sealed_file;
 pub mod state_file;
+mod turn;
 
 pub mod backoff;
 pub mod connect;

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
-
 use super::clock::Clock;
 use super::state_file::StateFile;
 use super::status::ControlStatus;
 use super::stream::Discovery;
+use super::turn::Turns;
 
 /// Changes within this time are written together.
 const DEBOUNCE: Duration = Duration::from_millis(500);
@@ -20,8 +19,7 @@ pub struct Persistence {
     file: StateFile,
     status: Arc<ControlStatus>,
     clock: Arc<dyn Clock>,
-    /// Held by the write itself, which goes on when whoever asked for it is gone.
-    turn: Arc<Mutex<()>>,
+    turns: Turns,
 }
 
 impl Persistence {
@@ -31,7 +29,7 @@ impl Persistence {
             file,
             status,
             clock,
-            turn: Arc::default(),
+            turns: Turns::default(),
         }
     }
 
@@ -51,14 +49,10 @@ impl Persistence {
         if !discovery.is_complete() {
             return true;
         }
-        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let turn = self.turns.take().await;
         let export = discovery.client().export();
         let (file, now) = (self.file.clone(), self.clock.now());
-        let save = move || {
-            let _turn = turn;
-            file.save(&export, now)
-        };
-        let written = tokio::task::spawn_blocking(save).await;
+        let written = turn.write(move || file.save(&export, now)).await;
         let error = match written {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
