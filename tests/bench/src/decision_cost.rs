@@ -47,9 +47,8 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: &Arguments) -> Report {
     let mut report = Report::new("decision-cost", Machine::look(&Programs::find()).await);
-    if let Err(error) = measure(arguments, &mut report) {
-        report.problem(format!("{error:#}"));
-    }
+    let outcome = measure(arguments, &mut report);
+    report.concluded(outcome);
     report
 }
 

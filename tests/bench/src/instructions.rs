@@ -50,9 +50,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Report {
     report.placed(Some(
         "under callgrind; instructions, not time, are counted".to_owned(),
     ));
-    if let Err(error) = measure(arguments, &programs, &mut report).await {
-        report.problem(format!("{error:#}"));
-    }
+    let outcome = measure(arguments, &programs, &mut report).await;
+    report.concluded(outcome);
     report
 }
 

@@ -115,6 +115,13 @@ impl Report {
         self.problems.push(what.into());
     }
 
+    /// What stopped a measurement, if anything did.
+    pub(crate) fn concluded(&mut self, outcome: anyhow::Result<()>) {
+        if let Err(error) = outcome {
+            self.problem(format!("{error:#}"));
+        }
+    }
+
     /// The same for people.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();

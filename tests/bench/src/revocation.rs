@@ -40,9 +40,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Report {
     report.placed(Some(
         "control API, sidecars, application and callers on all processors".to_owned(),
     ));
-    if let Err(error) = measure(arguments, &mut report).await {
-        report.problem(format!("{error:#}"));
-    }
+    let outcome = measure(arguments, &mut report).await;
+    report.concluded(outcome);
     report
 }
 

@@ -69,13 +69,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Report {
         missing.push("envoy".to_owned());
     }
     report.missing(&missing, true);
-    if let Some(error) = problem {
-        report.problem(format!("{error:#}"));
-    }
-    if missing.is_empty()
-        && let Err(error) = measure(arguments, &programs, &mut report).await
-    {
-        report.problem(format!("{error:#}"));
+    report.concluded(problem.map_or(Ok(()), Err));
+    if missing.is_empty() {
+        let outcome = measure(arguments, &programs, &mut report).await;
+        report.concluded(outcome);
     }
     report
 }

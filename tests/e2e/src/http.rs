@@ -45,6 +45,12 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Whether bytes come back through a tunnel to a server that echoes.
+pub fn echoes(tunnel: &mut TcpStream) -> bool {
+    let mut echo = [0; 5];
+    tunnel.write_all(b"hello").is_ok() && tunnel.read_exact(&mut echo).is_ok()
+}
+
 /// Reads one head.
 #[must_use]
 pub fn read_head(stream: &mut impl BufRead) -> String {

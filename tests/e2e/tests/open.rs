@@ -162,17 +162,11 @@ fn streams_that_policy_no_longer_allows_end_with_the_reason_and_the_others_go_on
     }
 }
 
-/// Whether bytes come back.
-fn echoes(tunnel: &mut TcpStream) -> bool {
-    let mut echo = [0; 5];
-    tunnel.write_all(b"hello").is_ok() && tunnel.read_exact(&mut echo).is_ok()
-}
-
 #[test]
 fn tunnels_that_policy_no_longer_allows_are_closed_and_the_others_go_on() {
     let mesh = Mesh::start(&[]);
     let mut echo = http::connect(mesh.tcp_service("orders:7000"));
-    assert!(echoes(&mut echo));
+    assert!(http::echoes(&mut echo));
     let mut banner = BufReader::new(http::connect(mesh.tcp_service("orders:7001")));
     let mut line = String::new();
     banner.read_line(&mut line).expect("it speaks first");
@@ -180,11 +174,11 @@ fn tunnels_that_policy_no_longer_allows_are_closed_and_the_others_go_on() {
     let mut rest = String::new();
     // Reset, not ended: what was cut must not be taken for complete.
     assert!(banner.read_to_string(&mut rest).is_err() || rest.is_empty());
-    assert!(echoes(&mut echo), "another port is not concerned");
+    assert!(http::echoes(&mut echo), "another port is not concerned");
     mesh.apply(&deny(
         "[{to: [{operation: {ports: [\"7000\", \"7001\"]}}]}]",
     ));
-    eventually("the other is closed too", || !echoes(&mut echo));
+    eventually("the other is closed too", || !http::echoes(&mut echo));
     let log = mesh.directory().join("logs/sidecar-orders.log");
     let log = std::fs::read_to_string(log).expect("a log");
     let ended = log

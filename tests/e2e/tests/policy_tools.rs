@@ -1,7 +1,6 @@
 //! The tools around policies on a running mesh: revisions and conflicts, dry run, explanations, readiness for STRICT, and
 //! documents that are refused whole.
 
-use std::io::{Read, Write};
 use std::process::Output;
 
 use mesh_e2e::token::{ISSUER, Issuer, claims, in_seconds};
@@ -221,9 +220,7 @@ fn a_dry_run_counts_connections_of_opaque_bytes_and_closes_none(mesh: &Mesh) {
 
 /// Whether bytes come back through a new tunnel.
 fn echoes(mesh: &Mesh) -> bool {
-    let mut tunnel = http::connect(mesh.tcp_service("orders:7000"));
-    let mut echo = [0; 5];
-    tunnel.write_all(b"hello").is_ok() && tunnel.read_exact(&mut echo).is_ok()
+    http::echoes(&mut http::connect(mesh.tcp_service("orders:7000")))
 }
 
 fn a_decision_is_explained_by_its_id_and_before_it_is_made(mesh: &Mesh) {

@@ -87,9 +87,8 @@ impl Tally {
 
 pub(crate) async fn run(arguments: &Arguments) -> Report {
     let mut report = Report::new("key-rotation", Machine::look(&Programs::find()).await);
-    if let Err(error) = measure(arguments, &mut report).await {
-        report.problem(format!("{error:#}"));
-    }
+    let outcome = measure(arguments, &mut report).await;
+    report.concluded(outcome);
     report
 }
 

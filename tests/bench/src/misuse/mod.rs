@@ -47,9 +47,8 @@ struct Outcome {
 
 pub(crate) async fn run(_: &Arguments) -> Report {
     let mut report = Report::new("misuse", Machine::look(&Programs::find()).await);
-    if let Err(error) = measure(&mut report).await {
-        report.problem(format!("{error:#}"));
-    }
+    let outcome = measure(&mut report).await;
+    report.concluded(outcome);
     report
 }
 

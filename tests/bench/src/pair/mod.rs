@@ -60,9 +60,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Report {
     }
     report.placed(placement);
     report.missing(&missing, true);
-    if let Some(error) = problem {
-        report.problem(format!("{error:#}"));
-    }
+    report.concluded(problem.map_or(Ok(()), Err));
     report::fill(&mut report, &rounds);
     report
 }

@@ -51,13 +51,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Report {
     let (needed, peers) = programs.missing_peers();
     report.missing(&needed, true);
     report.missing(&peers, false);
-    if let Some(error) = problem {
-        report.problem(format!("{error:#}"));
-    }
-    if needed.is_empty()
-        && let Err(error) = measure(arguments, &programs, &mut report).await
-    {
-        report.problem(format!("{error:#}"));
+    report.concluded(problem.map_or(Ok(()), Err));
+    if needed.is_empty() {
+        let outcome = measure(arguments, &programs, &mut report).await;
+        report.concluded(outcome);
     }
     report
 }

@@ -68,9 +68,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Report {
     report.placed(Some(
         "control API and simulated sidecars on all processors".to_owned(),
     ));
-    if let Err(error) = measure(arguments, &mut report).await {
-        report.problem(format!("{error:#}"));
-    }
+    let outcome = measure(arguments, &mut report).await;
+    report.concluded(outcome);
     report
 }
 

@@ -40,9 +40,8 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: &Arguments) -> Report {
     let mut report = Report::new("outage", Machine::look(&Programs::find()).await);
-    if let Err(error) = measure(arguments, &mut report).await {
-        report.problem(format!("{error:#}"));
-    }
+    let outcome = measure(arguments, &mut report).await;
+    report.concluded(outcome);
     report
 }
 
