@@ -14,7 +14,7 @@ use mesh_auth::claims;
 use mesh_auth::token::{Fingerprint, HeaderMemo, TokenPolicy};
 use mesh_proto::mesh;
 
-// A key whose private half was thrown away: the generator of P-256 would do as well.
+// The generator of P-256: a key whose private half is 1.
 const JWKS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","kid":"k",
 "x":"axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY","y":"T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}]}"#;
 
