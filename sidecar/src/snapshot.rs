@@ -12,6 +12,7 @@ use bytes::Bytes;
 use mesh_auth::bundle::{TrustBundle, TrustBundles};
 use mesh_auth::policy::{PolicyError, PolicySet, PortModes};
 use mesh_auth::revocation::{Entry, RevocationError, Revocations, Revoked};
+use mesh_auth::svid::VerifiedChains;
 use mesh_auth::tls::{self, ClientAuth, Identity, Trust};
 use mesh_auth::token::TokenPolicy;
 use mesh_auth::{SpiffeId, TrustDomain};
@@ -82,8 +83,8 @@ pub struct Snapshot {
     pub own: Option<Arc<WorkloadEntry>>,
     /// TLS contexts; `None` until a certificate is held.
     pub tls: Option<Arc<TlsContexts>>,
-    /// Roots by trust domain.
-    pub bundles: Arc<TrustBundles>,
+    /// Roots by trust domain, and the chains that are known to lead to them.
+    pub chains: Arc<VerifiedChains>,
     /// What is no longer believed in spite of them.
     pub revocations: Arc<Revocations>,
     /// Changes whenever a bundle or a revocation does: whom to believe.
@@ -153,7 +154,7 @@ impl Snapshot {
             trust_domain,
             own: None,
             tls: None,
-            bundles: Arc::default(),
+            chains: Arc::default(),
             revocations: Arc::default(),
             trust_epoch: 0,
             revocation_epoch: 0,
@@ -182,14 +183,12 @@ impl Snapshot {
     ) -> Result<Self, SnapshotError> {
         let epoch = self.epoch + 1;
         let unchanged_bundles = self.epoch > 0 && same_bundles(&self.resources, resources);
-        let bundles = if unchanged_bundles {
-            Arc::clone(&self.bundles)
+        let chains = if unchanged_bundles {
+            Arc::clone(&self.chains)
         } else {
-            Arc::new(build_bundles(
-                &self.trust_domain,
-                resources,
-                fallback_roots,
-            )?)
+            let bundles = build_bundles(&self.trust_domain, resources, fallback_roots)?;
+            let tally = Arc::clone(self.chains.tally());
+            Arc::new(VerifiedChains::new(Arc::new(bundles), tally))
         };
         let unchanged_revocations =
             self.epoch > 0 && self.resources.revocations == resources.revocations;
@@ -200,7 +199,7 @@ impl Snapshot {
         };
         let unchanged_trust = unchanged_bundles && unchanged_revocations;
         let trust = Trust {
-            bundles: Arc::clone(&bundles),
+            chains: Arc::clone(&chains),
             revocations: Arc::clone(&revocations),
         };
         let tls = match (identity, &self.tls) {
@@ -267,7 +266,7 @@ impl Snapshot {
             trust_domain: self.trust_domain.clone(),
             own: directory.workload(&self.own_uid).cloned(),
             tls,
-            bundles,
+            chains,
             revocations,
             trust_epoch: if unchanged_trust {
                 self.trust_epoch
@@ -326,6 +325,19 @@ impl Snapshot {
         }
         let policy = TokenPolicy::compile(documents, &key_sets, self.tokens.as_deref())?;
         Ok(policy.map(Arc::new))
+    }
+
+    /// Roots by trust domain.
+    pub fn bundles(&self) -> &Arc<TrustBundles> {
+        self.chains.bundles()
+    }
+
+    /// What a peer's certificate is held against.
+    pub fn trust(&self) -> Trust {
+        Trust {
+            chains: Arc::clone(&self.chains),
+            revocations: Arc::clone(&self.revocations),
+        }
     }
 
     /// This workload's SPIFFE ID, once a certificate is held.

@@ -5,11 +5,18 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustls_pki_types::UnixTime;
+
 /// Time since 1970.
 pub(crate) fn since_epoch() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
+}
+
+/// The moment, as certificates are verified at it.
+pub(crate) fn now() -> UnixTime {
+    UnixTime::since_unix_epoch(since_epoch())
 }
 
 /// Unix seconds.

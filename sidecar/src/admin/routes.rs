@@ -15,6 +15,7 @@ use super::readiness::Readiness;
 use crate::control::{Clock, ControlStatus};
 use crate::snapshot::SharedSnapshot;
 use crate::telemetry::{Metrics, exposition};
+use crate::worker::metrics;
 
 /// Who is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,11 +107,14 @@ pub fn respond<B>(state: &AdminState, surface: Surface, request: &Request<B>) ->
     match path {
         "/readyz" => ready(state, surface),
         "/livez" => json_answer(StatusCode::OK, &json!({"live": true})),
-        "/metrics" => answer(
-            StatusCode::OK,
-            exposition::CONTENT_TYPE,
-            state.metrics.render(),
-        ),
+        "/metrics" => {
+            metrics::chains(state.snapshot.load().chains.tally());
+            answer(
+                StatusCode::OK,
+                exposition::CONTENT_TYPE,
+                state.metrics.render(),
+            )
+        }
         "/config_dump" => {
             let mut all = dump::snapshot(&state.snapshot.load());
             all["control"] = view(state);

@@ -138,7 +138,7 @@ impl AppIdentity {
         let csr = signing_request(&key).map_err(|e| e.to_string())?;
         let channel = self
             .target
-            .connect(Some(identity), Arc::clone(&snapshot.bundles))
+            .connect(Some(identity), Arc::clone(snapshot.bundles()))
             .await
             .map_err(|e| e.to_string())?;
         let request = IssueCertificateRequest {
@@ -170,7 +170,7 @@ impl AppIdentity {
     ) -> Result<AppSvid, String> {
         let now = u64::try_from(self.clock.now()).unwrap_or(0);
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
-        let peer = svid::verify(&chain, Usage::Server, &snapshot.bundles, now)
+        let peer = svid::verify(&chain, Usage::Server, snapshot.bundles(), now)
             .map_err(|e| e.to_string())?;
         if peer.id() != identity.id() {
             return Err(format!(

@@ -75,7 +75,7 @@ pub async fn assemble(
         epochs.borrow_and_update();
         let svid = svids.borrow_and_update().clone();
         let snapshot = shared.load_full();
-        let bundles = Arc::clone(&snapshot.bundles);
+        let bundles = Arc::clone(snapshot.bundles());
         material.send_if_modified(|held| {
             let same_svid = match (&held.svid, &svid) {
                 (None, None) => true,

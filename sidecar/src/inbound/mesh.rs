@@ -12,7 +12,8 @@ use h2::server::SendResponse;
 use h2::{Reason as H2Reason, RecvStream};
 use http::{HeaderMap, Method, Request, StatusCode};
 use mesh_auth::Reason;
-use mesh_auth::svid::{SvidError, VerifiedPeer};
+use mesh_auth::svid::{SvidError, Usage, VerifiedPeer};
+use mesh_auth::tls::Trust;
 use mesh_trace::Phase;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -30,6 +31,7 @@ use crate::http::h2 as stream;
 use crate::http::h2_server::Responder;
 use crate::telemetry::observe::{Observation, Outcome};
 use crate::tunnel::{self, Speech};
+use crate::wall_clock::now;
 use crate::worker::drain::Live;
 use crate::worker::expiry::Expiry;
 use crate::worker::metrics::Direction;
@@ -57,6 +59,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
     let Some((tls_stream, peer)) = handshake(
         worker,
         &TlsAcceptor::from(Arc::clone(&tls.mesh)),
+        &snapshot.trust(),
         stream,
         address,
     )
@@ -68,7 +71,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
     let subject = PeerReview::new(
         tls_stream.get_ref().1,
         peer.clone(),
-        &snapshot.bundles,
+        &snapshot.chains,
         Direction::Inbound,
     );
     let review = worker
@@ -90,6 +93,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
 pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     worker: &Worker,
     acceptor: &TlsAcceptor,
+    trust: &Trust,
     stream: S,
     address: std::net::SocketAddr,
 ) -> Option<(TlsStream<S>, VerifiedPeer)> {
@@ -98,37 +102,31 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         worker.counters.denial(Direction::Inbound, reason);
         tracing::info!(source = %address, reason = reason.code(), error = %error, "TLS handshake failed");
     };
+    let refused = |refusal: &SvidError| {
+        let reason = match refusal {
+            SvidError::Revoked { .. } => Reason::PeerRevoked,
+            _ => Reason::PeerUnverified,
+        };
+        failed(&refusal.with_skew(worker.snapshot().clock_skew), reason);
+    };
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(tls)) => match mesh_auth::tls::peer_of(tls.get_ref().1) {
+        Ok(Ok(tls)) => match trust.peer_of(tls.get_ref().1, Usage::Client, now()) {
             Ok(peer) => {
                 worker.counters.handshake(true);
-                Some((tls, peer))
+                return Some((tls, peer));
             }
-            Err(error) => {
-                failed(&error, Reason::PeerUnverified);
-                None
-            }
+            Err(error) => refused(&error),
         },
-        Ok(Err(error)) => {
-            let refusal = mesh_auth::tls::refusal(&error);
-            let reason = match refusal {
-                Some(SvidError::Revoked { .. }) => Reason::PeerRevoked,
-                _ => Reason::PeerUnverified,
-            };
-            match refusal {
-                Some(refusal) => failed(&refusal.with_skew(worker.snapshot().clock_skew), reason),
-                None => failed(&error, reason),
-            }
-            None
-        }
-        Err(_) => {
-            failed(
-                &format_args!("no complete handshake within {HANDSHAKE_TIMEOUT:?}"),
-                Reason::PeerUnverified,
-            );
-            None
-        }
+        Ok(Err(error)) => match mesh_auth::tls::refusal(&error) {
+            Some(refusal) => refused(refusal),
+            None => failed(&error, Reason::PeerUnverified),
+        },
+        Err(_) => failed(
+            &format_args!("no complete handshake within {HANDSHAKE_TIMEOUT:?}"),
+            Reason::PeerUnverified,
+        ),
     }
+    None
 }
 
 /// Serves HTTP/2 on an authenticated connection until it ends, drains, a certificate is about to expire, or a review ends

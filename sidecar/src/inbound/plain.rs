@@ -118,7 +118,7 @@ async fn terminate(
     live: &Live,
     snapshot: &Snapshot,
 ) {
-    let bundles = &snapshot.bundles;
+    let trust = snapshot.trust();
     let Some(tls) = &snapshot.tls else {
         plain.refuse(worker, port, Reason::NoIdentity, None);
         return;
@@ -128,6 +128,7 @@ async fn terminate(
     let Some((stream, peer)) = mesh::handshake(
         worker,
         &acceptor,
+        &trust,
         Prefixed::new(prefix, stream),
         plain.address,
     )
@@ -140,7 +141,7 @@ async fn terminate(
     let subject = PeerReview::new(
         stream.get_ref().1,
         peer.clone(),
-        bundles,
+        &trust.chains,
         Direction::Inbound,
     );
     let review = worker.reviews.register(Box::new(subject), &snapshot);

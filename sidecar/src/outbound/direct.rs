@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use mesh_auth::Reason;
-use mesh_auth::tls::{self, Trust};
+use mesh_auth::svid::Usage;
+use mesh_auth::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use crate::directory::{Endpoint, ServicePort};
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::tunnel::{self, Speech};
+use crate::wall_clock::now;
 use crate::worker::Worker;
 use crate::worker::expiry::Expiry;
 use crate::worker::metrics::Direction;
@@ -67,13 +69,10 @@ async fn open(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Proven, String
     let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
     let own = snapshot.tls.as_ref().ok_or("no certificate is held yet")?;
     let expected = std::slice::from_ref(&workload.id);
-    let trust = Trust {
-        bundles: Arc::clone(&snapshot.bundles),
-        revocations: Arc::clone(&snapshot.revocations),
-    };
+    let trust = snapshot.trust();
     // No ALPN: what is inside is nobody's business.
-    let config =
-        tls::client_config(Some(&own.identity), trust, expected, &[]).map_err(|e| e.to_string())?;
+    let config = tls::client_config(Some(&own.identity), trust.clone(), expected, &[])
+        .map_err(|e| e.to_string())?;
     let dialer = worker.settings.dialer;
     let tcp = dialer.connect(address).await.map_err(|e| e.to_string())?;
     let handshake = TlsConnector::from(config).connect(tls::server_name(), tcp);
@@ -82,9 +81,11 @@ async fn open(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Proven, String
         .map_err(|_| format!("no answer within {HANDSHAKE_TIMEOUT:?}"))?
         .map_err(|e| e.to_string())?;
     let session = stream.get_ref().1;
-    let peer = tls::peer_of(session).map_err(|e| e.to_string())?;
+    let peer = trust
+        .peer_of(session, Usage::Server, now())
+        .map_err(|e| e.to_string())?;
     let expiry = Expiry::of(&peer, own.identity.not_after());
-    let subject = PeerReview::new(session, peer, &snapshot.bundles, Direction::Outbound);
+    let subject = PeerReview::new(session, peer, &trust.chains, Direction::Outbound);
     let review = worker
         .reviews
         .register(Box::new(subject), &worker.snapshot());

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use mesh_auth::SpiffeId;
-use mesh_auth::bundle::TrustBundles;
+use mesh_auth::svid::Usage;
 use mesh_auth::tls::Trust;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -28,6 +28,7 @@ use tokio_rustls::client::TlsStream;
 use crate::directory::WorkloadEntry;
 use crate::http::h2 as stream;
 use crate::snapshot::{MESH_ALPN, SharedSnapshot, Snapshot};
+use crate::wall_clock::now;
 use crate::worker::dial::{DialError, Dialer};
 use crate::worker::expiry::Expiry;
 use crate::worker::metrics::Direction;
@@ -141,7 +142,7 @@ struct Peer {
 #[derive(Clone)]
 struct Client {
     connector: TlsConnector,
-    bundles: Arc<TrustBundles>,
+    trust: Trust,
     own_not_after: i64,
     tls_epoch: u64,
     trust_epoch: u64,
@@ -301,9 +302,17 @@ impl Pool {
         if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(fail("the peer does not speak h2 (ALPN)".into()));
         }
-        let peer = mesh_auth::tls::peer_of(tls.get_ref().1).map_err(|e| fail(e.to_string()))?;
+        let peer = client
+            .trust
+            .peer_of(tls.get_ref().1, Usage::Server, now())
+            .map_err(|e| fail(e.to_string()))?;
         let expiry = Expiry::of(&peer, client.own_not_after);
-        let subject = PeerReview::new(tls.get_ref().1, peer, &client.bundles, Direction::Outbound);
+        let subject = PeerReview::new(
+            tls.get_ref().1,
+            peer,
+            &client.trust.chains,
+            Direction::Outbound,
+        );
         let review = self
             .reviews
             .register(Box::new(subject), &self.snapshot.load());
@@ -416,12 +425,10 @@ impl Peer {
         {
             return Ok(client.clone());
         }
+        let trust = snapshot.trust();
         let config = mesh_auth::tls::client_config(
             Some(&tls.identity),
-            Trust {
-                bundles: Arc::clone(&snapshot.bundles),
-                revocations: Arc::clone(&snapshot.revocations),
-            },
+            trust.clone(),
             std::slice::from_ref(&key.id),
             MESH_ALPN,
         )
@@ -432,7 +439,7 @@ impl Peer {
         })?;
         let client = Client {
             connector: TlsConnector::from(config),
-            bundles: Arc::clone(&snapshot.bundles),
+            trust,
             own_not_after: tls.identity.not_after(),
             tls_epoch: tls.epoch,
             trust_epoch: snapshot.trust_epoch,

@@ -4,7 +4,16 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use mesh_auth::Reason;
+use mesh_auth::svid::Tally;
 use metrics::{Counter, Label, counter};
+
+/// Tells how often the chains that peers presented were known.
+pub fn chains(tally: &Tally) {
+    let results = [("hit", tally.hits()), ("miss", tally.misses())];
+    for (result, count) in results {
+        counter!("postern_verified_chains_total", "result" => result).absolute(count);
+    }
+}
 
 /// Which way traffic goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +152,10 @@ fn describe() {
     describe!(
         "postern_tls_handshakes_total",
         "TLS handshakes with peers, by result."
+    );
+    describe!(
+        "postern_verified_chains_total",
+        "Certificate chains that peers presented, by whether they were known to be good."
     );
     describe!(
         "postern_accept_errors_total",

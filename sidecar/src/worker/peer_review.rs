@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use mesh_auth::Reason;
 use mesh_auth::bundle::TrustBundles;
-use mesh_auth::svid::{self, Usage, VerifiedPeer};
+use mesh_auth::svid::{Usage, VerifiedChains, VerifiedPeer};
 use rustls::CommonState;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::CertificateDer;
 
 use super::metrics::Direction;
 use super::review::{Subject, Topic};
 use crate::snapshot::Snapshot;
-use crate::wall_clock::{since_epoch, unix_seconds};
+use crate::wall_clock::{now, unix_seconds};
 
 /// An open connection's peer, as the handshake verified it.
 pub struct PeerReview {
@@ -24,11 +24,11 @@ pub struct PeerReview {
 }
 
 impl PeerReview {
-    /// The review of `connection`, whose handshake verified `peer` against `bundles`.
+    /// The review of `connection`, whose handshake verified `peer` by `chains`.
     pub fn new(
         connection: &CommonState,
         peer: VerifiedPeer,
-        bundles: &Arc<TrustBundles>,
+        chains: &VerifiedChains,
         direction: Direction,
     ) -> Self {
         Self {
@@ -38,12 +38,13 @@ impl PeerReview {
                 .map(<[_]>::to_vec)
                 .unwrap_or_default(),
             direction,
-            verified: RefCell::new(Arc::clone(bundles)),
+            verified: RefCell::new(Arc::clone(chains.bundles())),
         }
     }
 
     /// Verifies the chain again, unless the roots of its trust domain are the ones that vouched for it.
-    fn is_trusted(&self, bundles: &Arc<TrustBundles>) -> bool {
+    fn is_trusted(&self, chains: &VerifiedChains) -> bool {
+        let bundles = chains.bundles();
         let mut verified = self.verified.borrow_mut();
         if Arc::ptr_eq(&verified, bundles) {
             return true;
@@ -55,7 +56,10 @@ impl PeerReview {
             Direction::Outbound => Usage::Server,
         };
         let unchanged = roots(bundles).is_some_and(|roots_now| Some(roots_now) == roots(&verified));
-        let trusted = unchanged || svid::verify(&self.chain, usage, bundles, now()).is_ok();
+        let verify = |(leaf, intermediates): (_, &[_])| {
+            chains.confirm(leaf, intermediates, usage, now()).is_ok()
+        };
+        let trusted = unchanged || self.chain.split_first().is_some_and(verify);
         if trusted {
             *verified = Arc::clone(bundles);
         }
@@ -76,7 +80,7 @@ impl Subject for PeerReview {
         if snapshot.own_revocation(seconds).is_some() {
             return Some(Reason::IdentityRevoked);
         }
-        (!self.is_trusted(&snapshot.bundles)).then_some(Reason::PeerUntrusted)
+        (!self.is_trusted(&snapshot.chains)).then_some(Reason::PeerUntrusted)
     }
 
     fn direction(&self) -> Direction {
@@ -86,8 +90,4 @@ impl Subject for PeerReview {
     fn peer(&self) -> &str {
         self.peer.id().as_str()
     }
-}
-
-fn now() -> UnixTime {
-    UnixTime::since_unix_epoch(since_epoch())
 }

@@ -3,11 +3,15 @@
 //! The chain is validated by `webpki` against the roots of the leaf's own trust domain and no other; the rules that
 //! SPIFFE adds are checked here. A [`VerifiedPeer`] can only come from this module.
 
+mod chains;
 mod error;
 mod path;
 
+pub use chains::{Tally, VerifiedChains};
 pub use error::{SvidError, describe_skew};
 pub(crate) use path::check_signer_id;
+
+use std::ops::RangeInclusive;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 
@@ -93,6 +97,19 @@ pub fn verify(
     bundles: &TrustBundles,
     now: UnixTime,
 ) -> Result<VerifiedPeer, SvidError> {
+    verify_with_validity(chain, usage, bundles, now).map(|(peer, _)| peer)
+}
+
+/// When a path is valid, Unix seconds: from the last of its certificates to begin to the first to end.
+type Validity = RangeInclusive<i64>;
+
+/// As [`verify`], and how long what was found stays true.
+fn verify_with_validity(
+    chain: &[CertificateDer<'_>],
+    usage: Usage,
+    bundles: &TrustBundles,
+    now: UnixTime,
+) -> Result<(VerifiedPeer, Validity), SvidError> {
     let (leaf, intermediates) = chain.split_first().ok_or(SvidError::Missing)?;
     check_size(chain)?;
     let facts = der::facts(leaf).map_err(SvidError::Malformed)?;
@@ -102,14 +119,21 @@ pub fn verify(
     let bundle = bundles
         .get(domain)
         .ok_or_else(|| SvidError::UnknownTrustDomain(domain.to_owned()))?;
-    path::verify(leaf, intermediates, usage, bundle, now)?;
-    VerifiedPeer::of_verified_chain(chain)
+    let signers = path::verify(leaf, intermediates, usage, bundle, now)?;
+    let validity = facts.not_before.max(*signers.start())..=facts.not_after.min(*signers.end());
+    Ok((VerifiedPeer::of_verified_chain(chain)?, validity))
 }
 
 /// The bound on what a peer can make us read and verify.
-pub(crate) fn check_size(chain: &[CertificateDer<'_>]) -> Result<(), SvidError> {
-    let bytes: usize = chain.iter().map(|certificate| certificate.len()).sum();
-    if chain.len() > MAX_CHAIN_CERTIFICATES || bytes > MAX_CHAIN_BYTES {
+pub(crate) fn check_size<'a>(
+    chain: impl IntoIterator<Item = &'a CertificateDer<'a>>,
+) -> Result<(), SvidError> {
+    let (mut certificates, mut bytes) = (0, 0);
+    for certificate in chain {
+        certificates += 1;
+        bytes += certificate.len();
+    }
+    if certificates > MAX_CHAIN_CERTIFICATES || bytes > MAX_CHAIN_BYTES {
         return Err(SvidError::TooLarge);
     }
     Ok(())

@@ -6,20 +6,20 @@ use std::cell::Cell;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, VerifiedPath};
 
-use super::{MAX_CHAIN_CERTIFICATES, SvidError, Usage, seconds};
+use super::{MAX_CHAIN_CERTIFICATES, SvidError, Usage, Validity, seconds};
 use crate::bundle::{Root, TrustBundle};
 use crate::{SpiffeId, der};
 
 const UNKNOWN_ISSUER: &str = "no trusted root issued it";
 
-/// Looks for a path to a root of `bundle` that is valid at `now`.
+/// Looks for a path to a root of `bundle` that is valid at `now`, and says when what signs on it is valid.
 pub(super) fn verify(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     usage: Usage,
     bundle: &TrustBundle,
     now: UnixTime,
-) -> Result<(), SvidError> {
+) -> Result<Validity, SvidError> {
     let path = Path {
         leaf: &EndEntityCert::try_from(leaf)
             .map_err(|error| translate(&error, bundle, seconds(now)))?,
@@ -84,7 +84,7 @@ struct Path<'a> {
 
 impl Path<'_> {
     /// Looks for a path to one of `roots`.
-    fn search(&self, roots: &[&Root]) -> Result<(), SvidError> {
+    fn search(&self, roots: &[&Root]) -> Result<Validity, SvidError> {
         let anchors: Vec<_> = roots.iter().map(|root| root.anchor()).collect();
         let usage = match self.usage {
             Usage::Client => webpki::KeyUsage::client_auth(),
@@ -107,13 +107,40 @@ impl Path<'_> {
             None,
             Some(&check),
         );
-        found.map(drop).map_err(|error| {
+        found.map(|path| validity(&path, roots)).map_err(|error| {
             // A path that was found and then refused says more than the paths that were not found.
             refused
                 .take()
                 .unwrap_or_else(|| translate(&error, self.bundle, seconds(self.now)))
         })
     }
+}
+
+/// When everything that signs on a path is valid. Of roots with one name and key, the shortest: a little too short costs a
+/// search, a little too long would be a mistake.
+fn validity(path: &VerifiedPath<'_>, roots: &[&Root]) -> Validity {
+    let mut signers = i64::MIN..=i64::MAX;
+    let mut narrow = |from: i64, to: i64| {
+        signers = from.max(*signers.start())..=to.min(*signers.end());
+    };
+    for certificate in path.intermediate_certificates() {
+        match der::facts(&certificate.der()) {
+            Ok(facts) => narrow(facts.not_before, facts.not_after),
+            // Was read when it was accepted; if not, it is valid never.
+            Err(_) => narrow(i64::MAX, i64::MIN),
+        }
+    }
+    for root in roots.iter().filter(|root| leads(root, path)) {
+        narrow(root.not_before, root.not_after);
+    }
+    signers
+}
+
+/// A renewed root has the name and key of its predecessor; either may lead the path.
+fn leads(root: &Root, path: &VerifiedPath<'_>) -> bool {
+    let anchor = root.anchor();
+    anchor.subject == path.anchor().subject
+        && anchor.subject_public_key_info == path.anchor().subject_public_key_info
 }
 
 /// The rules of signing certificates (SPIFFE X509-SVID §4, RFC 5280 §6.1.4 (m), (n)) on a path that `webpki` accepts.
@@ -144,12 +171,8 @@ fn check_signers(
             return refuse(problem);
         }
     }
-    // A renewed root has the name and key of its predecessor; either may lead the path.
     let permitted = |root: &&Root| {
-        let anchor = root.anchor();
-        anchor.subject == path.anchor().subject
-            && anchor.subject_public_key_info == path.anchor().subject_public_key_info
-            && root.path_length.is_none_or(|most| intermediates <= most)
+        leads(root, path) && root.path_length.is_none_or(|most| intermediates <= most)
     };
     if roots.iter().any(permitted) {
         Ok(())

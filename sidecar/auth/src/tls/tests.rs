@@ -1,5 +1,6 @@
 //! Real handshakes, in memory, at a fixed time.
 
+use mesh_proto::mesh::revocation::Subject;
 use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
@@ -11,6 +12,8 @@ use rustls_pki_types::UnixTime;
 
 use super::*;
 use crate::bundle::TrustBundles;
+use crate::revocation::{Entry, Revocations};
+use crate::svid::VerifiedChains;
 use crate::testing::*;
 
 const WEB: &str = "spiffe://td/ns/a/sa/web";
@@ -340,6 +343,45 @@ fn an_impostor_with_another_root_or_another_key_is_refused() {
         text.starts_with("server: ") && text.contains("BadSignature"),
         "{text}"
     );
+}
+
+#[test]
+fn a_known_chain_still_has_to_prove_its_key_and_not_to_be_revoked() {
+    let mesh = Mesh::new();
+    let chains = Arc::new(VerifiedChains::new(
+        Arc::clone(&mesh.bundles),
+        Arc::default(),
+    ));
+    let trusting = |entries: &[Entry]| {
+        let trust = Trust {
+            chains: Arc::clone(&chains),
+            revocations: Arc::new(Revocations::new(entries.iter().cloned())),
+        };
+        server_config(&mesh.orders, trust, ClientAuth::Required, &[b"h2"]).unwrap()
+    };
+    let client = mesh.client(Some(&mesh.web), &[ORDERS]);
+    for hits in 0..3 {
+        handshake(&client, &trusting(&[])).unwrap();
+        assert_eq!((chains.tally().hits(), chains.tally().misses()), (hits, 1));
+    }
+    let stolen = unchecked(mesh.web.chain().to_vec(), &KeyPair::generate().unwrap());
+    let text = refused(&mesh.client(Some(&stolen), &[ORDERS]), &trusting(&[]));
+    assert!(
+        text.starts_with("server: ") && text.contains("BadSignature"),
+        "{text}"
+    );
+    let revoked = Entry::parse(&mesh_proto::mesh::Revocation {
+        name: "lost".into(),
+        subject: Some(Subject::SpiffeId(WEB.into())),
+        ..Default::default()
+    })
+    .unwrap();
+    let text = refused(&client, &trusting(&[revoked]));
+    assert!(
+        text.starts_with("server: ") && text.contains("'lost'"),
+        "{text}"
+    );
+    assert_eq!(chains.tally().misses(), 1, "known all along");
 }
 
 #[test]

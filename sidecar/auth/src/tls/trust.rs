@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use rustls::CommonState;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::bundle::TrustBundles;
 use crate::revocation::Revocations;
-use crate::svid::{self, SvidError, Usage, VerifiedPeer};
+use crate::svid::{self, SvidError, Usage, VerifiedChains, VerifiedPeer};
 
 /// Roots to believe, and what is no longer believed in spite of them.
 #[derive(Debug, Clone, Default)]
 pub struct Trust {
-    /// Roots by trust domain.
-    pub bundles: Arc<TrustBundles>,
+    /// Roots by trust domain, and the chains that are known to lead to them.
+    pub chains: Arc<VerifiedChains>,
     /// What is revoked.
     pub revocations: Arc<Revocations>,
 }
@@ -20,24 +21,42 @@ pub struct Trust {
 impl From<Arc<TrustBundles>> for Trust {
     fn from(bundles: Arc<TrustBundles>) -> Self {
         Self {
-            bundles,
+            chains: Arc::new(VerifiedChains::forgetful(bundles)),
             ..Self::default()
         }
     }
 }
 
 impl Trust {
-    /// Verifies a chain (leaf first) at `now`.
+    /// Verifies a chain at `now`.
     ///
     /// # Errors
     /// The first rule that is broken; [`SvidError::Revoked`] for a chain that is good and revoked.
     pub fn verify(
         &self,
-        chain: &[CertificateDer<'_>],
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
         usage: Usage,
         now: UnixTime,
     ) -> Result<VerifiedPeer, SvidError> {
-        let peer = svid::verify(chain, usage, &self.bundles, now)?;
+        let peer = self.chains.verify(leaf, intermediates, usage, now)?;
+        self.check_revocation(&peer, now)?;
+        Ok(peer)
+    }
+
+    /// The peer of a completed handshake, verified again at `now`: what rustls remembers of a peer was true once.
+    ///
+    /// # Errors
+    /// As [`Trust::verify`]; [`SvidError::Missing`] if the peer presented no certificate.
+    pub fn peer_of(
+        &self,
+        connection: &CommonState,
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<VerifiedPeer, SvidError> {
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let (leaf, intermediates) = chain.split_first().ok_or(SvidError::Missing)?;
+        let peer = self.chains.confirm(leaf, intermediates, usage, now)?;
         self.check_revocation(&peer, now)?;
         Ok(peer)
     }

@@ -34,10 +34,10 @@ impl Verifier {
         usage: Usage,
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        let mut chain = Vec::with_capacity(1 + intermediates.len());
-        chain.push(leaf.clone());
-        chain.extend(intermediates.iter().cloned());
-        let peer = self.trust.verify(&chain, usage, now).map_err(tls_error)?;
+        let peer = self
+            .trust
+            .verify(leaf, intermediates, usage, now)
+            .map_err(tls_error)?;
         match &self.expected {
             Some(expected) if !expected.contains(peer.id()) => {
                 Err(tls_error(SvidError::UnexpectedId {

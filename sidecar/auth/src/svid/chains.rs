@@ -1,0 +1,218 @@
+//! Chains that were verified, so that a peer that comes again costs neither the signature checks of its chain nor the
+//! reading of its certificates.
+//!
+//! A cache belongs to one set of bundles and verifies against no other, so that a change of bundles is another cache. An
+//! entry is found by the SHA-256 of the whole chain and what the peer acts as, and is good while every certificate of the
+//! path that was found is valid, its root included. Refusals are not remembered. Revocation is not looked at here, and
+//! possession of the key is what every handshake proves anew.
+//!
+//! Lock-free and bounded: a look-up reads a few slots, an insertion replaces one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest;
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::{SvidError, Usage, Validity, VerifiedPeer, check_size, seconds};
+use crate::bundle::TrustBundles;
+
+/// Slots that one chain may be in.
+const WAYS: usize = 4;
+/// Chains that are remembered.
+const CAPACITY: usize = 4096;
+
+/// How often the chain that a handshake presented was known.
+#[derive(Debug, Default)]
+pub struct Tally {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Tally {
+    /// Look-ups that found a chain.
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// Look-ups that found none and verified it; refusals are not counted.
+    pub fn misses(&self) -> u64 {
+        self.misses.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: [u8; 32],
+    validity: Validity,
+    peer: VerifiedPeer,
+}
+
+/// Since when a chain is known to be good.
+enum Known {
+    Before,
+    Now,
+}
+
+/// Roots to believe, and the chains that were found to lead to them.
+#[derive(Debug, Default)]
+pub struct VerifiedChains {
+    bundles: Arc<TrustBundles>,
+    /// Empty: nothing is remembered.
+    slots: Box<[ArcSwapOption<Entry>]>,
+    turn: AtomicUsize,
+    tally: Arc<Tally>,
+}
+
+impl VerifiedChains {
+    /// Remembers chains that lead to `bundles`, and counts in `tally`.
+    pub fn new(bundles: Arc<TrustBundles>, tally: Arc<Tally>) -> Self {
+        Self {
+            bundles,
+            slots: (0..CAPACITY).map(|_| ArcSwapOption::empty()).collect(),
+            turn: AtomicUsize::new(0),
+            tally,
+        }
+    }
+
+    /// Verifies every chain anew, for who meets few peers.
+    pub fn forgetful(bundles: Arc<TrustBundles>) -> Self {
+        Self {
+            bundles,
+            ..Self::default()
+        }
+    }
+
+    /// The roots.
+    pub fn bundles(&self) -> &Arc<TrustBundles> {
+        &self.bundles
+    }
+
+    /// Counts of look-ups, shared with the caches before and after this one.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// Verifies the chain that a handshake presents at `now`, or knows that it was verified and is still valid.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<VerifiedPeer, SvidError> {
+        let (peer, known) = self.look(leaf, intermediates, usage, now)?;
+        let tally = match known {
+            Known::Before => &self.tally.hits,
+            Known::Now => &self.tally.misses,
+        };
+        tally.fetch_add(1, Ordering::Relaxed);
+        Ok(peer)
+    }
+
+    /// As [`VerifiedChains::verify`], of a chain that was verified before and that no handshake is waiting for: not counted.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn confirm(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<VerifiedPeer, SvidError> {
+        self.look(leaf, intermediates, usage, now)
+            .map(|(peer, _)| peer)
+    }
+
+    fn look(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<(VerifiedPeer, Known), SvidError> {
+        check_size(std::iter::once(leaf).chain(intermediates))?;
+        let verify = || {
+            let chain = whole(leaf, intermediates);
+            super::verify_with_validity(&chain, usage, &self.bundles, now)
+        };
+        if self.slots.is_empty() {
+            return verify().map(|(peer, _)| (peer, Known::Now));
+        }
+        let key = key(leaf, intermediates, usage);
+        if let Some(peer) = self.recall(&key, seconds(now)) {
+            return Ok((peer, Known::Before));
+        }
+        let (peer, validity) = verify()?;
+        let entry = Entry {
+            key,
+            validity,
+            peer: peer.clone(),
+        };
+        self.remember(entry, seconds(now));
+        Ok((peer, Known::Now))
+    }
+
+    fn recall(&self, key: &[u8; 32], now: i64) -> Option<VerifiedPeer> {
+        self.ways(key).iter().find_map(|slot| {
+            let entry = slot.load();
+            let entry = entry.as_ref().filter(|entry| entry.key == *key)?;
+            let valid = entry.validity.contains(&now);
+            valid.then(|| entry.peer.clone())
+        })
+    }
+
+    fn ways(&self, key: &[u8; 32]) -> &[ArcSwapOption<Entry>] {
+        let set = usize::from(u16::from_le_bytes([key[0], key[1]])) % (self.slots.len() / WAYS);
+        &self.slots[set * WAYS..][..WAYS]
+    }
+
+    fn remember(&self, entry: Entry, now: i64) {
+        let ways = self.ways(&entry.key);
+        let is_free = |slot: &&ArcSwapOption<Entry>| {
+            let held = slot.load();
+            held.as_ref()
+                .is_none_or(|held| held.key == entry.key || *held.validity.end() < now)
+        };
+        let slot = ways
+            .iter()
+            .find(is_free)
+            .unwrap_or_else(|| &ways[self.turn.fetch_add(1, Ordering::Relaxed) % ways.len()]);
+        slot.store(Some(Arc::new(entry)));
+    }
+}
+
+/// The chain, leaf first. Copies no certificate.
+fn whole<'a>(
+    leaf: &'a CertificateDer<'_>,
+    intermediates: &'a [CertificateDer<'_>],
+) -> Vec<CertificateDer<'a>> {
+    std::iter::once(&**leaf)
+        .chain(intermediates.iter().map(|certificate| &**certificate))
+        .map(CertificateDer::from)
+        .collect()
+}
+
+/// Names a chain and a use of it. Lengths go in, so that no two chains are spelled alike.
+fn key(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], usage: Usage) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(&[match usage {
+        Usage::Client => 0,
+        Usage::Server => 1,
+    }]);
+    for certificate in std::iter::once(leaf).chain(intermediates) {
+        context.update(&certificate.len().to_be_bytes());
+        context.update(certificate);
+    }
+    let mut key = [0; 32];
+    key.copy_from_slice(context.finish().as_ref());
+    key
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! What a remembered chain spares, and what it must not.
+
+use super::*;
+use crate::testing::*;
+
+const ID: &str = "spiffe://td/ns/a/sa/b";
+
+fn remembering(issuer: &Issuer) -> VerifiedChains {
+    let bundles = Arc::new(bundles(&[("td", issuer)]));
+    VerifiedChains::new(bundles, Arc::default())
+}
+
+fn counts(chains: &VerifiedChains) -> (u64, u64) {
+    (chains.tally().hits(), chains.tally().misses())
+}
+
+#[test]
+fn a_chain_that_comes_again_is_known_and_its_peer_is_the_same() {
+    let root = authority("td");
+    let middle = intermediate(signer_params("intermediate"), &root);
+    let leaf = sign(&leaf_params(ID), &middle);
+    let above = [middle.der().clone()];
+    let chains = remembering(&root);
+    let first = chains
+        .verify(&leaf, &above, Usage::Client, unix(0))
+        .unwrap();
+    assert_eq!(counts(&chains), (0, 1));
+    for _ in 0..3 {
+        let again = chains.verify(&leaf, &above, Usage::Client, unix(60));
+        assert_eq!(again, Ok(first.clone()));
+    }
+    assert_eq!(counts(&chains), (3, 1));
+    chains
+        .confirm(&leaf, &above, Usage::Client, unix(0))
+        .unwrap();
+    assert_eq!(counts(&chains), (3, 1), "nobody presented it");
+    // What it was verified for is part of what is known.
+    chains
+        .verify(&leaf, &above, Usage::Server, unix(0))
+        .unwrap();
+    assert_eq!(counts(&chains), (3, 2));
+}
+
+#[test]
+fn a_known_chain_is_refused_when_any_certificate_of_its_path_is_not_valid() {
+    // Ends of root, intermediate and leaf, in seconds from now; what is told a second after the first of them.
+    let cases = [
+        (1_000, 500, 100, "leaf"),
+        (1_000, 100, 500, "intermediate"),
+        (100, 500, 1_000, "root"),
+    ];
+    for (root_end, middle_end, leaf_end, which) in cases {
+        let mut params = signer_params("root");
+        params.not_after = at(root_end);
+        let root = root(params);
+        let mut params = signer_params("intermediate");
+        params.not_after = at(middle_end);
+        let middle = intermediate(params, &root);
+        let mut params = leaf_params(ID);
+        params.not_after = at(leaf_end);
+        let leaf = sign(&params, &middle);
+        let chains = remembering(&root);
+        let at =
+            |offset| chains.verify(&leaf, &[middle.der().clone()], Usage::Server, unix(offset));
+        at(0).unwrap();
+        at(100).unwrap();
+        assert_eq!(counts(&chains), (1, 1), "{which}");
+        assert_eq!(at(101), Err(SvidError::Expired { which, seconds: 1 }));
+        let early = at(-301).unwrap_err();
+        assert!(matches!(early, SvidError::NotYetValid { .. }), "{early}");
+        at(50).unwrap();
+        assert_eq!(counts(&chains), (2, 1), "{which}: still known");
+    }
+}
+
+#[test]
+fn refusals_are_not_remembered_and_other_roots_know_nothing() {
+    let (root, other) = (authority("td"), authority("td"));
+    let leaf = sign(&leaf_params(ID), &root);
+    let (ours, theirs) = (remembering(&root), remembering(&other));
+    let early = ours.verify(&leaf, &[], Usage::Client, unix(-301));
+    assert!(matches!(early, Err(SvidError::NotYetValid { .. })));
+    ours.verify(&leaf, &[], Usage::Client, unix(0)).unwrap();
+    assert_eq!(counts(&ours), (0, 1));
+    for _ in 0..2 {
+        let refused = theirs.verify(&leaf, &[], Usage::Client, unix(0));
+        assert!(matches!(refused, Err(SvidError::Untrusted { .. })));
+    }
+    assert_eq!(counts(&theirs), (0, 0));
+}
+
+#[test]
+fn a_chain_that_differs_anywhere_is_another_chain() {
+    let root = authority("td");
+    let middle = intermediate(signer_params("intermediate"), &root);
+    let leaf = sign(&leaf_params(ID), &root);
+    let chains = remembering(&root);
+    chains.verify(&leaf, &[], Usage::Client, unix(0)).unwrap();
+    // A certificate that nobody needs is part of what was presented.
+    let more = [middle.der().clone()];
+    chains.verify(&leaf, &more, Usage::Client, unix(0)).unwrap();
+    assert_eq!(counts(&chains), (0, 2));
+    let mut bytes = leaf.to_vec();
+    for position in [0, bytes.len() / 2, bytes.len() - 1] {
+        bytes[position] ^= 1;
+        let changed = CertificateDer::from(bytes.clone());
+        chains
+            .verify(&changed, &[], Usage::Client, unix(0))
+            .unwrap_err();
+        bytes[position] ^= 1;
+    }
+    // The same bytes, cut elsewhere.
+    let (head, tail) = bytes.split_at(100);
+    let cut = [CertificateDer::from(tail)];
+    let head = CertificateDer::from(head);
+    assert_ne!(
+        key(&leaf, &[], Usage::Client),
+        key(&head, &cut, Usage::Client)
+    );
+    chains
+        .verify(&head, &cut, Usage::Client, unix(0))
+        .unwrap_err();
+}
+
+#[test]
+fn however_many_chains_come_the_newest_are_known_and_memory_is_bounded() {
+    let root = authority("td");
+    let chains = remembering(&root);
+    let leaf = sign(&leaf_params(ID), &root);
+    let peer = chains.verify(&leaf, &[], Usage::Client, unix(0)).unwrap();
+    let name = |number: u64| {
+        let mut key = [0; 32];
+        let digest = digest::digest(&digest::SHA256, &number.to_be_bytes());
+        key.copy_from_slice(digest.as_ref());
+        key
+    };
+    let many = 3 * CAPACITY as u64;
+    for number in 0..many {
+        let entry = Entry {
+            key: name(number),
+            validity: 0..=10,
+            peer: peer.clone(),
+        };
+        chains.remember(entry, 5);
+        assert!(chains.recall(&name(number), 5).is_some(), "{number}");
+    }
+    let known = (0..many).filter(|number| chains.recall(&name(*number), 5).is_some());
+    assert!((CAPACITY / 2..=CAPACITY).contains(&known.count()));
+    // What ended makes room before what did not.
+    let kept: Vec<_> = (many..).take(20).map(name).collect();
+    for key in &kept {
+        let entry = Entry {
+            key: *key,
+            validity: 0..=100,
+            peer: peer.clone(),
+        };
+        chains.remember(entry, 11);
+    }
+    assert!(kept.iter().all(|key| chains.recall(key, 11).is_some()));
+}
+
+#[test]
+fn who_is_forgetful_verifies_every_time() {
+    let root = authority("td");
+    let leaf = sign(&leaf_params(ID), &root);
+    let chains = VerifiedChains::forgetful(Arc::new(bundles(&[("td", &root)])));
+    for _ in 0..2 {
+        chains.verify(&leaf, &[], Usage::Client, unix(0)).unwrap();
+    }
+    assert_eq!(counts(&chains), (0, 2));
+}
