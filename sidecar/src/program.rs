@@ -25,7 +25,6 @@ use crate::key_requests::KeyRequests;
 use crate::ledger::Ledger;
 use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::telemetry::access_log::Writer;
-use crate::telemetry::observe::Observer;
 use crate::telemetry::{self, Metrics};
 use crate::worker::probe::Probe;
 use crate::worker::{self, Epochs, Listeners, Mode, Settings, dial};
@@ -154,7 +153,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let mut queues = Vec::with_capacity(workers);
     let mut enforced = Vec::with_capacity(workers);
     for (index, (listeners, ledger)) in listeners.drain(..).zip(&ledgers).enumerate() {
-        let ledger = Arc::clone(ledger);
         let (settings, shared, drain) = (Arc::clone(&settings), Arc::clone(&shared), drain.clone());
         let (tell, told) = watch::channel(0);
         enforced.push(told);
@@ -177,13 +175,17 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             .as_ref()
             .zip(access_log.as_ref())
             .map(|(writer, settings)| writer.log(settings, seed));
-        let observer = Observer::new(tracer, log);
+        let telling = worker::Telling {
+            metrics: metrics.clone(),
+            tracer,
+            access_log: log,
+            ledger: Arc::clone(ledger),
+        };
         threads.push(
             std::thread::Builder::new()
                 .name(format!("worker-{index}"))
                 .spawn(move || {
-                    let observed = (observer, ledger);
-                    worker::run(settings, shared, epochs, listeners, observed, &drain, seed)
+                    worker::run(settings, shared, epochs, listeners, telling, &drain, seed)
                 })?,
         );
     }

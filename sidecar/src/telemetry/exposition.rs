@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::recorder::{Cell, Family, Kind, Labels, Registry};
+use super::registry::{Family, Kind, Labels, Registry, Value};
 
 /// `content-type` of what [`render`] returns.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -61,22 +61,24 @@ fn header(out: &mut String, name: &str, kind: Kind, help: &str) {
 fn series(out: &mut String, name: &str, family: &Family) {
     let mut sorted: Vec<_> = family.series.iter().collect();
     sorted.sort_by(|a, b| a.0.cmp(b.0));
-    for (labels, cell) in sorted {
-        match cell {
-            Cell::Counter(counter) => {
+    for (labels, series) in sorted {
+        let Some(value) = series.read() else {
+            continue;
+        };
+        match value {
+            Value::Counter(count) => {
                 out.push_str(name);
                 label_set(out, labels, None);
-                let _ = writeln!(out, " {}", counter.value());
+                let _ = writeln!(out, " {count}");
             }
-            Cell::Gauge(gauge) => {
+            Value::Gauge(value) => {
                 out.push_str(name);
                 label_set(out, labels, None);
                 out.push(' ');
-                number(out, gauge.value());
+                number(out, value);
                 out.push('\n');
             }
-            Cell::Histogram(histogram) => {
-                let reading = histogram.0.read();
+            Value::Histogram(reading) => {
                 for (bound, count) in &reading.cumulative {
                     let _ = write!(out, "{name}_bucket");
                     label_set(out, labels, Some(*bound));

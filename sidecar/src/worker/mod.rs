@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 use mesh_http1::Limits;
+use mesh_trace::Tracer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
@@ -36,6 +37,8 @@ use crate::ledger::{Ledger, Notebook};
 use crate::pool::balance::Balancer;
 use crate::pool::{app, clear, mesh};
 use crate::snapshot::{SharedSnapshot, Snapshot};
+use crate::telemetry::Metrics;
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::observe::Observer;
 use crate::{inbound, outbound};
 use dial::Dialer;
@@ -186,6 +189,19 @@ pub struct Epochs {
     pub enforced: watch::Sender<u64>,
 }
 
+/// What a worker tells, and to whom.
+#[derive(Debug)]
+pub struct Telling {
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// Makes its spans.
+    pub tracer: Tracer,
+    /// Takes its lines.
+    pub access_log: Option<AccessLog>,
+    /// What the control API is told of.
+    pub ledger: Arc<Ledger>,
+}
+
 /// Runs one worker on the calling thread until `shutdown` is cancelled and its connections have drained.
 ///
 /// # Errors
@@ -195,10 +211,13 @@ pub fn run(
     snapshot: SharedSnapshot,
     epochs: Epochs,
     listeners: Listeners,
-    (observer, ledger): (Observer, Arc<Ledger>),
+    telling: Telling,
     shutdown: &CancellationToken,
     seed: u64,
 ) -> io::Result<()> {
+    // Before anything resolves a handle: what this thread counts is its own.
+    let recorder = telling.metrics.worker_recorder();
+    let _installed = ::metrics::set_default_local_recorder(&recorder);
     let runtime = Builder::new_current_thread()
         .enable_all()
         .event_interval(31)
@@ -222,8 +241,8 @@ pub fn run(
                 snapshot.clone(),
             ),
             counters: Counters::new(),
-            observer,
-            notebook: Notebook::new(ledger),
+            observer: Observer::new(telling.tracer, telling.access_log),
+            notebook: Notebook::new(telling.ledger),
             decisions: Cell::new(seed.rotate_left(17)),
             settings,
             snapshot,
