@@ -128,6 +128,16 @@ pub fn text(metrics: &Metrics, tracker: &Tracker, world: &World, ca_not_after: i
     out
 }
 
+/// Appends how the mesh stands with its latency budgets, as its sidecars report it.
+pub fn latency_budgets(out: &mut String, breached: usize) {
+    let name = "postern_control_latency_budgets_breached";
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        out,
+        "# HELP {name} Latency budgets that connected sidecars report as breached, each counted at every one.\n# TYPE {name} gauge\n{name} {breached}"
+    );
+}
+
 /// Appends what is known of other trust domains' bundles.
 pub fn foreign_bundles(out: &mut String, states: &[federation::State]) {
     type Value = fn(&federation::State) -> u64;

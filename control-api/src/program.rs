@@ -362,6 +362,7 @@ fn spawn(
     .max_decoding_message_size(MAX_KEY_SET_REQUEST);
 
     let board = Arc::new(Board::default());
+    let told = Arc::clone(&board);
     let administration = Administration {
         keeper: Arc::clone(&keeper),
         registry: Arc::clone(&shared.registry),
@@ -489,6 +490,7 @@ fn spawn(
                 &world,
                 authorities.signing().not_after(),
             );
+            metrics::latency_budgets(&mut body, told.breached());
             metrics::key_sets(&mut body, &keeper.states());
             metrics::foreign_bundles(&mut body, &trust.foreign.states());
             return Some(Page {

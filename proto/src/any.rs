@@ -34,6 +34,8 @@ pub enum ResourceType {
     RequestAuthentication,
     /// [`mesh::AuthorizationPolicy`].
     AuthorizationPolicy,
+    /// [`mesh::LatencyBudget`].
+    LatencyBudget,
     /// [`mesh::Service`].
     Service,
     /// [`mesh::Workload`].
@@ -42,7 +44,7 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// Every type, in order of application.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::MeshDefaults,
         Self::TrustBundle,
         Self::Revocation,
@@ -50,6 +52,7 @@ impl ResourceType {
         Self::PeerAuthentication,
         Self::RequestAuthentication,
         Self::AuthorizationPolicy,
+        Self::LatencyBudget,
         Self::Service,
         Self::Workload,
     ];
@@ -66,6 +69,7 @@ impl ResourceType {
             }
             Self::PeerAuthentication => "type.googleapis.com/postern.mesh.v1.PeerAuthentication",
             Self::AuthorizationPolicy => "type.googleapis.com/postern.mesh.v1.AuthorizationPolicy",
+            Self::LatencyBudget => "type.googleapis.com/postern.mesh.v1.LatencyBudget",
             Self::Service => "type.googleapis.com/postern.mesh.v1.Service",
             Self::Workload => "type.googleapis.com/postern.mesh.v1.Workload",
         }
@@ -123,6 +127,10 @@ typed!(mesh::RequestAuthentication, RequestAuthentication, |m| {
     format!("{}/{}", m.namespace, m.name)
 });
 typed!(mesh::AuthorizationPolicy, AuthorizationPolicy, |m| format!(
+    "{}/{}",
+    m.namespace, m.name
+));
+typed!(mesh::LatencyBudget, LatencyBudget, |m| format!(
     "{}/{}",
     m.namespace, m.name
 ));

@@ -14,6 +14,7 @@ use mesh_auth::Reason;
 use mesh_auth::policy::Verdict;
 use tokio::sync::Notify;
 
+use crate::telemetry::watch::budgets::Shelf;
 use crate::wall_clock::unix_seconds;
 
 /// Denied decisions that a worker remembers.
@@ -223,6 +224,8 @@ fn add<K: Hash + Eq, V>(
 #[derive(Debug, Default)]
 pub struct Ledger {
     shared: Mutex<Shared>,
+    /// What it counts for latency budgets.
+    pub tallies: Arc<Shelf>,
 }
 
 #[derive(Debug, Default)]

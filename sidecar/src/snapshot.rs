@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mesh_auth::bundle::{TrustBundle, TrustBundles};
+use mesh_auth::latency::Budget;
 use mesh_auth::policy::{PolicyError, PolicySet, PortModes};
 use mesh_auth::revocation::{Entry, RevocationError, Revocations, Revoked};
 use mesh_auth::svid::VerifiedChains;
@@ -25,6 +26,8 @@ use crate::stand_in::StandIn;
 /// The snapshot in force, read by every worker and stored by the control thread only.
 pub type SharedSnapshot = Arc<ArcSwap<Snapshot>>;
 
+/// Latency budgets of one workload: each is looked at with every request.
+const MAX_BUDGETS: usize = 32;
 /// ALPN protocols of the mesh port.
 pub const MESH_ALPN: &[&[u8]] = &[b"h2"];
 /// ALPN protocols of captured TLS with a client certificate.
@@ -49,6 +52,8 @@ pub struct Resources {
     pub policies: BTreeMap<String, Arc<mesh::AuthorizationPolicy>>,
     /// Authorization policies that select this workload and cannot be read, as they came, where no earlier version is held.
     pub unreadable: BTreeMap<String, Bytes>,
+    /// Latency budgets that select this workload.
+    pub latency_budgets: BTreeMap<String, Arc<mesh::LatencyBudget>>,
     /// Services.
     pub services: BTreeMap<String, Arc<mesh::Service>>,
     /// Workloads.
@@ -103,6 +108,8 @@ pub struct Snapshot {
     pub port_modes: Arc<PortModes>,
     /// Changes whenever they may.
     pub modes_epoch: u64,
+    /// What requests may take.
+    pub budgets: Arc<[Arc<Budget>]>,
     /// Services and workloads.
     pub directory: Arc<Directory>,
     /// Seconds that this clock is ahead of the control API's, as measured last.
@@ -136,6 +143,14 @@ pub enum SnapshotError {
     /// The token rules do not compile.
     #[error("request authentication: {0}")]
     Tokens(#[from] mesh_auth::token::TokenPolicyError),
+    /// A latency budget makes no sense, or is one too many.
+    #[error("latency budget '{name}': {reason}")]
+    Budget {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A workload or service is malformed.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -164,6 +179,7 @@ impl Snapshot {
             tokens_epoch: 0,
             port_modes: Arc::new(PortModes::resolve(&[], "", "")),
             modes_epoch: 0,
+            budgets: Arc::default(),
             directory: Arc::default(),
             clock_skew: None,
             resources: Arc::default(),
@@ -284,6 +300,7 @@ impl Snapshot {
             tokens_epoch,
             port_modes,
             modes_epoch,
+            budgets: self.build_budgets(resources)?,
             directory,
             clock_skew: self.clock_skew,
             resources: Arc::clone(resources),
@@ -338,6 +355,29 @@ impl Snapshot {
             chains: Arc::clone(&self.chains),
             revocations: Arc::clone(&self.revocations),
         }
+    }
+
+    /// Budgets that did not change are the same ones: what was counted for them goes on.
+    fn build_budgets(&self, resources: &Resources) -> Result<Arc<[Arc<Budget>]>, SnapshotError> {
+        let held = &self.resources.latency_budgets;
+        if self.epoch > 0 && *held == resources.latency_budgets {
+            return Ok(Arc::clone(&self.budgets));
+        }
+        let fail = |name: &str, reason: String| SnapshotError::Budget {
+            name: name.to_owned(),
+            reason,
+        };
+        let mut budgets = Vec::with_capacity(resources.latency_budgets.len());
+        for (name, message) in &resources.latency_budgets {
+            if budgets.len() == MAX_BUDGETS {
+                let reason = format!("more than {MAX_BUDGETS} select this workload");
+                return Err(fail(name, reason));
+            }
+            let budget = Budget::parse(message).map_err(|e| fail(name, e.to_string()))?;
+            let same = self.budgets.iter().find(|held| ***held == budget);
+            budgets.push(same.map_or_else(|| Arc::new(budget), Arc::clone));
+        }
+        Ok(budgets.into())
     }
 
     /// This workload's SPIFFE ID, once a certificate is held.

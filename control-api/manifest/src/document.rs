@@ -27,6 +27,8 @@ pub enum Resource {
     RequestAuthentication(mesh::RequestAuthentication),
     /// Who may connect.
     AuthorizationPolicy(mesh::AuthorizationPolicy),
+    /// How long a phase of requests may take.
+    LatencyBudget(mesh::LatencyBudget),
     /// A named destination and the labels of the workloads behind it; the default hosts are not added.
     Service {
         /// What clients see of it.

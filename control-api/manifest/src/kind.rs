@@ -21,6 +21,8 @@ pub enum Kind {
     RequestAuthentication,
     /// Who may connect.
     AuthorizationPolicy,
+    /// How long a phase of requests may take.
+    LatencyBudget,
     /// A named destination.
     Service,
     /// A running instance.
@@ -29,13 +31,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::MeshDefaults,
         Self::Revocation,
         Self::Federation,
         Self::PeerAuthentication,
         Self::RequestAuthentication,
         Self::AuthorizationPolicy,
+        Self::LatencyBudget,
         Self::Service,
         Self::Workload,
     ];
@@ -49,6 +52,7 @@ impl Kind {
             Self::PeerAuthentication => "PeerAuthentication",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::LatencyBudget => "LatencyBudget",
             Self::Service => "Service",
             Self::Workload => "Workload",
         }
@@ -82,6 +86,7 @@ impl Kind {
             Self::MeshDefaults
             | Self::Revocation
             | Self::Federation
+            | Self::LatencyBudget
             | Self::Service
             | Self::Workload => &[],
         };
@@ -117,6 +122,7 @@ mod tests {
             ("peerauthentications", Some(Kind::PeerAuthentication)),
             ("requestauthentications", Some(Kind::RequestAuthentication)),
             ("federations", Some(Kind::Federation)),
+            ("latencybudgets", Some(Kind::LatencyBudget)),
             ("meshdefaults", Some(Kind::MeshDefaults)),
             ("pod", None),
             ("", None),

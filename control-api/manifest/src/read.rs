@@ -133,6 +133,7 @@ pub fn from_json(text: &str) -> Result<Document, FieldError> {
         Kind::PeerAuthentication => finish(read::<Envelope<spec::PeerAuthentication>>(text)?),
         Kind::RequestAuthentication => finish(read::<Envelope<spec::RequestAuthentication>>(text)?),
         Kind::AuthorizationPolicy => finish(read::<Envelope<spec::AuthorizationPolicy>>(text)?),
+        Kind::LatencyBudget => finish(read::<Envelope<spec::LatencyBudget>>(text)?),
         Kind::Service => finish(read::<Envelope<spec::Service>>(text)?),
         Kind::Workload => finish(read::<Envelope<spec::Workload>>(text)?),
     }
@@ -147,6 +148,7 @@ fn document(text: &str) -> Result<Document, Problem> {
         Kind::PeerAuthentication => finish(read::<Envelope<spec::PeerAuthentication>>(text)?),
         Kind::RequestAuthentication => finish(read::<Envelope<spec::RequestAuthentication>>(text)?),
         Kind::AuthorizationPolicy => finish(read::<Envelope<spec::AuthorizationPolicy>>(text)?),
+        Kind::LatencyBudget => finish(read::<Envelope<spec::LatencyBudget>>(text)?),
         Kind::Service => finish(read::<Envelope<spec::Service>>(text)?),
         Kind::Workload => finish(read::<Envelope<spec::Workload>>(text)?),
     }?)

@@ -29,6 +29,11 @@ impl Scope {
                 &policy.selector,
                 policy.namespace == root_namespace,
             ),
+            Resource::LatencyBudget(budget) => (
+                &budget.namespace,
+                &budget.selector,
+                budget.namespace == root_namespace,
+            ),
             Resource::PeerAuthentication(policy) => (
                 &policy.namespace,
                 &policy.selector,

@@ -47,6 +47,11 @@ fn every_kind_is_taken_and_survives_a_round_trip() {
             "PeerAuthentication",
             "{selector: {matchLabels: {app: a}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: DISABLE}, '9090': {mode: PERMISSIVE}}}",
         ),
+        document(
+            "LatencyBudget",
+            "{selector: {matchLabels: {app: a}}, phase: token, issuer: 'https://idp.test', target: p99, threshold: 300us, window: 30m}",
+        ),
+        document("LatencyBudget", "{direction: outbound, target: p99.9, threshold: 2ms}"),
     ];
     for text in &texts {
         let document = one(text);

@@ -2,9 +2,11 @@
 
 mod device;
 mod policy;
+mod watch;
 
 pub(crate) use device::*;
 pub(crate) use policy::*;
+pub(crate) use watch::*;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -76,6 +78,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Which sidecar holds which revision, what it rejected, when its certificate expires
     Status,
+    /// Latency budgets: which are met, which are breached and where
+    Budget(BudgetArgs),
     /// Store documents from files (all or none)
     Apply(ApplyArgs),
     /// List what is stored

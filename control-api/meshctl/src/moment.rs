@@ -35,6 +35,25 @@ pub(crate) fn span(seconds: i64) -> String {
     }
 }
 
+/// A short time in its unit, three digits: `42.1µs`, `300µs`, `1.2ms`, `2.5s`.
+pub(crate) fn latency(micros: f64) -> String {
+    let (value, unit) = match micros {
+        m if m < 999.5 => (m, "µs"),
+        m if m < 999_500.0 => (m / 1e3, "ms"),
+        m => (m / 1e6, "s"),
+    };
+    let text = match value {
+        v if v >= 99.95 => format!("{v:.0}"),
+        v if v >= 9.995 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    };
+    let text = match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.'),
+        false => &text,
+    };
+    format!("{text}{unit}")
+}
+
 /// How far a moment lies ahead or back: `in 23h`, `3m ago`; `-` for an unknown one (0).
 pub(crate) fn relative(at: i64, now: i64) -> String {
     match at {
@@ -61,6 +80,21 @@ pub(crate) fn rfc3339(at: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn latencies_have_three_digits_and_a_unit() {
+        for (micros, text) in [
+            (0.0, "0µs"),
+            (0.256, "0.26µs"),
+            (42.14, "42.1µs"),
+            (300.0, "300µs"),
+            (999.6, "1ms"),
+            (1_234.0, "1.23ms"),
+            (2_500_000.0, "2.5s"),
+        ] {
+            assert_eq!(latency(micros), text);
+        }
+    }
 
     #[test]
     fn spans_name_their_largest_units() {

@@ -117,6 +117,7 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
             Resource::AuthorizationPolicy(policy) => builder.add(policy, vec![], scope),
             Resource::RequestAuthentication(policy) => builder.add(policy, vec![], scope),
             Resource::PeerAuthentication(policy) => builder.add(policy, vec![], scope),
+            Resource::LatencyBudget(budget) => builder.add(budget, vec![], scope),
         }
     }
     builder.finish(inputs.documents)

@@ -6,14 +6,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh_proto::mesh::{
-    PlaintextCaller, ReportAnswer, ReportBatch, ReportHello, ReportQuery, ShadowCount,
-    report_answer, report_query,
+    LatencyBudgetState, LatencyBudgetStatus, PlaintextCaller, ReportAnswer, ReportBatch,
+    ReportHello, ReportQuery, ShadowCount, report_answer, report_query,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 /// Entries of one kind for one workload; a sidecar holds no more.
 const MAX_ENTRIES: usize = 4_096;
+/// Latency budgets of one workload; a sidecar holds no more.
+const MAX_BUDGETS: usize = 32;
 /// Questions to one sidecar that wait to be sent.
 const MAX_QUESTIONS: usize = 16;
 /// Longest text kept.
@@ -36,6 +38,8 @@ pub(super) struct Held {
     pub(super) reported_at: i64,
     shadows: BTreeMap<ShadowKey, ShadowCount>,
     plaintext: BTreeMap<(Vec<u8>, u32), PlaintextCaller>,
+    /// How it stands with its latency budgets.
+    pub(super) budgets: Vec<LatencyBudgetStatus>,
     /// Observations that did not fit.
     pub(super) overflow: u64,
 }
@@ -84,6 +88,11 @@ impl Held {
             }
             let key = (caller.address.clone(), caller.port);
             dropped += put(&mut self.plaintext, key, caller);
+        }
+        if let Some(mut told) = batch.latency_budgets {
+            told.budgets.truncate(MAX_BUDGETS);
+            told.budgets.iter_mut().for_each(|b| clean(&mut b.budget));
+            self.budgets = told.budgets;
         }
         self.overflow = batch.overflow.saturating_add(dropped);
         self.reported_at = now;
@@ -169,6 +178,16 @@ impl Board {
         {
             held.questions = None;
         }
+    }
+
+    /// How many latency budgets are breached, each counted at every connected sidecar.
+    pub fn breached(&self) -> usize {
+        let workloads = self.lock();
+        let connected = workloads.values().filter(|held| held.is_connected());
+        connected
+            .flat_map(|held| &held.budgets)
+            .filter(|budget| budget.state() == LatencyBudgetState::Breached)
+            .count()
     }
 
     /// Looks at what every workload reported; those that are away and no longer `registered` are forgotten.
@@ -289,6 +308,39 @@ mod tests {
             route.len() <= MAX_TEXT + 2 && !route.contains('\u{1b}'),
             "{route:?}"
         );
+    }
+
+    #[test]
+    fn the_last_word_on_budgets_stands_and_breaches_count_while_connected() {
+        let board = Board::default();
+        let _questions = board.opened(1, &hello(), 5);
+        let status = |state: LatencyBudgetState| LatencyBudgetStatus {
+            budget: "ns/b\u{1b}".into(),
+            state: state.into(),
+            ..LatencyBudgetStatus::default()
+        };
+        let say = |budgets| {
+            let batch = ReportBatch {
+                latency_budgets: Some(mesh_proto::mesh::LatencyBudgets { budgets }),
+                ..ReportBatch::default()
+            };
+            board.reported(1, "ns/a", batch, 6);
+        };
+        say(vec![status(LatencyBudgetState::Breached)]);
+        board.reported(1, "ns/a", batch(80), 7);
+        assert_eq!(board.breached(), 1, "a batch about something else");
+        board.look(
+            |_| true,
+            |all| {
+                assert_eq!(all["ns/a"].budgets[0].budget, "ns/b\u{fffd}");
+            },
+        );
+        say(vec![status(LatencyBudgetState::Met)]);
+        assert_eq!(board.breached(), 0);
+        say(vec![status(LatencyBudgetState::Breached); 99]);
+        assert_eq!(board.breached(), MAX_BUDGETS);
+        board.closed(1, "ns/a");
+        assert_eq!(board.breached(), 0);
     }
 
     #[tokio::test(start_paused = true)]

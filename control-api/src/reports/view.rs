@@ -43,6 +43,7 @@ fn report(uid: &str, held: &Held, world: &World) -> WorkloadReport {
         shadows: held.shadows().cloned().collect(),
         plaintext: held.plaintext().map(|c| source(c, world)).collect(),
         overflow: held.overflow,
+        latency_budgets: held.budgets.clone(),
     }
 }
 

@@ -22,6 +22,8 @@ pub mod token;
 
 pub mod policy;
 
+pub mod latency;
+
 #[cfg(test)]
 mod testing;
 

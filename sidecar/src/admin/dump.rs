@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest;
+use mesh_auth::latency::{Budget, Direction};
 use mesh_auth::token;
 use mesh_proto::mesh;
 use serde_json::{Value, json};
@@ -33,6 +34,7 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
         "request_authentications": resources.request_authentications.values().map(|r| request_authentication(r)).collect::<Vec<_>>(),
         "token_providers": snapshot.tokens.as_ref().map_or(vec![], |t| t.providers().iter().map(|p| provider(p)).collect()),
         "authorization_policies": resources.policies.values().map(|p| policy(p)).collect::<Vec<_>>(),
+        "latency_budgets": snapshot.budgets.iter().map(|b| latency_budget(b)).collect::<Vec<_>>(),
         "services": resources.services.values().map(|s| service(s)).collect::<Vec<_>>(),
         "workloads": resources.workloads.values().map(|w| workload(w)).collect::<Vec<_>>(),
     })
@@ -120,6 +122,21 @@ fn rule(message: &mesh::PolicyRule) -> Value {
     json!({
         "from": message.from.iter().map(source).collect::<Vec<_>>(),
         "to": message.to.iter().map(operation).collect::<Vec<_>>(),
+    })
+}
+
+fn latency_budget(budget: &Budget) -> Value {
+    json!({
+        "name": budget.name,
+        "direction": match budget.direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        },
+        "phase": budget.phase.as_str(),
+        "issuer": budget.issuer,
+        "target_millionths": budget.target_millionths,
+        "threshold_nanos": budget.threshold_nanos,
+        "window_seconds": budget.window_seconds,
     })
 }
 

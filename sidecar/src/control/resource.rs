@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mesh_auth::TrustDomain;
 use mesh_auth::bundle::TrustBundle;
+use mesh_auth::latency::Budget;
 use mesh_auth::revocation::Entry;
 use mesh_auth::{policy, token};
 use mesh_proto::{ResourceType, TypedResource, mesh};
@@ -37,6 +38,8 @@ pub enum Item {
     RequestAuthentication(Arc<mesh::RequestAuthentication>),
     /// Who may connect.
     Policy(Arc<mesh::AuthorizationPolicy>),
+    /// What requests may take.
+    LatencyBudget(Arc<mesh::LatencyBudget>),
     /// A destination.
     Service(Arc<mesh::Service>),
     /// An instance.
@@ -90,6 +93,11 @@ impl Item {
                 policy::validate(&message).map_err(|e| e.to_string())?;
                 Ok(Self::Policy(Arc::new(message)))
             }
+            ResourceType::LatencyBudget => {
+                let message: mesh::LatencyBudget = decode(name, value)?;
+                Budget::parse(&message).map_err(|e| e.to_string())?;
+                Ok(Self::LatencyBudget(Arc::new(message)))
+            }
             ResourceType::Service => {
                 let message: mesh::Service = decode(name, value)?;
                 check_service(&message)?;
@@ -129,6 +137,7 @@ impl Item {
                 );
             }
             Self::Policy(m) => drop(resources.policies.insert(m.resource_name(), m)),
+            Self::LatencyBudget(m) => drop(resources.latency_budgets.insert(m.resource_name(), m)),
             Self::Service(m) => drop(resources.services.insert(m.resource_name(), m)),
             Self::Workload(m) => drop(resources.workloads.insert(m.resource_name(), m)),
         }
@@ -147,6 +156,7 @@ pub fn take(resources: &mut Resources, kind: ResourceType, name: &str) {
             drop(resources.request_authentications.remove(name));
         }
         ResourceType::AuthorizationPolicy => drop(resources.policies.remove(name)),
+        ResourceType::LatencyBudget => drop(resources.latency_budgets.remove(name)),
         ResourceType::Service => drop(resources.services.remove(name)),
         ResourceType::Workload => drop(resources.workloads.remove(name)),
     }

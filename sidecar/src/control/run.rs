@@ -100,7 +100,12 @@ pub async fn run(
         );
     }
     let workload = config.workload.clone();
-    let reporter = Reporter::new(&config.workload, config.ledgers, &*clock);
+    let reporter = Reporter::new(
+        &config.workload,
+        config.ledgers,
+        Arc::clone(&asked),
+        Arc::clone(&clock),
+    );
     let (channels, reported) = watch::channel(None);
     let discovery = Discovery::new(Parts {
         target: target.clone(),
@@ -167,6 +172,7 @@ pub async fn run(
 /// Says what the metrics of the control thread mean.
 pub fn describe_metrics() {
     use metrics::{describe_counter, describe_gauge};
+    super::report::describe_metrics();
     describe_gauge!("postern_ready", "1 while every readiness condition holds.");
     describe_gauge!(
         "postern_snapshot_epoch",

@@ -72,6 +72,7 @@ fn forbids(kind: ResourceType) -> bool {
         | ResourceType::AuthorizationPolicy => true,
         ResourceType::TrustBundle
         | ResourceType::KeySet
+        | ResourceType::LatencyBudget
         | ResourceType::Service
         | ResourceType::Workload => false,
     }

@@ -124,6 +124,7 @@ async fn pass(
             });
         }
     };
+    observation.token.clone_from(&token);
     let subject = token.as_deref().map(Verified::token);
     let decided = decide::request(worker, source, &snapshot, port, head, subject, observation);
     observation.timeline.mark(Phase::Policy);

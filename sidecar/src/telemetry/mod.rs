@@ -11,6 +11,7 @@ pub mod histogram;
 pub mod observe;
 pub mod recorder;
 pub mod registry;
+pub mod watch;
 
 pub mod exposition;
 pub mod logging;

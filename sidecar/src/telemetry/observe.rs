@@ -2,15 +2,18 @@
 //! the exporter. One per worker; the hot path pays for two reads of the clock and some additions unless more is asked for.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, StatusCode, header, request};
+use mesh_auth::token::Verified;
 use mesh_auth::{Reason, SpiffeId};
 use mesh_trace::{Http, Phase, Span, SpanKind, Started, Timeline, Tracer, Verdict};
 use metrics::{Histogram, histogram};
 
 use super::access_log::AccessLog;
+use super::watch::Watch;
 use crate::directory::WorkloadEntry;
 use crate::http::forward::{Exchanged, ForwardError};
 use crate::tunnel::Carried;
@@ -23,6 +26,8 @@ const FLUSH: Duration = Duration::from_millis(500);
 pub struct Observer {
     tracer: Tracer,
     access_log: Option<AccessLog>,
+    /// Who else looks at requests as they end.
+    pub watch: Watch,
     durations: [Histogram; 2],
     phases: [[Histogram; Phase::ALL.len()]; 2],
 }
@@ -40,6 +45,8 @@ pub struct Observation {
     pub port: u16,
     /// How often it was sent again.
     pub resends: u32,
+    /// Its verified token.
+    pub token: Option<Rc<Verified>>,
     direction: Direction,
     started: Option<Started>,
     detailed: bool,
@@ -235,12 +242,13 @@ pub struct Entry<'a> {
 
 impl Observer {
     /// Resolves the handles.
-    pub fn new(tracer: Tracer, access_log: Option<AccessLog>) -> Self {
+    pub fn new(tracer: Tracer, access_log: Option<AccessLog>, watch: Watch) -> Self {
         describe();
         let directions = [Direction::Inbound, Direction::Outbound];
         Self {
             tracer,
             access_log,
+            watch,
             durations: directions.map(|d| {
                 histogram!("postern_request_duration_seconds", "direction" => d.as_str())
             }),
@@ -260,6 +268,7 @@ impl Observer {
             peer: None,
             port: 0,
             resends: 0,
+            token: None,
             direction,
             started: None,
             detailed: self.access_log.is_some(),
@@ -293,7 +302,13 @@ impl Observer {
         for (phase, _, took) in observation.timeline.phases() {
             self.phases[direction][phase as usize].record(took.as_secs_f64());
         }
-        self.tell(observation, total, ended);
+        let is_of = |issuer: &str| {
+            let token = observation.token.as_ref();
+            token.is_some_and(|t| t.token().issuer() == Some(issuer))
+        };
+        let timeline = &observation.timeline;
+        let is_over = self.watch.ended(observation.direction, timeline, is_of);
+        self.tell(observation, total, is_over, ended);
     }
 
     /// An opaque connection ended.
@@ -304,18 +319,20 @@ impl Observer {
     ) {
         observation.timeline.mark(Phase::Response);
         // How long a connection is open says nothing of how slow it was.
-        self.tell(observation, Duration::ZERO, ended);
+        self.tell(observation, Duration::ZERO, false, ended);
     }
 
     fn tell<'a>(
         &self,
         observation: &Observation,
         took: Duration,
+        is_over_budget: bool,
         ended: impl FnOnce(&Observation) -> Ended<'a>,
     ) {
+        let is_bad = is_over_budget || observation.is_denied();
         let kept = observation
             .started
-            .filter(|started| self.tracer.keeps(*started, observation.is_denied(), took));
+            .filter(|started| self.tracer.keeps(*started, is_bad, took));
         if kept.is_none() && self.access_log.is_none() {
             return;
         }

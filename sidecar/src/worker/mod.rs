@@ -40,6 +40,7 @@ use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::observe::Observer;
+use crate::telemetry::watch::Watch;
 use crate::{inbound, outbound};
 use dial::Dialer;
 use drain::{Drain, Live};
@@ -241,7 +242,11 @@ pub fn run(
                 snapshot.clone(),
             ),
             counters: Counters::new(),
-            observer: Observer::new(telling.tracer, telling.access_log),
+            observer: Observer::new(
+                telling.tracer,
+                telling.access_log,
+                Watch::new(&telling.ledger),
+            ),
             notebook: Notebook::new(telling.ledger),
             decisions: Cell::new(seed.rotate_left(17)),
             settings,
@@ -303,12 +308,17 @@ async fn serve(
     loops.spawn_local(sweep(Rc::clone(worker)));
     // Goes on while connections drain: what is revoked then is not left to the drain deadline.
     let mut review = tokio::task::JoinSet::new();
+    let (watching, changes) = (Rc::clone(worker), epochs.clone());
     let reviewed = Rc::clone(worker);
     review.spawn_local(async move { reviewed.reviews.follow(&reviewed.snapshot, epochs).await });
     let noting = Rc::clone(worker);
     loops.spawn_local(async move { noting.notebook.keep_handing_over().await });
     let telling = Rc::clone(worker);
     loops.spawn_local(async move { telling.observer.keep_flushing().await });
+    review.spawn_local(async move {
+        let watch = &watching.observer.watch;
+        watch.follow(&watching.snapshot, changes).await;
+    });
 
     shutdown.cancelled().await;
     // New connections are refused by closing the listeners; the others end at their next message boundary.

@@ -152,6 +152,17 @@ impl Mesh {
         self.control_api = Some(child);
     }
 
+    /// What the control API's metrics listener says.
+    #[must_use]
+    pub fn control_api_metrics(&self) -> String {
+        let ready = self.directory().join("ready/control-api.json");
+        let told = std::fs::read(ready).expect("the control API is ready");
+        let told: Value = serde_json::from_slice(&told).expect("JSON");
+        let address = told["metrics"].as_str().expect("an address");
+        let address: SocketAddr = address.parse().expect("host:port");
+        http::get(address, &address.to_string(), "/metrics", "").text()
+    }
+
     /// Runs `meshctl` against the mesh's control API.
     #[must_use]
     pub fn meshctl(&self, arguments: &[&str]) -> Output {

@@ -112,6 +112,7 @@ impl Metadata {
             Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
             | Kind::RequestAuthentication
+            | Kind::LatencyBudget
             | Kind::Federation
             | Kind::Revocation => names::subdomain("metadata.name", &self.name),
             Kind::MeshDefaults if self.name != "default" => Err(FieldError::new(

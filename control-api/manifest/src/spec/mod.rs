@@ -1,6 +1,7 @@
 //! What the kinds of documents say under `spec`, as it is written.
 
 mod authorization;
+mod budget;
 mod defaults;
 pub(crate) mod federation;
 pub(crate) mod metadata;
@@ -12,6 +13,7 @@ mod shapes;
 mod workload;
 
 pub(crate) use authorization::AuthorizationPolicy;
+pub(crate) use budget::LatencyBudget;
 pub(crate) use defaults::MeshDefaults;
 pub(crate) use federation::FederationSpec;
 pub(crate) use peer::PeerAuthentication;

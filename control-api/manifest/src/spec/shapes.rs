@@ -98,42 +98,52 @@ impl Seconds {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let mut rest = text;
-        let mut total = 0_u64;
-        while !rest.is_empty() {
-            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-            let (number, after) = rest.split_at(end);
-            let unit_end = after
-                .find(|c: char| !c.is_ascii_alphabetic())
-                .unwrap_or(after.len());
-            let (unit, tail) = after.split_at(unit_end);
-            let unit: u64 = match unit {
-                "h" => 3_600_000,
-                "m" => 60_000,
-                "s" => 1_000,
-                "ms" => 1,
-                _ => return None,
-            };
-            let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-            if fraction.is_empty() || fraction.len() > 9 || fraction.contains('.') {
-                return None;
-            }
-            let scale = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-            let part = fraction.parse::<u64>().ok()?.checked_mul(unit)?;
-            // Finer than a millisecond is nobody's deadline.
-            if part % scale != 0 {
-                return None;
-            }
-            total = whole
-                .parse::<u64>()
-                .ok()?
-                .checked_mul(unit)?
-                .checked_add(part / scale)?
-                .checked_add(total)?;
-            rest = tail;
-        }
-        (!text.is_empty() && total <= MAX_MILLIS).then_some(Self(total))
+        // Finer than a millisecond is nobody's deadline.
+        let nanos = nanos(text).filter(|nanos| nanos.is_multiple_of(1_000_000))?;
+        let millis = nanos / 1_000_000;
+        (millis <= MAX_MILLIS).then_some(Self(millis))
     }
+}
+
+/// A duration in nanoseconds, with units down to those: `1h30m`, `1.5ms`, `300us`.
+pub(crate) fn nanos(text: &str) -> Option<u64> {
+    let mut rest = text;
+    let mut total = 0_u64;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(end);
+        let unit_end = after
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(after.len());
+        let (unit, tail) = after.split_at(unit_end);
+        let unit: u64 = match unit {
+            "h" => 3_600_000_000_000,
+            "m" => 60_000_000_000,
+            "s" => 1_000_000_000,
+            "ms" => 1_000_000,
+            // U+00B5 and U+03BC look the same, and both are typed.
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+            "ns" => 1,
+            _ => return None,
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        if fraction.is_empty() || fraction.len() > 9 || fraction.contains('.') {
+            return None;
+        }
+        let scale = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+        let part = fraction.parse::<u64>().ok()?.checked_mul(unit)?;
+        if !part.is_multiple_of(scale) {
+            return None;
+        }
+        total = whole
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(unit)?
+            .checked_add(part / scale)?
+            .checked_add(total)?;
+        rest = tail;
+    }
+    (!text.is_empty()).then_some(total)
 }
 
 impl Serialize for Seconds {
@@ -160,7 +170,7 @@ impl<'de> Deserialize<'de> for Seconds {
 
 #[cfg(test)]
 mod tests {
-    use super::Seconds;
+    use super::{Seconds, nanos};
 
     #[test]
     fn durations_are_read_as_kubernetes_writes_them() {
@@ -184,6 +194,27 @@ mod tests {
             ("99999999h", None),
         ] {
             assert_eq!(Seconds::parse(text).map(|s| s.0), millis, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_reach_down_to_nanoseconds() {
+        for (text, expected) in [
+            ("300us", Some(300_000)),
+            ("300\u{b5}s", Some(300_000)),
+            ("300\u{3bc}s", Some(300_000)),
+            ("1.5ms", Some(1_500_000)),
+            ("1h30m", Some(5_400_000_000_000)),
+            ("7ns", Some(7)),
+            ("1.5ns", None),
+            ("300", None),
+            ("", None),
+            ("-1ms", None),
+            ("1 ms", None),
+            ("1d", None),
+            ("99999999999h", None),
+        ] {
+            assert_eq!(nanos(text), expected, "{text}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 mod authz;
+mod budget;
 mod ca;
 mod check;
 mod delete;
@@ -55,6 +56,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Fa
         Command::Device(command) => device::run(&mut admin, command, output).await,
         Command::Revoke(command) => revoke::run(&mut admin, command, output).await,
         Command::Status => status::run(&mut admin, output).await,
+        Command::Budget(arguments) => budget::run(&mut admin, arguments, output).await,
         Command::History(arguments) => history::run(&mut admin, arguments, output).await,
         Command::Rollback(arguments) => history::rollback(&mut admin, arguments, output).await,
         Command::Authz(AuthzCommand::Why(arguments)) => {

@@ -141,6 +141,11 @@ impl Mesh {
         ports
     }
 
+    /// What every document means.
+    pub(crate) fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.documents.iter().map(|document| &document.resource)
+    }
+
     /// A workload document as a subject, by `namespace/name`.
     pub(crate) fn subject(&self, uid: &str) -> Option<Subject> {
         self.workloads().find(|w| w.uid == uid).map(subject)

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use mesh_proto::mesh::report_service_client::ReportServiceClient;
 use mesh_proto::mesh::{
-    DecisionFacts, ReportAnswer, ReportHello, ReportQuery, RequestFacts, SidecarReport, TokenFacts,
-    report_answer, report_query, sidecar_report,
+    DecisionFacts, LatencyBudgets, ReportAnswer, ReportBatch, ReportHello, ReportQuery,
+    RequestFacts, SidecarReport, TokenFacts, report_answer, report_query, sidecar_report,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -18,10 +18,12 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::Totals;
+use super::budgets::Trackers;
 use crate::control::backoff::{Backoff, Limits};
 use crate::control::clock::Clock;
 use crate::control::connect::status_text;
 use crate::ledger::{Denial, Ledger};
+use crate::snapshot::SharedSnapshot;
 
 /// Period of batches.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -53,12 +55,21 @@ pub struct Reporter {
     instance: String,
     since: i64,
     ledgers: Vec<Arc<Ledger>>,
+    snapshot: SharedSnapshot,
+    clock: Arc<dyn Clock>,
+    started: Instant,
     totals: Mutex<Totals>,
+    budgets: Mutex<Trackers>,
 }
 
 impl Reporter {
-    /// Reports what `ledgers` hold.
-    pub fn new(workload: &str, ledgers: Vec<Arc<Ledger>>, clock: &dyn Clock) -> Self {
+    /// Reports what `ledgers` hold, and how that stands with the budgets of the snapshot in force.
+    pub fn new(
+        workload: &str,
+        ledgers: Vec<Arc<Ledger>>,
+        snapshot: SharedSnapshot,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let mut random = [0; 8];
         // Without randomness the time of the start tells two processes apart as well.
         let instance = match aws_lc_rs::rand::fill(&mut random) {
@@ -70,7 +81,11 @@ impl Reporter {
             instance: format!("{instance:016x}"),
             since: clock.now(),
             ledgers,
+            snapshot,
+            clock,
+            started: Instant::now(),
             totals: Mutex::default(),
+            budgets: Mutex::default(),
         }
     }
 
@@ -133,6 +148,18 @@ impl Reporter {
         for ledger in &self.ledgers {
             totals.add(ledger.take());
         }
+        let tallies: Vec<_> = self
+            .ledgers
+            .iter()
+            .flat_map(|ledger| ledger.tallies.tallies().clone())
+            .collect();
+        let budgets = Arc::clone(&self.snapshot.load().budgets);
+        let (elapsed, now) = (self.started.elapsed(), self.clock.now());
+        self.budgets().tick(&budgets, &tallies, elapsed, now);
+    }
+
+    fn budgets(&self) -> MutexGuard<'_, Trackers> {
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One stream, from opening to its end.
@@ -154,6 +181,7 @@ impl Reporter {
             Err(_) => return End::Lost(format!("no answer within {OPEN_TIMEOUT:?}")),
         };
         self.totals().renew();
+        self.budgets().renew();
         let mut period = tokio::time::interval(PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -175,7 +203,15 @@ impl Reporter {
     fn send_batches(&self, reports: &mpsc::Sender<SidecarReport>) {
         let mut totals = self.totals();
         while let Ok(place) = reports.try_reserve() {
-            match totals.batch() {
+            let batch = totals.batch().or_else(|| {
+                let budgets = self.budgets().take_fresh()?;
+                Some(ReportBatch {
+                    overflow: totals.overflow(),
+                    latency_budgets: Some(LatencyBudgets { budgets }),
+                    ..ReportBatch::default()
+                })
+            });
+            match batch {
                 Some(batch) => place.send(report(sidecar_report::Kind::Batch(batch))),
                 None => return,
             }

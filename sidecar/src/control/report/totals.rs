@@ -84,6 +84,11 @@ impl Totals {
         self.overflow_is_new |= overflow > 0;
     }
 
+    /// Observations that did not fit, in all.
+    pub fn overflow(&self) -> u64 {
+        self.overflow
+    }
+
     /// Makes everything new again: for a control API that may know nothing.
     pub fn renew(&mut self) {
         self.shadows.values_mut().for_each(|e| e.is_new = true);
@@ -112,6 +117,7 @@ impl Totals {
                 shadows,
                 plaintext_callers,
                 overflow: self.overflow,
+                latency_budgets: None,
             },
         )
     }

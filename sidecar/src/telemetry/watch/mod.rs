@@ -1,0 +1,50 @@
+//! Who watches requests as they end, beside the metrics: latency budgets.
+//!
+//! One [`Watch`] per worker, asked once for every request. With nothing to watch that is a look at an empty list.
+
+pub mod budgets;
+
+use std::sync::Arc;
+
+use mesh_trace::Timeline;
+use tokio::sync::watch;
+
+use crate::ledger::Ledger;
+use crate::snapshot::SharedSnapshot;
+use crate::worker::metrics::Direction;
+use budgets::Budgets;
+
+/// What watches one worker's requests.
+pub struct Watch {
+    budgets: Budgets,
+}
+
+impl Watch {
+    /// Counts where `ledger` is read.
+    pub fn new(ledger: &Arc<Ledger>) -> Self {
+        Self {
+            budgets: Budgets::new(Arc::clone(&ledger.tallies)),
+        }
+    }
+
+    /// A request ended. True if it took longer than one of its budgets lets it.
+    pub fn ended(
+        &self,
+        direction: Direction,
+        timeline: &Timeline,
+        issuer: impl Fn(&str) -> bool,
+    ) -> bool {
+        self.budgets.count(direction, timeline, issuer)
+    }
+
+    /// Follows which budgets there are, for ever.
+    pub async fn follow(&self, snapshot: &SharedSnapshot, mut epochs: watch::Receiver<u64>) {
+        loop {
+            epochs.borrow_and_update();
+            self.budgets.replace(&snapshot.load().budgets);
+            if epochs.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
