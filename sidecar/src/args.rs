@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use mesh_auth::tls::Resumption;
+
 use crate::capture_cli::CaptureArgs;
 use crate::telemetry::access_log::{AccessLogSettings, Filter};
 use crate::telemetry::{LogFormat, LogLevel};
@@ -45,6 +47,15 @@ pub enum EgressArg {
     Allow,
     /// Refused.
     Refuse,
+}
+
+/// Whether TLS sessions are resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ResumptionArg {
+    /// While no certificate, bundle or revocation changed.
+    On,
+    /// Never.
+    Off,
 }
 
 /// Flags of `sidecar run`.
@@ -148,6 +159,15 @@ pub struct RunArgs {
     /// What happens to traffic that leaves the mesh.
     #[arg(long, env = "POSTERN_EGRESS", value_enum, default_value = "allow")]
     pub egress: EgressArg,
+    /// Whether connections between workloads are resumed by session tickets, on both sides. Tickets end with the certificates
+    /// and with every change of certificate, bundles or revocations; there is no early data.
+    #[arg(
+        long,
+        env = "POSTERN_SESSION_RESUMPTION",
+        value_enum,
+        default_value = "on"
+    )]
+    pub session_resumption: ResumptionArg,
     /// Worker threads [default: the CPU quota, rounded down, at least 1].
     #[arg(long, env = "POSTERN_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
@@ -207,6 +227,15 @@ impl From<EgressArg> for Egress {
         match egress {
             EgressArg::Allow => Self::Allow,
             EgressArg::Refuse => Self::Refuse,
+        }
+    }
+}
+
+impl From<ResumptionArg> for Resumption {
+    fn from(resumption: ResumptionArg) -> Self {
+        match resumption {
+            ResumptionArg::On => Self::On,
+            ResumptionArg::Off => Self::Off,
         }
     }
 }

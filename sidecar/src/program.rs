@@ -134,10 +134,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         key_requests: Arc::clone(&key_requests),
         recent: Arc::default(),
     });
-    let shared: SharedSnapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(
-        &args.workload,
-        trust_domain.clone(),
-    )));
+    let shared: SharedSnapshot = Arc::new(ArcSwap::from_pointee(Snapshot {
+        resumption: args.session_resumption.into(),
+        ..Snapshot::empty(&args.workload, trust_domain.clone())
+    }));
     let mut conditions = admin::readiness::CONDITIONS.to_vec();
     if mode == Mode::Capture {
         conditions.push(admin::readiness::CAPTURE);

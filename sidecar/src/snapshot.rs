@@ -14,7 +14,7 @@ use mesh_auth::latency::Budget;
 use mesh_auth::policy::{PolicyError, PolicySet, PortModes};
 use mesh_auth::revocation::{Entry, RevocationError, Revocations, Revoked};
 use mesh_auth::svid::VerifiedChains;
-use mesh_auth::tls::{self, ClientAuth, Identity, Trust};
+use mesh_auth::tls::{self, Identity, Resumption, Trust};
 use mesh_auth::token::TokenPolicy;
 use mesh_auth::{SpiffeId, TrustDomain};
 use mesh_proto::mesh;
@@ -62,7 +62,7 @@ pub struct Resources {
     pub revision: u64,
 }
 
-/// TLS contexts, built once per identity or bundle change.
+/// TLS contexts, built once per change of identity, bundles or revocations.
 pub struct TlsContexts {
     /// Changes whenever the identity or a bundle does: what a connection was made under.
     pub epoch: u64,
@@ -86,6 +86,8 @@ pub struct Snapshot {
     pub trust_domain: TrustDomain,
     /// This workload as the registry has it; `None` until received.
     pub own: Option<Arc<WorkloadEntry>>,
+    /// Whether its TLS contexts resume sessions.
+    pub resumption: Resumption,
     /// TLS contexts; `None` until a certificate is held.
     pub tls: Option<Arc<TlsContexts>>,
     /// Roots by trust domain, and the chains that are known to lead to them.
@@ -168,6 +170,7 @@ impl Snapshot {
             own_uid: own_uid.into(),
             trust_domain,
             own: None,
+            resumption: Resumption::Off,
             tls: None,
             chains: Arc::default(),
             revocations: Arc::default(),
@@ -226,10 +229,10 @@ impl Snapshot {
                 // Connections stay as they are: those that a revocation forbids are ended one by one.
                 match unchanged_revocations {
                     true => Some(Arc::clone(held)),
-                    false => Some(Arc::new(TlsContexts::new(held.epoch, identity, &trust)?)),
+                    false => Some(Arc::new(self.contexts(held.epoch, identity, &trust)?)),
                 }
             }
-            (Some(identity), _) => Some(Arc::new(TlsContexts::new(epoch, identity, &trust)?)),
+            (Some(identity), _) => Some(Arc::new(self.contexts(epoch, identity, &trust)?)),
         };
         let root_namespace = root_namespace(resources);
         let own_namespace = self.own_uid.split('/').next().unwrap_or_default();
@@ -281,6 +284,7 @@ impl Snapshot {
             own_uid: Arc::clone(&self.own_uid),
             trust_domain: self.trust_domain.clone(),
             own: directory.workload(&self.own_uid).cloned(),
+            resumption: self.resumption,
             tls,
             chains,
             revocations,
@@ -344,6 +348,25 @@ impl Snapshot {
         Ok(policy.map(Arc::new))
     }
 
+    /// The contexts of `identity`. Tickets of others end here: they were sealed under keys that these do not have.
+    fn contexts(
+        &self,
+        epoch: u64,
+        identity: Arc<Identity>,
+        trust: &Trust,
+    ) -> Result<TlsContexts, SnapshotError> {
+        let server = |alpn| {
+            tls::mesh_server_config(&identity, trust.clone(), alpn, self.resumption)
+                .map_err(|e| SnapshotError::Identity(e.to_string()))
+        };
+        Ok(TlsContexts {
+            epoch,
+            mesh: server(MESH_ALPN)?,
+            inbound: server(INBOUND_TLS_ALPN)?,
+            identity,
+        })
+    }
+
     /// Roots by trust domain.
     pub fn bundles(&self) -> &Arc<TrustBundles> {
         self.chains.bundles()
@@ -383,21 +406,6 @@ impl Snapshot {
     /// This workload's SPIFFE ID, once a certificate is held.
     pub fn identity(&self) -> Option<&SpiffeId> {
         self.tls.as_ref().map(|t| t.identity.id())
-    }
-}
-
-impl TlsContexts {
-    fn new(epoch: u64, identity: Arc<Identity>, trust: &Trust) -> Result<Self, SnapshotError> {
-        let server = |alpn| {
-            tls::server_config(&identity, trust.clone(), ClientAuth::Required, alpn)
-                .map_err(|e| SnapshotError::Identity(e.to_string()))
-        };
-        Ok(Self {
-            epoch,
-            mesh: server(MESH_ALPN)?,
-            inbound: server(INBOUND_TLS_ALPN)?,
-            identity,
-        })
     }
 }
 

@@ -15,6 +15,7 @@ use mesh_auth::Reason;
 use mesh_auth::svid::{SvidError, Usage, VerifiedPeer};
 use mesh_auth::tls::Trust;
 use mesh_trace::Phase;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -113,6 +114,9 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(Ok(tls)) => match trust.peer_of(tls.get_ref().1, Usage::Client, now()) {
             Ok(peer) => {
                 worker.counters.handshake(true);
+                if tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+                    worker.counters.resumption(Direction::Inbound);
+                }
                 return Some((tls, peer));
             }
             Err(error) => refused(&error),

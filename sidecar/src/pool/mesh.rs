@@ -17,18 +17,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use mesh_auth::SpiffeId;
-use mesh_auth::svid::Usage;
-use mesh_auth::tls::Trust;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::client::{Client, Proven};
 use crate::directory::WorkloadEntry;
 use crate::http::h2 as stream;
-use crate::snapshot::{MESH_ALPN, SharedSnapshot, Snapshot};
-use crate::wall_clock::now;
+use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::worker::dial::{DialError, Dialer};
 use crate::worker::expiry::Expiry;
 use crate::worker::metrics::Direction;
@@ -41,6 +38,8 @@ const GROW_AT: u32 = 100;
 const MAX_CONNECTIONS: usize = 8;
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Peers without a connection that are kept because a session can be resumed with them.
+const MAX_RESUMABLE: usize = 256;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -138,22 +137,13 @@ struct Peer {
     client: RefCell<Option<Client>>,
 }
 
-/// The TLS client for one peer, and what it stands for.
-#[derive(Clone)]
-struct Client {
-    connector: TlsConnector,
-    trust: Trust,
-    own_not_after: i64,
-    tls_epoch: u64,
-    trust_epoch: u64,
-}
-
 /// The connections of one worker.
 pub struct Pool {
     peers: RefCell<HashMap<Key, Rc<Peer>>>,
     dialer: Dialer,
     reviews: Rc<Reviews>,
     snapshot: SharedSnapshot,
+    resumptions: metrics::Counter,
 }
 
 impl Pool {
@@ -164,6 +154,7 @@ impl Pool {
             dialer,
             reviews,
             snapshot,
+            resumptions: crate::worker::metrics::resumptions(Direction::Outbound),
         })
     }
 
@@ -289,23 +280,22 @@ impl Pool {
             error,
         };
         let began = std::time::Instant::now();
-        let handshake = client.connector.connect(mesh_auth::tls::server_name(), tcp);
-        let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-            Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => {
-                let skew = self.snapshot.load().clock_skew;
-                let said = mesh_auth::tls::refusal(&error).map(|refusal| refusal.with_skew(skew));
-                return Err(fail(said.unwrap_or_else(|| error.to_string())));
-            }
+        let skew = self.snapshot.load().clock_skew;
+        let handshake = client.handshake(tcp, skew);
+        let Proven {
+            stream: tls,
+            peer,
+            resumed,
+        } = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(proven) => proven.map_err(fail)?,
             Err(_) => return Err(fail(format!("no answer within {HANDSHAKE_TIMEOUT:?}"))),
         };
+        if resumed {
+            self.resumptions.increment(1);
+        }
         if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(fail("the peer does not speak h2 (ALPN)".into()));
         }
-        let peer = client
-            .trust
-            .peer_of(tls.get_ref().1, Usage::Server, now())
-            .map_err(|e| fail(e.to_string()))?;
         let expiry = Expiry::of(&peer, client.own_not_after);
         let subject = PeerReview::new(
             tls.get_ref().1,
@@ -346,8 +336,11 @@ impl Pool {
         Ok(shared)
     }
 
-    /// Retires what is outdated or idle and forgets what is closed.
-    pub fn sweep(&self, now: Instant, tls_epoch: Option<u64>) {
+    /// Retires what is outdated or idle and forgets what is closed. Of peers without a connection some are kept that a session
+    /// can be resumed with.
+    pub fn sweep(&self, now: Instant, snapshot: &Snapshot) {
+        let tls_epoch = snapshot.tls.as_ref().map(|t| t.epoch);
+        let mut kept = 0;
         let mut peers = self.peers.borrow_mut();
         peers.retain(|_, peer| {
             peer.connections.borrow_mut().retain(|c| {
@@ -355,7 +348,13 @@ impl Pool {
                     c.active.get() == 0 && now.duration_since(c.last_used.get()) > IDLE_TIMEOUT;
                 !(c.retired.get() || idle || Some(c.tls_epoch) != tls_epoch)
             });
-            !peer.connections.borrow().is_empty() || peer.dialing.get()
+            if !peer.connections.borrow().is_empty() || peer.dialing.get() {
+                return true;
+            }
+            let resumable = |client: &Client| client.is_current(snapshot) && client.has_session();
+            let keep = kept < MAX_RESUMABLE && peer.client.borrow().as_ref().is_some_and(resumable);
+            kept += usize::from(keep);
+            keep
         });
     }
 
@@ -415,35 +414,18 @@ impl Peer {
             .map(Shared::slot)
     }
 
-    /// The TLS client for this peer, built once per change of identity or bundles.
+    /// The TLS client for this peer.
     fn client(&self, key: &Key, snapshot: &Snapshot) -> Result<Client, ConnectError> {
-        let tls = snapshot.tls.as_ref().ok_or(ConnectError::NoIdentity)?;
+        let own = snapshot.tls.as_ref().ok_or(ConnectError::NoIdentity)?;
         let mut held = self.client.borrow_mut();
-        if let Some(client) = held
-            .as_ref()
-            .filter(|held| held.tls_epoch == tls.epoch && held.trust_epoch == snapshot.trust_epoch)
-        {
+        if let Some(client) = held.as_ref().filter(|held| held.is_current(snapshot)) {
             return Ok(client.clone());
         }
-        let trust = snapshot.trust();
-        let config = mesh_auth::tls::client_config(
-            Some(&tls.identity),
-            trust.clone(),
-            std::slice::from_ref(&key.id),
-            MESH_ALPN,
-        )
-        .map_err(|error| ConnectError::Tls {
+        let client = Client::new(&key.id, own, snapshot).map_err(|error| ConnectError::Tls {
             address: key.address,
             expected: key.id.clone(),
             error: error.to_string(),
         })?;
-        let client = Client {
-            connector: TlsConnector::from(config),
-            trust,
-            own_not_after: tls.identity.not_after(),
-            tls_epoch: tls.epoch,
-            trust_epoch: snapshot.trust_epoch,
-        };
         *held = Some(client.clone());
         Ok(client)
     }

@@ -3,4 +3,5 @@
 pub mod app;
 pub mod balance;
 pub mod clear;
+mod client;
 pub mod mesh;

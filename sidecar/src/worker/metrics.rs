@@ -15,6 +15,11 @@ pub fn chains(tally: &Tally) {
     }
 }
 
+/// Counts handshakes that resumed a session.
+pub fn resumptions(direction: Direction) -> Counter {
+    counter!("postern_tls_resumptions_total", "direction" => direction.as_str())
+}
+
 /// Which way traffic goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -40,6 +45,7 @@ pub struct Counters {
     connections: [Counter; 2],
     bytes: [[Counter; 2]; 2],
     handshakes: [Counter; 2],
+    resumptions: [Counter; 2],
     accept_errors: Counter,
     denials: RefCell<HashMap<(Direction, &'static str), Counter>>,
 }
@@ -68,6 +74,7 @@ impl Counters {
                     .map(|flow| counter!("postern_bytes_total", "direction" => d.as_str(), "flow" => flow))
             }),
             handshakes: ["ok", "failed"].map(|result| counter!("postern_tls_handshakes_total", "result" => result)),
+            resumptions: directions.map(resumptions),
             accept_errors: counter!("postern_accept_errors_total"),
             denials: RefCell::default(),
         }
@@ -104,6 +111,11 @@ impl Counters {
     /// A TLS handshake ended.
     pub fn handshake(&self, ok: bool) {
         self.handshakes[usize::from(!ok)].increment(1);
+    }
+
+    /// A TLS handshake that is done went by a ticket, without certificates.
+    pub fn resumption(&self, direction: Direction) {
+        self.resumptions[direction as usize].increment(1);
     }
 
     /// A listener could not accept.
@@ -152,6 +164,10 @@ fn describe() {
     describe!(
         "postern_tls_handshakes_total",
         "TLS handshakes with peers, by result."
+    );
+    describe!(
+        "postern_tls_resumptions_total",
+        "TLS handshakes with peers that resumed a session, by direction."
     );
     describe!(
         "postern_verified_chains_total",

@@ -363,9 +363,7 @@ async fn sweep(worker: Rc<Worker>) {
         period.tick().await;
         let now = Instant::now();
         let snapshot = worker.snapshot();
-        worker
-            .mesh
-            .sweep(now, snapshot.tls.as_ref().map(|t| t.epoch));
+        worker.mesh.sweep(now, &snapshot);
         worker.apps.sweep(now);
         worker.clear.sweep(now);
         worker

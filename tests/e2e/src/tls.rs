@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rcgen::{
     CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+pub use rustls::HandshakeKind;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
@@ -111,32 +112,57 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
+/// A TLS client that resumes sessions as rustls does by itself.
+#[derive(Debug)]
+pub struct Client(Arc<ClientConfig>);
+
+impl Client {
+    /// A client that presents `credential`, or nothing, and takes whoever answers.
+    #[must_use]
+    pub fn new(credential: Option<&Credential>) -> Self {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+        let mut config = match credential {
+            None => builder.with_no_client_auth(),
+            Some(Credential(certificate, key)) => {
+                let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+                builder
+                    .with_client_auth_cert(vec![certificate.clone()], key)
+                    .expect("they belong together")
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.enable_sni = false;
+        config.enable_early_data = true;
+        Self(Arc::new(config))
+    }
+
+    /// Handshakes; the server's first byte of HTTP/2, proof that it took the certificate, and whether that was resumed.
+    ///
+    /// # Errors
+    /// What the server said instead, usually an alert.
+    pub fn connect(&self, address: SocketAddr) -> std::io::Result<(u8, HandshakeKind)> {
+        let name = ServerName::try_from("mesh").expect("a name");
+        let mut connection = ClientConnection::new(Arc::clone(&self.0), name).expect("a client");
+        assert!(connection.early_data().is_none(), "early data is offered");
+        let mut stream = StreamOwned::new(connection, super::http::connect(address));
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        Ok((byte[0], stream.conn.handshake_kind().expect("done")))
+    }
+}
+
 /// Handshakes with `credential` and returns the server's first byte of HTTP/2: proof that it took the certificate.
 ///
 /// # Errors
 /// What the server said instead, usually an alert.
 pub fn first_byte(address: SocketAddr, credential: Option<&Credential>) -> std::io::Result<u8> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("TLS 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
-    let mut config = match credential {
-        None => builder.with_no_client_auth(),
-        Some(Credential(certificate, key)) => {
-            let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-            builder
-                .with_client_auth_cert(vec![certificate.clone()], key)
-                .expect("they belong together")
-        }
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let name = ServerName::try_from("mesh").expect("a name");
-    let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let mut stream = StreamOwned::new(connection, super::http::connect(address));
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
-    let mut byte = [0];
-    stream.read_exact(&mut byte)?;
-    Ok(byte[0])
+    Client::new(credential)
+        .connect(address)
+        .map(|(byte, _)| byte)
 }

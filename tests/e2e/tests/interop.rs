@@ -101,6 +101,18 @@ fn an_identity_fetched_by_the_python_library_opens_the_mesh_for_openssl() {
     for part in ["Verify return code: 0 (ok)", "ALPN protocol: h2", "TLSv1.3"] {
         assert!(said.contains(part), "{part} is missing: {said}");
     }
+    // What OpenSSL keeps of a session is good for the next connection, without certificates, and for no early data.
+    let kept = directory.join("session.pem");
+    let kept = kept.to_str().expect("UTF-8");
+    for (option, shown) in [
+        ("-sess_out", "New, TLSv1.3"),
+        ("-sess_in", "Reused, TLSv1.3"),
+    ] {
+        let options = ["-alpn", "h2", option, kept];
+        let said = text(&s_client(port, Some(directory), &options, preface));
+        assert!(said.contains(shown), "{shown} is missing: {said}");
+        assert!(!said.contains("Early data was accepted"), "{said}");
+    }
     // 15006: captured TLS with a client certificate, HTTP/1.1 inside.
     let port = mesh.address("orders", "inbound");
     let request = b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n";

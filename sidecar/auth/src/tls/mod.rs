@@ -1,12 +1,15 @@
 //! TLS between workloads: rustls configurations that verify SPIFFE identities and nothing else.
 //!
-//! TLS 1.3 only, X25519MLKEM768 preferred, no resumption, no early data. Peers are verified by SPIFFE ID, never by DNS
+//! TLS 1.3 only, X25519MLKEM768 preferred, no early data, resumption where it is asked for. Peers are verified by SPIFFE ID, never by DNS
 //! name; SNI is neither sent nor looked at. Certificates are verified at the time that the configuration's `time_provider`
 //! tells, rustls' own unless it is replaced.
 
+mod sessions;
+mod tickets;
 mod trust;
 mod verifier;
 
+pub use sessions::Sessions;
 pub use trust::Trust;
 pub use verifier::refusal;
 
@@ -16,12 +19,14 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self as crypto, sign};
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{ClientConfig, CommonState, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use zeroize::Zeroize as _;
 
 use crate::svid::{self, SvidError, VerifiedPeer};
 use crate::{SpiffeId, der};
+use tickets::Tickets;
 use verifier::Verifier;
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
@@ -168,7 +173,17 @@ impl rustls::client::ResolvesClientCert for Single {
     }
 }
 
-/// A server that presents `identity` and lets in clients that `trust` believes.
+/// Whether connections can be resumed (RFC 8446 §2.2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Resumption {
+    /// By tickets that end with a certificate of either side and with every change of the own SVID, bundles or revocations.
+    On,
+    /// Every handshake is a full one.
+    #[default]
+    Off,
+}
+
+/// A server that presents `identity` and lets in clients that `trust` believes. Nothing is resumed.
 ///
 /// # Errors
 /// The configuration is inconsistent.
@@ -178,8 +193,35 @@ pub fn server_config(
     clients: ClientAuth,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, ConfigError> {
+    Ok(Arc::new(server(identity, trust.into(), clients, alpn)?))
+}
+
+/// As [`server_config`], of a server that demands a certificate and may give tickets. A resumed connection has to be asked
+/// with [`Trust::peer_of`] who its peer is.
+///
+/// # Errors
+/// The configuration is inconsistent, or there is no randomness for the key of the tickets.
+pub fn mesh_server_config(
+    identity: &Identity,
+    trust: Trust,
+    alpn: &[&[u8]],
+    resumption: Resumption,
+) -> Result<Arc<ServerConfig>, ConfigError> {
+    let mut config = server(identity, trust.clone(), ClientAuth::Required, alpn)?;
+    if resumption == Resumption::On {
+        give_tickets(&mut config, identity, trust, Arc::new(DefaultTimeProvider))?;
+    }
+    Ok(Arc::new(config))
+}
+
+fn server(
+    identity: &Identity,
+    trust: Trust,
+    clients: ClientAuth,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, ConfigError> {
     let verifier = Arc::new(Verifier {
-        trust: trust.into(),
+        trust,
         expected: None,
         mandatory: clients == ClientAuth::Required,
     });
@@ -188,14 +230,27 @@ pub fn server_config(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(Single(Arc::clone(&identity.key))));
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-    // No resumption: a ticket would outlive the checks that this configuration stands for.
+    // What rustls would give by itself outlives the checks that this configuration stands for.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.max_tls13_tickets = 0;
     config.max_early_data_size = 0;
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
-/// A client that presents `identity` (if any) and accepts a server only as one of `expected`.
+fn give_tickets(
+    config: &mut ServerConfig,
+    identity: &Identity,
+    trust: Trust,
+    clock: Arc<dyn TimeProvider>,
+) -> Result<(), ConfigError> {
+    config.ticketer = Arc::new(Tickets::new(trust, identity.not_after, clock)?);
+    // One is as much as the next connection needs.
+    config.send_tls13_tickets = 1;
+    Ok(())
+}
+
+/// A client that presents `identity` (if any) and accepts a server only as one of `expected`. Nothing is resumed.
 ///
 /// # Errors
 /// The configuration is inconsistent.
@@ -205,8 +260,35 @@ pub fn client_config(
     expected: &[SpiffeId],
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, ConfigError> {
+    Ok(Arc::new(client(identity, trust.into(), expected, alpn)?))
+}
+
+/// As [`client_config`], of a client of one server whose sessions are kept if `resumption` says so. A resumed connection has
+/// to be asked with [`Trust::peer_of`] who its peer is, and [`Sessions::limit`] to be told when that one's certificate ends.
+///
+/// # Errors
+/// The configuration is inconsistent.
+pub fn mesh_client_config(
+    identity: &Identity,
+    trust: Trust,
+    expected: &SpiffeId,
+    alpn: &[&[u8]],
+    resumption: Resumption,
+) -> Result<(Arc<ClientConfig>, Option<Arc<Sessions>>), ConfigError> {
+    let mut config = client(Some(identity), trust, std::slice::from_ref(expected), alpn)?;
+    let sessions = (resumption == Resumption::On)
+        .then(|| keep_sessions(&mut config, identity, Arc::new(DefaultTimeProvider)));
+    Ok((Arc::new(config), sessions))
+}
+
+fn client(
+    identity: Option<&Identity>,
+    trust: Trust,
+    expected: &[SpiffeId],
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, ConfigError> {
     let verifier = Arc::new(Verifier {
-        trust: trust.into(),
+        trust,
         expected: Some(expected.to_vec()),
         mandatory: true,
     });
@@ -224,7 +306,17 @@ pub fn client_config(
     config.resumption = rustls::client::Resumption::disabled();
     config.enable_sni = false;
     config.enable_early_data = false;
-    Ok(Arc::new(config))
+    Ok(config)
+}
+
+fn keep_sessions(
+    config: &mut ClientConfig,
+    identity: &Identity,
+    clock: Arc<dyn TimeProvider>,
+) -> Arc<Sessions> {
+    let sessions = Arc::new(Sessions::new(identity.not_after, clock));
+    config.resumption = rustls::client::Resumption::store(Arc::clone(&sessions) as _);
+    sessions
 }
 
 /// The name to hand to rustls; it is neither sent nor verified.
@@ -233,7 +325,8 @@ pub fn server_name() -> ServerName<'static> {
     ServerName::try_from("peer.invalid").expect("a constant, valid DNS name")
 }
 
-/// The peer of a completed handshake under a configuration of this module, which has verified its chain.
+/// The peer of a completed full handshake under a configuration of this module, which has verified its chain. Where
+/// connections are resumed, [`Trust::peer_of`] is to be asked.
 ///
 /// # Errors
 /// The peer presented no certificate.

@@ -16,6 +16,8 @@ use crate::revocation::{Entry, Revocations};
 use crate::svid::VerifiedChains;
 use crate::testing::*;
 
+mod resumption;
+
 const WEB: &str = "spiffe://td/ns/a/sa/web";
 const ORDERS: &str = "spiffe://td/ns/a/sa/orders";
 

@@ -44,6 +44,22 @@ impl Trust {
         Ok(peer)
     }
 
+    /// As [`Trust::verify`], of a chain that was verified before: not counted as one that a peer presents.
+    ///
+    /// # Errors
+    /// As [`Trust::verify`].
+    pub fn confirm(
+        &self,
+        chain: &[CertificateDer<'_>],
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<VerifiedPeer, SvidError> {
+        let (leaf, intermediates) = chain.split_first().ok_or(SvidError::Missing)?;
+        let peer = self.chains.confirm(leaf, intermediates, usage, now)?;
+        self.check_revocation(&peer, now)?;
+        Ok(peer)
+    }
+
     /// The peer of a completed handshake, verified again at `now`: what rustls remembers of a peer was true once.
     ///
     /// # Errors
@@ -55,10 +71,7 @@ impl Trust {
         now: UnixTime,
     ) -> Result<VerifiedPeer, SvidError> {
         let chain = connection.peer_certificates().unwrap_or_default();
-        let (leaf, intermediates) = chain.split_first().ok_or(SvidError::Missing)?;
-        let peer = self.chains.confirm(leaf, intermediates, usage, now)?;
-        self.check_revocation(&peer, now)?;
-        Ok(peer)
+        self.confirm(chain, usage, now)
     }
 
     /// # Errors

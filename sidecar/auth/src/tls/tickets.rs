@@ -1,0 +1,189 @@
+//! Session tickets of a server (RFC 8446 §4.6.1): what lets a client that was verified come back without certificates.
+//!
+//! Tickets are sealed under a key that is born with the configuration they belong to and dies with it. A configuration
+//! stands for one own SVID, one set of bundles and one set of revocations, on one listener; a ticket from before a change
+//! of any of them, from another listener or from another sidecar cannot be opened, and what cannot be opened leads to a
+//! full handshake. So does a ticket whose client would not be let in by its certificates now: it carries the chain that was
+//! verified, which is held against bundles, times and revocations again before the ticket is taken.
+//!
+//! No early data. The key exchange is done anew each time (`psk_dhe_ke`), so the key of the tickets opens no recorded
+//! connection.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use rustls::server::ProducesTickets;
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::CertificateDer;
+use zeroize::Zeroizing;
+
+use super::Trust;
+use crate::svid::{Usage, seconds};
+
+/// Most seconds that a ticket is good for.
+const MAX_AGE: i64 = 3600;
+/// Longest session that is put into a ticket, bytes: the client has to send it in its first message.
+const MAX_SESSION: usize = 8 * 1024;
+/// Bytes of the end of a ticket's life, ahead of the session.
+const ENDS: usize = size_of::<i64>();
+
+/// Seals and opens the tickets of one configuration.
+pub(super) struct Tickets {
+    key: RandomizedNonceKey,
+    pub(super) trust: Trust,
+    own_not_after: i64,
+    clock: Arc<dyn TimeProvider>,
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tickets")
+            .field("own_not_after", &self.own_not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tickets {
+    /// Tickets of a server whose certificate ends at `own_not_after` (Unix seconds), for clients that `trust` believes.
+    ///
+    /// # Errors
+    /// There is no randomness.
+    pub(super) fn new(
+        trust: Trust,
+        own_not_after: i64,
+        clock: Arc<dyn TimeProvider>,
+    ) -> Result<Self, rustls::Error> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        aws_lc_rs::rand::fill(bytes.as_mut_slice())
+            .map_err(|_| rustls::Error::FailedToGetRandomBytes)?;
+        let key = RandomizedNonceKey::new(&AES_256_GCM, bytes.as_slice())
+            .map_err(|_| rustls::Error::General("the key of the session tickets".into()))?;
+        Ok(Self {
+            key,
+            trust,
+            own_not_after,
+            clock,
+        })
+    }
+
+    /// Until when a ticket for the session is good, if its client is one to be let in now.
+    fn ends(&self, session: &[u8]) -> Option<i64> {
+        let now = self.clock.current_time()?;
+        let chain = client_chain(session)?;
+        let peer = self.trust.confirm(&chain, Usage::Client, now).ok()?;
+        let ends = (seconds(now) + MAX_AGE)
+            .min(self.own_not_after)
+            .min(peer.not_after());
+        (ends > seconds(now)).then_some(ends)
+    }
+
+    fn open(&self, ticket: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, sealed) = ticket.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut opened = Zeroizing::new(sealed.to_vec());
+        let length = self
+            .key
+            .open_in_place(nonce, Aad::empty(), &mut opened)
+            .ok()?
+            .len();
+        opened.truncate(length);
+        Some(opened)
+    }
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        let now = self.clock.current_time().map_or(i64::MAX, seconds);
+        let left = self.own_not_after.saturating_sub(now).clamp(0, MAX_AGE);
+        u32::try_from(left).unwrap_or(0)
+    }
+
+    fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
+        if session.len() > MAX_SESSION {
+            return None;
+        }
+        let ends = self.ends(session)?;
+        // One buffer for what is sealed and its tag: grown, it would leave a copy of the secret behind.
+        let mut sealed = Vec::with_capacity(ENDS + session.len() + AES_256_GCM.tag_len());
+        sealed.extend(ends.to_be_bytes());
+        sealed.extend(session);
+        let nonce = self
+            .key
+            .seal_in_place_append_tag(Aad::empty(), &mut sealed)
+            .ok()?;
+        Some([&nonce.as_ref()[..], &sealed].concat())
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let opened = self.open(ticket)?;
+        let (ends, session) = opened.split_first_chunk::<ENDS>()?;
+        let now = seconds(self.clock.current_time()?);
+        if now >= i64::from_be_bytes(*ends) {
+            return None;
+        }
+        self.ends(session)?;
+        Some(session.to_vec())
+    }
+}
+
+/// The client's certificates in a session as rustls writes it down. `None` for a session without, and for what is written
+/// in another way: then there are no tickets.
+fn client_chain(session: &[u8]) -> Option<Vec<CertificateDer<'_>>> {
+    let mut rest = Reader(session);
+    if rest.flag()? {
+        // The server name.
+        rest.counted(1)?;
+    }
+    // Version, cipher suite, secret, whether the extended master secret was used.
+    rest.take(4)?;
+    rest.counted(1)?;
+    rest.flag()?;
+    if !rest.flag()? {
+        return None;
+    }
+    let mut certificates = Reader(rest.counted(3)?);
+    let mut chain = Vec::new();
+    while !certificates.0.is_empty() {
+        chain.push(CertificateDer::from(certificates.counted(3)?));
+    }
+    if rest.flag()? {
+        // The application protocol.
+        rest.counted(1)?;
+    }
+    // What the application added; when the session began; what hides its age.
+    rest.counted(2)?;
+    rest.take(12)?;
+    rest.0.is_empty().then_some(chain)
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        match self.take(1)? {
+            [0] => Some(false),
+            [1] => Some(true),
+            _ => None,
+        }
+    }
+
+    /// Bytes behind a count of them that is `width` bytes wide.
+    fn counted(&mut self, width: usize) -> Option<&'a [u8]> {
+        let count = self.take(width)?;
+        let count = count
+            .iter()
+            .fold(0, |count, byte| count << 8 | usize::from(*byte));
+        self.take(count)
+    }
+}

@@ -1,0 +1,121 @@
+//! The TLS client for one peer: made once per change of the own identity, of bundles or of revocations, and keeper of the
+//! sessions that can be resumed with that peer until then.
+
+use std::sync::Arc;
+
+use mesh_auth::SpiffeId;
+use mesh_auth::svid::{SvidError, Usage, VerifiedPeer};
+use mesh_auth::tls::{self, ConfigError, Sessions, Trust};
+use rustls::HandshakeKind;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::snapshot::{MESH_ALPN, Snapshot, TlsContexts};
+use crate::wall_clock::now;
+
+/// Opens connections to one peer.
+#[derive(Clone)]
+pub(super) struct Client {
+    connector: TlsConnector,
+    sessions: Option<Arc<Sessions>>,
+    expected: SpiffeId,
+    /// What the peer is held against.
+    pub(super) trust: Trust,
+    /// End of the own certificate, Unix seconds.
+    pub(super) own_not_after: i64,
+    /// The TLS contexts it was made under.
+    pub(super) tls_epoch: u64,
+    trust_epoch: u64,
+}
+
+/// A peer that has proven who it is.
+pub(super) struct Proven {
+    pub(super) stream: TlsStream<TcpStream>,
+    pub(super) peer: VerifiedPeer,
+    pub(super) resumed: bool,
+}
+
+impl Client {
+    /// A client that presents the identity in `own` to `expected` and nobody else.
+    pub(super) fn new(
+        expected: &SpiffeId,
+        own: &TlsContexts,
+        snapshot: &Snapshot,
+    ) -> Result<Self, ConfigError> {
+        let trust = snapshot.trust();
+        let (config, sessions) = tls::mesh_client_config(
+            &own.identity,
+            trust.clone(),
+            expected,
+            MESH_ALPN,
+            snapshot.resumption,
+        )?;
+        Ok(Self {
+            connector: TlsConnector::from(config),
+            sessions,
+            expected: expected.clone(),
+            trust,
+            own_not_after: own.identity.not_after(),
+            tls_epoch: own.epoch,
+            trust_epoch: snapshot.trust_epoch,
+        })
+    }
+
+    /// False once the own identity, a bundle or a revocation has changed.
+    pub(super) fn is_current(&self, snapshot: &Snapshot) -> bool {
+        let tls_epoch = snapshot.tls.as_ref().map(|tls| tls.epoch);
+        tls_epoch == Some(self.tls_epoch) && self.trust_epoch == snapshot.trust_epoch
+    }
+
+    /// True if the next connection could resume a session.
+    pub(super) fn has_session(&self) -> bool {
+        self.sessions.as_ref().is_some_and(|s| s.is_useful())
+    }
+
+    /// Does the handshake. Whoever answers is verified, in a resumed one too: rustls only remembers that it once was.
+    ///
+    /// # Errors
+    /// In words; `skew` is how far this clock is ahead of the control API's.
+    pub(super) async fn handshake(
+        &self,
+        tcp: TcpStream,
+        skew: Option<i64>,
+    ) -> Result<Proven, String> {
+        let stream = match self.connector.connect(tls::server_name(), tcp).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                let said = tls::refusal(&error).map(|refusal| refusal.with_skew(skew));
+                return Err(said.unwrap_or_else(|| error.to_string()));
+            }
+        };
+        let connection = stream.get_ref().1;
+        let peer = match self.trust.peer_of(connection, Usage::Server, now()) {
+            Ok(peer) if *peer.id() == self.expected => peer,
+            Ok(peer) => {
+                let other = SvidError::UnexpectedId {
+                    found: peer.id().clone(),
+                    expected: format!("'{}'", self.expected),
+                };
+                return Err(self.refuse(&other, skew));
+            }
+            Err(error) => return Err(self.refuse(&error, skew)),
+        };
+        if let Some(sessions) = &self.sessions {
+            sessions.limit(peer.not_after());
+        }
+        Ok(Proven {
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            peer,
+            stream,
+        })
+    }
+
+    /// The next handshake is to be a full one.
+    fn refuse(&self, error: &SvidError, skew: Option<i64>) -> String {
+        if let Some(sessions) = &self.sessions {
+            sessions.clear();
+        }
+        error.with_skew(skew)
+    }
+}
