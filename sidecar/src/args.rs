@@ -200,6 +200,16 @@ pub struct RunArgs {
     /// Share of the access log's lines that is written, `0.0` to `1.0`; refusals always are.
     #[arg(long, env = "POSTERN_ACCESS_LOG_SAMPLE", value_name = "SHARE", default_value = "1.0", value_parser = parse_share)]
     pub access_log_sample: f64,
+    /// Whether workers count requests, connections and phases; without it their metrics are missing, and latency budgets
+    /// are not held.
+    #[arg(
+        long,
+        env = "POSTERN_REQUEST_METRICS",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub request_metrics: bool,
 }
 
 impl RunArgs {

@@ -176,7 +176,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             .zip(access_log.as_ref())
             .map(|(writer, settings)| writer.log(settings, seed));
         let telling = worker::Telling {
-            metrics: metrics.clone(),
+            metrics: args.request_metrics.then(|| metrics.clone()),
             tracer,
             access_log: log,
             ledger: Arc::clone(ledger),

@@ -28,6 +28,8 @@ pub struct Observer {
     access_log: Option<AccessLog>,
     /// Who else looks at requests as they end.
     pub watch: Watch,
+    /// Set when nobody wants to know how long anything took: no clock is read.
+    timeless: Option<Timeline>,
     durations: [Histogram; 2],
     phases: [[Histogram; Phase::ALL.len()]; 2],
 }
@@ -241,14 +243,21 @@ pub struct Entry<'a> {
 }
 
 impl Observer {
-    /// Resolves the handles.
-    pub fn new(tracer: Tracer, access_log: Option<AccessLog>, watch: Watch) -> Self {
+    /// Resolves the handles. `counting`: phases are counted.
+    pub fn new(
+        tracer: Tracer,
+        access_log: Option<AccessLog>,
+        watch: Watch,
+        counting: bool,
+    ) -> Self {
         describe();
+        let is_timed = counting || access_log.is_some() || tracer.is_on();
         let directions = [Direction::Inbound, Direction::Outbound];
         Self {
             tracer,
             access_log,
             watch,
+            timeless: (!is_timed).then(Timeline::stopped),
             durations: directions.map(|d| {
                 histogram!("postern_request_duration_seconds", "direction" => d.as_str())
             }),
@@ -263,7 +272,7 @@ impl Observer {
     /// Begins to observe.
     pub fn observe(&self, direction: Direction) -> Observation {
         Observation {
-            timeline: Timeline::start(),
+            timeline: self.timeless.unwrap_or_else(Timeline::start),
             verdict: None,
             peer: None,
             port: 0,
@@ -295,6 +304,9 @@ impl Observer {
         observation: &mut Observation,
         ended: impl FnOnce(&Observation) -> Ended<'a>,
     ) {
+        if self.timeless.is_some() {
+            return;
+        }
         observation.timeline.mark(Phase::Response);
         let direction = observation.direction as usize;
         let total = observation.timeline.total();

@@ -193,8 +193,8 @@ pub struct Epochs {
 /// What a worker tells, and to whom.
 #[derive(Debug)]
 pub struct Telling {
-    /// Where it counts.
-    pub metrics: Metrics,
+    /// Where it counts; `None`: it does not.
+    pub metrics: Option<Metrics>,
     /// Makes its spans.
     pub tracer: Tracer,
     /// Takes its lines.
@@ -217,8 +217,12 @@ pub fn run(
     seed: u64,
 ) -> io::Result<()> {
     // Before anything resolves a handle: what this thread counts is its own.
-    let recorder = telling.metrics.worker_recorder();
-    let _installed = ::metrics::set_default_local_recorder(&recorder);
+    let counting = telling.metrics.is_some();
+    let recorder: Box<dyn ::metrics::Recorder> = match telling.metrics {
+        Some(metrics) => Box::new(metrics.worker_recorder()),
+        None => Box::new(::metrics::NoopRecorder),
+    };
+    let _installed = ::metrics::set_default_local_recorder(recorder.as_ref());
     let runtime = Builder::new_current_thread()
         .enable_all()
         .event_interval(31)
@@ -246,6 +250,7 @@ pub fn run(
                 telling.tracer,
                 telling.access_log,
                 Watch::new(&telling.ledger),
+                counting,
             ),
             notebook: Notebook::new(telling.ledger),
             decisions: Cell::new(seed.rotate_left(17)),

@@ -66,6 +66,7 @@ pub struct Timeline {
     started: Instant,
     last: Instant,
     nanos: [u64; Phase::ALL.len()],
+    stopped: bool,
 }
 
 impl Timeline {
@@ -76,16 +77,30 @@ impl Timeline {
             started: now,
             last: now,
             nanos: [0; Phase::ALL.len()],
+            stopped: false,
+        }
+    }
+
+    /// Never moves: marks read no clock, and no phase takes time.
+    pub fn stopped() -> Self {
+        Self {
+            stopped: true,
+            ..Self::start()
         }
     }
 
     /// Gives the time since the last mark to `phase`.
     pub fn mark(&mut self, phase: Phase) {
-        self.mark_at(phase, Instant::now());
+        if !self.stopped {
+            self.mark_at(phase, Instant::now());
+        }
     }
 
     /// As [`Self::mark`], at a moment that was read already.
     pub fn mark_at(&mut self, phase: Phase, now: Instant) {
+        if self.stopped {
+            return;
+        }
         let elapsed = now.saturating_duration_since(self.last);
         self.nanos[phase as usize] += u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
         self.last = self.last.max(now);
@@ -138,6 +153,15 @@ mod tests {
         let phases: Vec<_> = timeline.phases().map(|(p, s, _)| (p, s)).collect();
         assert_eq!(phases[1], (Phase::Token, Duration::from_micros(3)));
         assert_eq!(phases.last().unwrap().1, Duration::from_micros(96));
+    }
+
+    #[test]
+    fn a_stopped_one_stands_still() {
+        let mut timeline = Timeline::stopped();
+        timeline.mark(Phase::Admit);
+        timeline.mark_at(Phase::Upstream, timeline.started() + Duration::from_secs(1));
+        assert_eq!(timeline.total(), Duration::ZERO);
+        assert_eq!(timeline.phases().count(), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::upkeep::{outage, rotation};
 use crate::{
     decision_cost, differential, instructions, key_rotation, misuse, pair, peers, policy_push,
-    revocation, scale, token_cost,
+    revocation, scale, telemetry_cost, token_cost, trace,
 };
 
 /// Measures the mesh beside its peers, on this machine.
@@ -43,8 +43,12 @@ pub(crate) enum Command {
     Rotation(rotation::Arguments),
     /// Measure certificates, streams and changes with thousands of simulated sidecars
     Scale(scale::Arguments),
+    /// Measure what spans, metrics and the access log cost a request, and what a bad collector does to it
+    TelemetryCost(telemetry_cost::Arguments),
     /// Measure what a token costs the inbound sidecar, and beside Envoy
     TokenCost(token_cost::Arguments),
+    /// Send requests through three services and hold the spans of each to be one trace
+    Trace(trace::Arguments),
 }
 
 /// What every subcommand understands.

@@ -17,10 +17,13 @@ mod peers;
 mod policy_push;
 mod revocation;
 mod scale;
+mod telemetry_cost;
 mod token_cost;
+mod trace;
 mod upkeep;
 
 mod arms;
+mod collector;
 mod cpu;
 mod exchange;
 mod fleet;
@@ -112,7 +115,9 @@ async fn perform(command: &Command) -> (Report, bool) {
         Command::Revocation(a) => (revocation::run(a).await, a.common.json),
         Command::Rotation(a) => (rotation::run(a).await, a.common.json),
         Command::Scale(a) => (scale::run(a).await, a.common.json),
+        Command::TelemetryCost(a) => (telemetry_cost::run(a).await, a.common.json),
         Command::TokenCost(a) => (token_cost::run(a).await, a.common.json),
+        Command::Trace(a) => (trace::run(a).await, a.common.json),
     }
 }
 

@@ -224,6 +224,8 @@ pub(crate) struct SidecarOptions {
     pub(crate) tcp_services: Vec<String>,
     /// Other flags.
     pub(crate) flags: Vec<String>,
+    /// Variables of its environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
     /// What to run it under, with arguments: a profiler, say. Empty: nothing.
     pub(crate) under: Vec<OsString>,
 }
@@ -317,6 +319,12 @@ impl Sidecar {
             command.args(["--tcp-service", &format!("127.0.0.1:0={service}")]);
         }
         command.args(&options.flags);
+        command.envs(
+            options
+                .environment
+                .iter()
+                .map(|(name, value)| (name, value)),
+        );
         let started = Instant::now();
         let mut kid = Kid::start(&format!("sidecar-{}", options.name), command, folder.path())?;
         let ready = ready(&mut kid, &ready_file).await?;
