@@ -5,11 +5,13 @@
 //! everybody who has no token is told so at once for a moment: a control API that is away is not asked a thousand times.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh_auth::revocation::Revocations;
-use mesh_auth::{Secret, SpiffeId};
+use mesh_auth::token::{Fingerprint, JwtSvidVerifier, VerifiedJwtSvid};
+use mesh_auth::{Reason, Secret, SpiffeId};
 use mesh_proto::mesh::IssueJwtSvidRequest;
 use mesh_proto::mesh::certificate_service_client::CertificateServiceClient;
 use tokio::time::Instant;
@@ -78,6 +80,8 @@ pub struct JwtSvids {
     kept: Mutex<HashMap<Vec<String>, Kept>>,
     /// Held while the control API is asked; the last failure and when it was.
     asking: tokio::sync::Mutex<Option<(Instant, Status)>>,
+    /// Keys the names of tokens in the log.
+    names: RandomState,
 }
 
 impl JwtSvids {
@@ -89,7 +93,44 @@ impl JwtSvids {
             clock,
             kept: Mutex::default(),
             asking: tokio::sync::Mutex::new(None),
+            names: RandomState::new(),
         }
+    }
+
+    /// Verifies a token that somebody presented to the application, with the keys of `verifier` (SPIFFE Workload API
+    /// §6.2.3). Whoever and whatever is revoked in the mesh is refused here as well.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT with the code of the reason.
+    pub fn validate(
+        &self,
+        verifier: &JwtSvidVerifier,
+        token: &str,
+        audience: &str,
+    ) -> Result<VerifiedJwtSvid, Status> {
+        if audience.is_empty() {
+            return Err(Status::invalid_argument("audience: is required"));
+        }
+        let now = self.clock.now();
+        let name = Fingerprint::new(self.names.hash_one(token).to_be_bytes());
+        let outcome = verifier
+            .verify(token, audience, now, name)
+            .and_then(|svid| {
+                let revocations = Arc::clone(&self.shared.load().revocations);
+                let issued_at = svid.token.issued_at().unwrap_or(i64::MIN);
+                let domain = svid.id.trust_domain();
+                let revoked = revocations
+                    .of_certificate(&svid.id, &[], issued_at, now)
+                    .or_else(|| revocations.tokens().of_token(domain, &svid.token, now));
+                match revoked {
+                    None => Ok(svid),
+                    Some(_) => Err(Reason::TokenRevoked),
+                }
+            });
+        outcome.map_err(|reason| {
+            tracing::debug!(token = %name, reason = reason.code(), "JWT-SVID not good");
+            Status::invalid_argument(format!("svid: {}", reason.code()))
+        })
     }
 
     fn kept(&self) -> MutexGuard<'_, HashMap<Vec<String>, Kept>> {
@@ -346,6 +387,78 @@ mod tests {
             let revocations = Revocations::new([Entry::parse(&message).expect("an entry")]);
             assert_eq!(svid.is_revoked(&revocations, 1_100), revoked, "{subject:?}");
         }
+    }
+
+    #[test]
+    fn a_token_that_somebody_presented_is_good_until_it_or_whom_it_speaks_of_is_revoked() {
+        use aws_lc_rs::rand::SystemRandom;
+        use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+        use base64::Engine as _;
+        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        use mesh_auth::revocation::Entry;
+        use mesh_proto::mesh;
+        use mesh_proto::mesh::revocation::Subject;
+
+        use crate::control::SystemClock;
+        use crate::snapshot::Snapshot;
+
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
+        let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+        let (x, y) = (encode(x), encode(y));
+        let set = format!(
+            r#"{{"keys":[{{"kty":"EC","crv":"P-256","use":"jwt-svid","kid":"k","x":"{x}","y":"{y}"}}]}}"#
+        );
+        let verifier = JwtSvidVerifier::new([("td", set.as_str())]);
+        let payload = br#"{"sub":"spiffe://td/ns/a/sa/b","aud":"orders","jti":"j","iat":1,"exp":253402300000}"#;
+        let head = encode(br#"{"alg":"ES256","kid":"k"}"#);
+        let signed = format!("{head}.{}", encode(payload));
+        let signature = key.sign(&SystemRandom::new(), signed.as_bytes());
+        let token = format!("{signed}.{}", encode(signature.expect("signed").as_ref()));
+
+        let told = |audience: &str, revoked: Option<Subject>| {
+            let mut snapshot =
+                Snapshot::empty("a/b", mesh_auth::TrustDomain::new("td").expect("a domain"));
+            let entries = revoked.map(|subject| {
+                let message = mesh::Revocation {
+                    name: "r".into(),
+                    subject: Some(subject),
+                    ..Default::default()
+                };
+                Entry::parse(&message).expect("an entry")
+            });
+            snapshot.revocations = Arc::new(Revocations::new(entries));
+            let target = Target {
+                address: "127.0.0.1:1".into(),
+                id: SpiffeId::parse("spiffe://td/control").expect("an ID"),
+                mark: None,
+            };
+            let shared = Arc::new(arc_swap::ArcSwap::from_pointee(snapshot));
+            let svids = JwtSvids::new(target, shared, Arc::new(SystemClock));
+            let outcome = svids.validate(&verifier, &token, audience);
+            outcome.map(|svid| svid.id.to_string()).map_err(|status| {
+                assert_eq!(status.code(), Code::InvalidArgument);
+                status.message().to_owned()
+            })
+        };
+        let jti = |id: &str| {
+            Some(Subject::Token(mesh::RevokedToken {
+                issuer: "td".into(),
+                id: id.into(),
+                ..Default::default()
+            }))
+        };
+        let id = |id: &str| Some(Subject::SpiffeId(id.into()));
+        let good = Ok("spiffe://td/ns/a/sa/b".to_owned());
+        assert_eq!(told("orders", None), good);
+        assert_eq!(told("orders", jti("i")), good);
+        assert_eq!(told("orders", id("spiffe://td/ns/a/sa/c")), good);
+        let revoked = Err("svid: token_revoked".to_owned());
+        assert_eq!(told("orders", jti("j")), revoked);
+        assert_eq!(told("orders", id("spiffe://td/ns/a/sa/b")), revoked);
+        assert_eq!(told("", None), Err("audience: is required".to_owned()));
+        let wrong = Err("svid: token_wrong_audience".to_owned());
+        assert_eq!(told("payments", None), wrong);
     }
 
     #[test]

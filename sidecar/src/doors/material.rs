@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_auth::bundle::TrustBundles;
+use mesh_auth::token::JwtSvidVerifier;
 use mesh_auth::{Secret, SpiffeId, TrustDomain};
 use mesh_proto::mesh;
 use rustls_pki_types::CertificateDer;
@@ -46,6 +47,8 @@ pub struct Material {
     pub bundles: Arc<TrustBundles>,
     /// JWK sets by trust domain.
     pub jwt_bundles: BTreeMap<String, String>,
+    /// Verifies with these.
+    pub jwt_verifier: JwtSvidVerifier,
     /// There was an SVID before.
     pub issued_before: bool,
 }
@@ -59,6 +62,7 @@ impl Material {
             svid: None,
             bundles: Arc::default(),
             jwt_bundles: BTreeMap::new(),
+            jwt_verifier: JwtSvidVerifier::default(),
             issued_before: false,
         }
     }
@@ -85,13 +89,15 @@ pub async fn assemble(
             if same_svid && Arc::ptr_eq(&held.bundles, &bundles) {
                 return false;
             }
+            let jwt_bundles = jwt_bundles(&snapshot.resources);
             *held = Arc::new(Material {
                 version: held.version + 1,
                 trust_domain: held.trust_domain.clone(),
                 issued_before: held.issued_before || svid.is_some(),
                 svid,
                 bundles,
-                jwt_bundles: jwt_bundles(&snapshot.resources),
+                jwt_verifier: jwt_verifier(&jwt_bundles),
+                jwt_bundles,
             });
             true
         });
@@ -118,6 +124,12 @@ fn jwt_bundles(resources: &Resources) -> BTreeMap<String, String> {
     bundles
         .map(|(name, bundle)| (name.clone(), set(bundle)))
         .collect()
+}
+
+/// A verifier with the keys of these sets.
+pub(super) fn jwt_verifier(bundles: &BTreeMap<String, String>) -> JwtSvidVerifier {
+    let sets = bundles.iter();
+    JwtSvidVerifier::new(sets.map(|(domain, set)| (domain.as_str(), set.as_str())))
 }
 
 /// What a caller is entitled to now. Only before the first certificate of all is one waited for.

@@ -15,6 +15,7 @@ pub mod jwt_svids;
 pub mod material;
 
 mod status;
+mod structure;
 
 pub mod sds;
 pub mod workload_api;

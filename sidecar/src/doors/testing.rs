@@ -7,7 +7,7 @@ use mesh_auth::{Secret, SpiffeId, TrustDomain};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls_pki_types::CertificateDer;
 
-use super::material::{AppSvid, Material};
+use super::material::{AppSvid, Material, jwt_verifier};
 
 /// The workload.
 pub(super) const ID: &str = "spiffe://demo.test/ns/demo/sa/web";
@@ -48,12 +48,14 @@ fn with(svid: AppSvid, version: u64) -> Material {
         }
         Arc::new(bundles)
     });
+    let jwt_bundles = [("demo.test".to_owned(), r#"{"keys":[]}"#.to_owned())].into();
     Material {
         version,
         trust_domain: TrustDomain::new("demo.test").expect("a domain"),
         svid: Some(Arc::new(svid)),
         bundles: Arc::clone(&BUNDLES),
-        jwt_bundles: [("demo.test".to_owned(), r#"{"keys":[]}"#.to_owned())].into(),
+        jwt_verifier: jwt_verifier(&jwt_bundles),
+        jwt_bundles,
         issued_before: true,
     }
 }

@@ -26,6 +26,7 @@ use super::admission::Admission;
 use super::jwt_svids::JwtSvids;
 use super::material::{Material, entitled};
 use super::status::{counted, no_identity};
+use super::structure::structure;
 
 /// Name of the metadata that every call carries (SPIFFE Workload Endpoint §5).
 const HEADER: &str = "workload.spiffe.io";
@@ -220,8 +221,16 @@ impl SpiffeWorkloadApi for WorkloadApi {
 
     async fn validate_jwtsvid(
         &self,
-        _: Request<ValidateJwtsvidRequest>,
+        request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        Err(Status::unimplemented("JWT-SVIDs are not verified here"))
+        let _place = counted("ValidateJWTSVID", self.admission.call(&request).await)?;
+        let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
+        let material = entitled(&mut self.material.clone()).await?;
+        let verifier = &material.jwt_verifier;
+        let svid = self.jwt_svids.validate(verifier, &svid, &audience)?;
+        Ok(Response::new(ValidateJwtsvidResponse {
+            spiffe_id: svid.id.to_string(),
+            claims: Some(structure(svid.token.claims())),
+        }))
     }
 }

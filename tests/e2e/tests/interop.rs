@@ -148,7 +148,31 @@ fn a_jwt_svid_is_fetched_kept_and_verified_by_the_python_library() {
     assert_eq!(told["both"], json!(["orders", "payments"]));
     assert_eq!(told["same_token_again"], true);
     assert_ne!(told["other_audience"], "accepted");
+    let validated = &told["by_the_sidecar"];
+    assert_eq!(validated["good"], WEB);
+    for (case, reason) in [
+        ("other_audience", "token_wrong_audience"),
+        ("forged", "token_bad_signature"),
+    ] {
+        let said = validated[case].as_str().expect("text");
+        assert!(said.contains(reason), "{case}: {said}");
+    }
     let token = told["token"].as_str().expect("a token");
+    // A rule of that profile needs no keys of its own: those of the trust bundle are there.
+    mesh.apply(
+        r#"apiVersion: postern.dev/v1alpha1
+kind: RequestAuthentication
+metadata: {name: orders-tokens, namespace: demo}
+spec:
+  selector: {matchLabels: {app: orders}}
+  jwtRules:
+  - {profile: jwt-svid, trustDomain: demo.postern.internal, audiences: [orders], required: true}
+"#,
+    );
+    eventually("a token is demanded", || mesh.call_orders().status == 401);
+    let line = format!("authorization: Bearer {token}\r\n");
+    let answer = http::get(mesh.address("web", "outbound"), "orders", "/", &line);
+    assert_eq!(answer.status, 200, "{}", answer.head);
     for entry in std::fs::read_dir(mesh.directory().join("logs")).expect("logs") {
         let path = entry.expect("a file").path();
         let log = std::fs::read_to_string(&path).expect("text");

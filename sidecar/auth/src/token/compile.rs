@@ -15,9 +15,9 @@ use crate::{TrustDomain, headers};
 const MAX_RULES: usize = 64;
 /// Most entries of a list in a rule.
 const MAX_ENTRIES: usize = 64;
-const DEFAULT_TOKEN_BYTES: u32 = 8 * 1024;
+pub(super) const DEFAULT_TOKEN_BYTES: u32 = 8 * 1024;
 const MAX_TOKEN_BYTES: u32 = 64 * 1024;
-const DEFAULT_LEEWAY: u32 = 60;
+pub(super) const DEFAULT_LEEWAY: u32 = 60;
 const MAX_LEEWAY: u32 = 300;
 const DEFAULT_GRACE: u32 = 30;
 /// Longest text of a rule other than a key set.

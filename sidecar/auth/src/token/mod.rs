@@ -23,6 +23,7 @@ mod binding;
 mod checks;
 
 mod compile;
+mod jwt_svid;
 mod policy;
 mod provider;
 pub(crate) mod revoked;
@@ -36,6 +37,7 @@ pub use binding::Caller;
 pub use checks::Profile;
 pub use compact::HeaderMemo;
 pub use compile::{TokenPolicyError, key_set_name, validate, validate_key_set};
+pub use jwt_svid::{JwtSvidVerifier, VerifiedJwtSvid};
 pub use keys::{Ignored, KeySetError, Keys, MAX_KEY_SET_BYTES};
 pub use places::{Found, Presented};
 pub use policy::{Outcome, Refusal, TokenPolicy};

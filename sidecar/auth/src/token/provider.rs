@@ -204,17 +204,7 @@ impl Provider {
             KeySource::Held(keys) => keys,
             KeySource::Awaited | KeySource::None => return Err(Reason::KeysUnavailable),
         };
-        match keys.check(
-            header.kid.as_deref(),
-            header.algorithm,
-            compact.signed,
-            signature,
-        ) {
-            Checked::Good => {}
-            Checked::BadSignature => return Err(Reason::TokenBadSignature),
-            Checked::UnknownKey => return Err(Reason::TokenUnknownKey),
-            Checked::WrongAlgorithm => return Err(Reason::TokenAlgorithm),
-        }
+        check_signature(keys, header, compact, signature)?;
         self.accept(claims, now)
     }
 
@@ -249,6 +239,22 @@ impl Provider {
         }
         let accepted = self.accept(&claims, now)?;
         Verified::new(self, accepted, claims, &[], fingerprint)
+    }
+}
+
+/// Verifies the signature of a token with `keys`.
+pub(super) fn check_signature(
+    keys: &Keys,
+    header: &Header,
+    compact: Compact<'_>,
+    signature: &[u8],
+) -> Result<(), Reason> {
+    let (kid, algorithm) = (header.kid.as_deref(), header.algorithm);
+    match keys.check(kid, algorithm, compact.signed, signature) {
+        Checked::Good => Ok(()),
+        Checked::BadSignature => Err(Reason::TokenBadSignature),
+        Checked::UnknownKey => Err(Reason::TokenUnknownKey),
+        Checked::WrongAlgorithm => Err(Reason::TokenAlgorithm),
     }
 }
 

@@ -129,8 +129,9 @@ impl RevokedTokens {
         self.of_token(verified.provider().authority(), token, now)
     }
 
-    /// `authority`: who is believed to have issued it, for tokens that do not say.
-    fn of_token(&self, authority: &str, token: &VerifiedToken, now: i64) -> Option<&Revoked> {
+    /// The entry that revokes `token` at `now`, Unix seconds. `authority`: who is believed to have issued it, for tokens
+    /// that do not say.
+    pub fn of_token(&self, authority: &str, token: &VerifiedToken, now: i64) -> Option<&Revoked> {
         let issuer = self.issuers.get(token.issuer().unwrap_or(authority))?;
         issuer
             .candidates(token)

@@ -2,6 +2,7 @@
 //! library's opinion.
 
 mod differential;
+mod jwt_svid;
 mod keys;
 mod properties;
 mod signer;
