@@ -24,6 +24,9 @@ impl Limits {
     };
 }
 
+/// Members of the outermost object that room is made for at once: as many as most tokens have.
+const MEMBERS: usize = 8;
+
 /// Why a document is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -74,6 +77,7 @@ pub fn parse_within(bytes: &[u8], limits: Limits) -> Result<Object, ParseError> 
         at: 0,
         depth: limits.depth,
         values: limits.values,
+        room: MEMBERS,
     };
     parser.space();
     if parser.peek() != Some(b'{') {
@@ -95,6 +99,8 @@ struct Parser<'a> {
     at: usize,
     depth: usize,
     values: usize,
+    /// Members that the next object gets room for; only the outermost does, lest many small ones cost more than they say.
+    room: usize,
 }
 
 impl Parser<'_> {
@@ -187,7 +193,7 @@ impl Parser<'_> {
     }
 
     fn object(&mut self) -> Result<Value, ParseError> {
-        let mut members = Vec::new();
+        let mut members = Vec::with_capacity(std::mem::take(&mut self.room));
         if self.peek() == Some(b'}') {
             self.at += 1;
         } else {

@@ -26,9 +26,10 @@ pub struct TokenPolicy {
 
 /// What became of a token.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // It is taken apart at once, and mostly this; a box would be moved out of again.
 pub enum Outcome {
     /// It is good, if its caller is.
-    Verified(Box<Verified>),
+    Verified(Verified),
     /// Only the provider's introspection endpoint can tell.
     Introspect(Arc<Provider>),
 }
@@ -256,7 +257,7 @@ impl TokenPolicy {
                 Ok(accepted) => {
                     memo.keep(compact.header, &header);
                     return Verified::new(provider, accepted, claims, compact.payload, fingerprint)
-                        .map(|verified| Outcome::Verified(Box::new(verified)))
+                        .map(Outcome::Verified)
                         .map_err(|reason| refused(reason, provider));
                 }
                 Err(Reason::KeysUnavailable) if provider.introspection().is_some() => {

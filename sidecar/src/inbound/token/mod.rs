@@ -44,6 +44,8 @@ const DEFAULT_NEGATIVE_CACHE: u32 = 5;
 const UNSEEN: u64 = u64::MAX;
 /// Label value of a refusal that no provider made.
 const NOBODY: &str = "-";
+/// Counters held by one worker.
+const MAX_COUNTS: usize = 64;
 
 /// What one worker knows of tokens.
 pub struct Tokens {
@@ -58,6 +60,29 @@ pub struct Tokens {
     hits: Counter,
     misses: Counter,
     evictions: Counter,
+    verified: VerifiedCounts,
+}
+
+/// Counters of verified tokens by their provider's name, so that a token costs neither labels nor a look-up by them.
+#[derive(Default)]
+struct VerifiedCounts(RefCell<Vec<(Arc<str>, Counter)>>);
+
+impl VerifiedCounts {
+    fn add(&self, provider: &Provider) {
+        let mut counts = self.0.borrow_mut();
+        let same = |(name, _): &&(Arc<str>, Counter)| Arc::ptr_eq(name, provider.name());
+        if let Some((_, counter)) = counts.iter().find(same) {
+            counter.increment(1);
+            return;
+        }
+        // Rules that changed leave theirs behind.
+        if counts.len() >= MAX_COUNTS {
+            counts.clear();
+        }
+        let counter = verifications(provider.name().to_string(), "verified");
+        counter.increment(1);
+        counts.push((Arc::clone(provider.name()), counter));
+    }
 }
 
 /// Why a request does not pass the stage.
@@ -141,6 +166,7 @@ impl Tokens {
             hits: lookups("hit"),
             misses: lookups("miss"),
             evictions: counter!("postern_token_cache_evictions_total"),
+            verified: VerifiedCounts::default(),
         }
     }
 
@@ -270,7 +296,7 @@ impl Tokens {
     }
 
     fn remember_answer(&self, digest: Digest, verified: Rc<Verified>, fresh_until: i64) {
-        count(Some(verified.provider()), "verified");
+        self.verified.add(verified.provider());
         self.stale
             .keep(digest, &verified, fresh_until, unix_seconds());
         let mut cache = self.cache.borrow_mut();
@@ -415,9 +441,9 @@ impl Tokens {
         );
         match outcome {
             Ok(Outcome::Verified(verified)) => {
-                let verified = Rc::from(verified);
+                let verified = Rc::new(verified);
                 self.check_revocation(snapshot, policy, &verified, digest, now)?;
-                count(Some(verified.provider()), "verified");
+                self.verified.add(verified.provider());
                 let mut cache = self.cache.borrow_mut();
                 let evicted = cache.put(digest, Rc::clone(&verified), epoch, i64::MAX);
                 self.evictions.increment(evicted);
@@ -593,8 +619,11 @@ fn fingerprint(digest: &Digest) -> Fingerprint {
 fn count(provider: Option<&Arc<Provider>>, result: &'static str) {
     // Providers are configured, not sent: the label is bounded.
     let provider = provider.map_or(NOBODY.to_owned(), |p| p.name().to_string());
+    verifications(provider, result).increment(1);
+}
+
+fn verifications(provider: String, result: &'static str) -> Counter {
     counter!("postern_token_verifications_total", "provider" => provider, "result" => result)
-        .increment(1);
 }
 
 fn describe() {
