@@ -1,7 +1,10 @@
 //! `mesh-bench instructions`: instructions that each sidecar of a pair executes for one request, counted by callgrind.
 //!
 //! The count of an undisturbed request hardly differs from run to run, whatever else the machine does: what a change
-//! costs shows in review, before a clock could tell.
+//! costs shows in review, before a clock could tell. `tests/bench/instructions.md` keeps the counts; a run is held to
+//! them, and `--update` writes them anew.
+
+mod table;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -31,6 +34,8 @@ const AUDIENCE: &str = "orders";
 const ISSUER: &str = "https://idp.bench";
 /// Requests before counting: connections are made, caches and buffers are warm.
 const WARM_UP: usize = 320;
+/// Instructions per request over those in the table, at most. Compilers and processors differ by less.
+const MORE: f64 = 1.03;
 /// Time for the profiler to do as it is told.
 const ORDER: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(20);
@@ -42,6 +47,9 @@ pub(crate) struct Arguments {
     /// Requests that are counted with each number of connections
     #[arg(long, default_value_t = 3_200, value_parser = clap::value_parser!(u32).range(320..=1_000_000))]
     pub(crate) requests: u32,
+    /// Write the table in the repository anew, instead of being held to it
+    #[arg(long, conflicts_with = "quick")]
+    pub(crate) update: bool,
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Report {
@@ -50,16 +58,35 @@ pub(crate) async fn run(arguments: &Arguments) -> Report {
     report.placed(Some(
         "under callgrind; instructions, not time, are counted".to_owned(),
     ));
-    let outcome = measure(arguments, &programs, &mut report).await;
+    let outcome = held_to_table(arguments, &programs, &mut report).await;
     report.concluded(outcome);
     report
 }
 
-async fn measure(
+/// Counts, and compares with what the repository says or has it say so.
+async fn held_to_table(
     arguments: &Arguments,
     programs: &Programs,
     report: &mut Report,
 ) -> anyhow::Result<()> {
+    let counts = measure(arguments, programs).await?;
+    for (name, count) in &counts {
+        report.figure(name.clone(), count.round());
+    }
+    if arguments.update {
+        return table::write(&counts);
+    }
+    let table = table::read()?;
+    for (name, count) in &counts {
+        let before = table.get(name);
+        let ratio = before.map(|before| count / before);
+        report.at_most(format!("{name}_to_table"), ratio, MORE);
+    }
+    Ok(())
+}
+
+/// Instructions per request, by a name for the sidecar and the load.
+async fn measure(arguments: &Arguments, programs: &Programs) -> anyhow::Result<Vec<(String, f64)>> {
     let requests = if arguments.common.quick {
         320
     } else {
@@ -103,33 +130,30 @@ async fn measure(
         pids,
         target,
     };
+    let mut counts = Vec::new();
     for connections in [1, 32] {
         let each = counter.count(&headers, connections, requests).await?;
         say(&format!(
             "{connections} connections: {each:.0?} instructions per request"
         ));
-        report.figure(
-            format!("instructions_per_request_c{connections}"),
-            json!({"client_sidecar": each[0].round(), "server_sidecar": each[1].round()}),
-        );
+        for (side, each) in ["outbound", "inbound"].into_iter().zip(each) {
+            counts.push((format!("{side}_cached_token_c{connections}"), each));
+        }
     }
 
     // From here on requests without a token pass as well.
     mesh.api.apply(&mesh_pair::policy(None)).await?;
     probe::wait_for_answer(target, "", &app.body).await?;
     let filler = format!("X-Filler: Bearer {}\r\n", "x".repeat(token.len()));
-    let mut inbound = serde_json::Map::new();
     for (name, headers) in [
         ("no_token", ""),
-        ("header_as_long_as_a_token", &filler),
-        ("cached_token", &headers),
+        ("header_as_long_as_a_token", filler.as_str()),
     ] {
         let [_, server] = counter.count(headers, 32, requests).await?;
         say(&format!("{name}: {server:.0} instructions per request"));
-        inbound.insert(name.to_owned(), json!(server.round()));
+        counts.push((format!("inbound_{name}_c32"), server));
     }
-    report.figure("inbound_instructions_per_request_c32", inbound);
-    Ok(())
+    Ok(counts)
 }
 
 /// Counts what both sidecars execute.
