@@ -15,6 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "postern/mesh/v1/key_set.proto",
         "postern/mesh/v1/latency_budget.proto",
         "postern/mesh/v1/report.proto",
+        "postern/mesh/v1/tap.proto",
+        "postern/mesh/v1/verdict.proto",
         "postern/admin/v1/admin.proto",
         "spiffe/workload.proto",
         "postern/admin/v1/authority.proto",

@@ -361,6 +361,7 @@ fn spawn(
     })
     .max_decoding_message_size(MAX_KEY_SET_REQUEST);
 
+    let streams = TaskTracker::new();
     let board = Arc::new(Board::default());
     let told = Arc::clone(&board);
     let administration = Administration {
@@ -373,6 +374,8 @@ fn spawn(
         board: Arc::clone(&board),
         clock: shared.clock.clone(),
         own_uid: rustix::process::getuid().as_raw(),
+        stop: stop.clone(),
+        tasks: streams.clone(),
     };
     let rotation = Rotation {
         authorities: Arc::clone(&shared.authorities),
@@ -409,7 +412,6 @@ fn spawn(
     );
     let certificates = CertificateServiceServer::new(certificates)
         .max_decoding_message_size(MAX_CERTIFICATE_REQUEST);
-    let streams = TaskTracker::new();
     let discovery = Discovery::new(Parts {
         worlds: shared.registry.watch(),
         tracker: Arc::clone(&shared.tracker),

@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Status,
     /// Latency budgets: which are met, which are breached and where
     Budget(BudgetArgs),
+    /// Watch requests and connections of a workload as they end
+    Tap(TapArgs),
     /// Store documents from files (all or none)
     Apply(ApplyArgs),
     /// List what is stored

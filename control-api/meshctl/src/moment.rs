@@ -63,6 +63,13 @@ pub(crate) fn relative(at: i64, now: i64) -> String {
     }
 }
 
+/// Time of day in UTC, to the millisecond: `12:00:01.123`.
+pub(crate) fn time_of_day(unix_ms: i64) -> String {
+    let ms = unix_ms.rem_euclid(86_400_000);
+    let (s, ms) = (ms / 1_000, ms % 1_000);
+    format!("{:02}:{:02}:{:02}.{ms:03}", s / 3_600, s / 60 % 60, s % 60)
+}
+
 /// RFC 3339 in UTC, or `-` for an unknown moment (0).
 pub(crate) fn rfc3339(at: i64) -> String {
     if at == 0 {

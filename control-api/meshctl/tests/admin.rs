@@ -39,6 +39,13 @@ struct Fake(Arc<Script>);
 
 #[tonic::async_trait]
 impl AdminService for Fake {
+    type TapStream = tokio_stream::Empty<Result<TapResponse, Status>>;
+
+    async fn tap(&self, request: Request<TapRequest>) -> Answer<Self::TapStream> {
+        self.0.note(&request)?;
+        Ok(Response::new(tokio_stream::empty()))
+    }
+
     async fn info(&self, request: Request<InfoRequest>) -> Answer<InfoResponse> {
         self.0.note(&request)?;
         Ok(Response::new(InfoResponse {

@@ -3,6 +3,7 @@
 mod authority;
 mod documents;
 mod operator;
+mod tap;
 
 pub use authority::AuthorityAdministration;
 pub use operator::Operator;
@@ -22,9 +23,11 @@ use mesh_proto::admin::{
 use mesh_proto::admin::{
     DiffRequest, DiffResponse, Difference, FindDecisionRequest, FindDecisionResponse,
     HistoryRequest, HistoryResponse, ReportsRequest, ReportsResponse, Revision, RollbackRequest,
-    RollbackResponse,
+    RollbackResponse, TapRequest,
 };
 use mesh_proto::mesh::{FindDecision, report_answer, report_query};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use crate::ca::Authorities;
@@ -68,11 +71,19 @@ pub struct Administration {
     pub clock: Clock,
     /// The user the control API runs as.
     pub own_uid: u32,
+    /// Ends live views.
+    pub stop: CancellationToken,
+    /// Owns their tasks.
+    pub tasks: TaskTracker,
 }
 
 impl Administration {
     fn operator<T>(&self, request: &Request<T>) -> Result<Operator, Status> {
-        let caller = Caller::of(request);
+        self.operator_now(&Caller::of(request))
+    }
+
+    /// The operator that a caller is, if he still is one.
+    fn operator_now(&self, caller: &Caller) -> Result<Operator, Status> {
         let current = match &caller.peer {
             Some(peer) => self
                 .registry
@@ -81,7 +92,7 @@ impl Administration {
             None => Ok(()),
         };
         let operator = Operator::of(
-            &caller,
+            caller,
             self.authorities.trust_domain(),
             self.own_uid,
             &self.clock,
@@ -165,6 +176,13 @@ fn kind(text: &str) -> Result<Kind, Status> {
 
 #[tonic::async_trait]
 impl AdminService for Administration {
+    type TapStream = tap::Responses;
+
+    async fn tap(&self, request: Request<TapRequest>) -> Result<Response<tap::Responses>, Status> {
+        let caller = Caller::of(&request);
+        tap::open(self.clone(), caller, request.into_inner()).map(Response::new)
+    }
+
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         self.operator(&request)?;
         Ok(Response::new(InfoResponse {
@@ -522,10 +540,13 @@ impl AdminService for Administration {
         let ask = report_query::Ask::FindDecision(FindDecision { id });
         let answers = self.board.ask(&ask, wanted, PATIENCE).await;
         let answered = u32::try_from(answers.answers.len()).unwrap_or(u32::MAX);
-        let found = answers.answers.into_iter().find_map(|(workload, answer)| {
-            let report_answer::Answer::Decision(decision) = answer?;
-            Some((workload, decision))
-        });
+        let found = answers
+            .answers
+            .into_iter()
+            .find_map(|(workload, answer)| match answer? {
+                report_answer::Answer::Decision(decision) => Some((workload, decision)),
+                report_answer::Answer::TapStarted(_) => None,
+            });
         let (workload, decision) = found.unzip();
         Ok(Response::new(FindDecisionResponse {
             workload: workload.unwrap_or_default(),

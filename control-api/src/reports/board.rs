@@ -12,6 +12,8 @@ use mesh_proto::mesh::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::taps::Taps;
+
 /// Entries of one kind for one workload; a sidecar holds no more.
 const MAX_ENTRIES: usize = 4_096;
 /// Latency budgets of one workload; a sidecar holds no more.
@@ -108,7 +110,7 @@ fn put<K: Ord, V>(table: &mut BTreeMap<K, V>, key: K, value: V) -> u64 {
 }
 
 /// A sidecar's text, fit for a table.
-fn clean(text: &mut String) {
+pub(super) fn clean(text: &mut String) {
     let mut end = MAX_TEXT.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -131,6 +133,8 @@ pub struct Answers {
 /// The board.
 #[derive(Debug, Default)]
 pub struct Board {
+    /// Who watches live.
+    pub(super) taps: Taps,
     workloads: Mutex<BTreeMap<String, Held>>,
     next_query: AtomicU64,
 }

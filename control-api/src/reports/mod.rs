@@ -5,8 +5,10 @@
 
 mod board;
 mod service;
+mod taps;
 mod view;
 
 pub use board::{Answers, Board};
 pub use service::{Parts, Reports};
+pub use taps::{Watching, watch};
 pub use view::workloads;

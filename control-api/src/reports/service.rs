@@ -149,6 +149,9 @@ impl Stream {
                             let _ = asker.send(answer);
                         }
                     }
+                    Some(Some(sidecar_report::Kind::Tap(batch))) => {
+                        self.parts.board.taps.saw(workload, batch);
+                    }
                     Some(Some(sidecar_report::Kind::Hello(_))) => {
                         return Err(Status::invalid_argument("hello: was said already"));
                     }

@@ -55,7 +55,7 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// True when somebody will read more than numbers: it is sampled, or accesses are logged.
+    /// True when somebody will read more than numbers: it is sampled, accesses are logged, or somebody watches.
     pub fn is_detailed(&self) -> bool {
         self.detailed
     }
@@ -280,7 +280,7 @@ impl Observer {
             token: None,
             direction,
             started: None,
-            detailed: self.access_log.is_some(),
+            detailed: self.access_log.is_some() || self.watch.is_tapped(),
         }
     }
 
@@ -345,7 +345,8 @@ impl Observer {
         let kept = observation
             .started
             .filter(|started| self.tracer.keeps(*started, is_bad, took));
-        if kept.is_none() && self.access_log.is_none() {
+        let is_tapped = self.watch.is_tapped();
+        if kept.is_none() && self.access_log.is_none() && !is_tapped {
             return;
         }
         let ended = ended(observation);
@@ -361,6 +362,9 @@ impl Observer {
         };
         if let Some(log) = &self.access_log {
             log.log(&entry);
+        }
+        if is_tapped {
+            self.watch.tapped(&entry);
         }
         if let Some(started) = kept {
             self.tracer

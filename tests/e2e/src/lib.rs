@@ -166,12 +166,19 @@ impl Mesh {
     /// Runs `meshctl` against the mesh's control API.
     #[must_use]
     pub fn meshctl(&self, arguments: &[&str]) -> Output {
+        let output = self.meshctl_command(arguments).output();
+        output.expect("meshctl runs")
+    }
+
+    /// `meshctl` against the mesh's control API, not started yet.
+    #[must_use]
+    pub fn meshctl_command(&self, arguments: &[&str]) -> Command {
         let socket = self.about["control_api"]["admin_socket"].as_str();
-        Command::new(programs().join("meshctl"))
+        let mut command = Command::new(programs().join("meshctl"));
+        command
             .args(arguments)
-            .env("POSTERN_SOCKET", socket.expect("a path"))
-            .output()
-            .expect("meshctl runs")
+            .env("POSTERN_SOCKET", socket.expect("a path"));
+        command
     }
 
     /// Applies documents.

@@ -14,6 +14,7 @@ mod mtls;
 mod policy;
 pub(crate) mod revoke;
 mod status;
+mod tap;
 pub(crate) mod token;
 
 use std::process::ExitCode;
@@ -47,6 +48,10 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Fa
         return ca::run(&target, &command, output).await;
     }
     let mut admin = open(&target).await?;
+    // It waits for what happens, not for the control API.
+    if let Command::Tap(arguments) = command {
+        return tap::run(&mut admin, arguments, output).await;
+    }
     let _progress = Progress::start(format!("waiting for the control API at {target}"));
     match command {
         Command::Apply(arguments) => apply::run(&mut admin, &manifests, &arguments, output).await,
@@ -73,6 +78,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Fa
         }
         Command::Policy(PolicyCommand::Lint(_)) => policy::lint_live(&mut admin, output).await,
         Command::Ca(_)
+        | Command::Tap(_)
         | Command::Policy(PolicyCommand::Test(_))
         | Command::Check(_)
         | Command::Demo(_)

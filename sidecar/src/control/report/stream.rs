@@ -9,7 +9,8 @@ use std::time::Duration;
 use mesh_proto::mesh::report_service_client::ReportServiceClient;
 use mesh_proto::mesh::{
     DecisionFacts, LatencyBudgets, ReportAnswer, ReportBatch, ReportHello, ReportQuery,
-    RequestFacts, SidecarReport, TokenFacts, report_answer, report_query, sidecar_report,
+    RequestFacts, SidecarReport, StartTap, TapStarted, TokenFacts, report_answer, report_query,
+    sidecar_report,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -24,9 +25,12 @@ use crate::control::clock::Clock;
 use crate::control::connect::status_text;
 use crate::ledger::{Denial, Ledger};
 use crate::snapshot::SharedSnapshot;
+use crate::telemetry::watch::tap;
 
 /// Period of batches.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Period in which what a tap saw is sent.
+const TAP_PERIOD: Duration = Duration::from_millis(250);
 /// Reports on their way out.
 const QUEUE: usize = 16;
 /// How long the server may take to accept a stream.
@@ -184,6 +188,8 @@ impl Reporter {
         self.budgets().renew();
         let mut period = tokio::time::interval(PERIOD);
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut taps = tokio::time::interval(TAP_PERIOD);
+        taps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = queries.message() => match message {
@@ -192,6 +198,7 @@ impl Reporter {
                     Ok(None) => return End::Lost("the control API closed the stream".into()),
                     Err(status) => return End::Lost(status_text(&status)),
                 },
+                _ = taps.tick(), if self.is_tapped() => self.send_taps(&reports),
                 _ = period.tick() => {
                     self.collect();
                     self.send_batches(&reports);
@@ -218,8 +225,34 @@ impl Reporter {
         }
     }
 
+    fn is_tapped(&self) -> bool {
+        self.ledgers.iter().any(|ledger| ledger.tap.is_on())
+    }
+
+    fn send_taps(&self, reports: &mpsc::Sender<SidecarReport>) {
+        for ledger in &self.ledgers {
+            // What finds no place stays, bounded, and is sent or counted as dropped the next time.
+            ledger.tap.take(Instant::now().into_std(), |batch| {
+                let place = reports.try_reserve().map_err(|_| ())?;
+                place.send(report(sidecar_report::Kind::Tap(batch)));
+                Ok(())
+            });
+        }
+    }
+
+    fn start_tap(&self, start: StartTap) -> report_answer::Answer {
+        let per_worker = tap::Wanted::new(start, self.ledgers.len(), TAP_PERIOD);
+        for ledger in &self.ledgers {
+            ledger
+                .tap
+                .start(per_worker.clone(), Instant::now().into_std());
+        }
+        report_answer::Answer::TapStarted(TapStarted {})
+    }
+
     fn answer(&self, query: ReportQuery) -> SidecarReport {
         let answer = match query.ask {
+            Some(report_query::Ask::StartTap(start)) => Some(self.start_tap(start)),
             Some(report_query::Ask::FindDecision(find)) => u64::from_str_radix(&find.id, 16)
                 .ok()
                 .and_then(|id| self.ledgers.iter().find_map(|ledger| ledger.denial(id)))

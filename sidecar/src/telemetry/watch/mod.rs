@@ -1,22 +1,27 @@
-//! Who watches requests as they end, beside the metrics: latency budgets.
+//! Who watches requests as they end, beside the metrics: latency budgets and taps.
 //!
-//! One [`Watch`] per worker, asked once for every request. With nothing to watch that is a look at an empty list.
+//! One [`Watch`] per worker, asked once for every request. With nothing to watch that is a look at an empty list, and a
+//! relaxed load.
 
 pub mod budgets;
+pub mod tap;
 
 use std::sync::Arc;
 
 use mesh_trace::Timeline;
 use tokio::sync::watch;
 
+use super::observe::Entry;
 use crate::ledger::Ledger;
 use crate::snapshot::SharedSnapshot;
 use crate::worker::metrics::Direction;
 use budgets::Budgets;
+use tap::Tap;
 
 /// What watches one worker's requests.
 pub struct Watch {
     budgets: Budgets,
+    tap: Arc<Tap>,
 }
 
 impl Watch {
@@ -24,6 +29,7 @@ impl Watch {
     pub fn new(ledger: &Arc<Ledger>) -> Self {
         Self {
             budgets: Budgets::new(Arc::clone(&ledger.tallies)),
+            tap: Arc::clone(&ledger.tap),
         }
     }
 
@@ -35,6 +41,16 @@ impl Watch {
         issuer: impl Fn(&str) -> bool,
     ) -> bool {
         self.budgets.count(direction, timeline, issuer)
+    }
+
+    /// Whether somebody wants to see what ends.
+    pub fn is_tapped(&self) -> bool {
+        self.tap.is_on()
+    }
+
+    /// Shows him.
+    pub fn tapped(&self, entry: &Entry<'_>) {
+        self.tap.show(entry);
     }
 
     /// Follows which budgets there are, for ever.
