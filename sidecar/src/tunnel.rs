@@ -3,7 +3,7 @@
 //! Half-close travels both ways: the end of one direction ends that direction only. A failure of one direction resets
 //! the other, so that neither side mistakes a cut for an end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
@@ -155,13 +155,23 @@ impl<S: BodySource> BodySource for Closable<S> {
     }
 }
 
-/// How much a tunnel carried.
-#[derive(Debug, Clone, Copy, Default)]
+/// How much a tunnel carried, from its beginning to whatever ends it: also when it is cut or dropped.
+#[derive(Debug, Default)]
 pub struct Carried {
+    forward: Cell<u64>,
+    backward: Cell<u64>,
+}
+
+impl Carried {
     /// Bytes from the first side to the second.
-    pub forward: u64,
+    pub fn forward(&self) -> u64 {
+        self.forward.get()
+    }
+
     /// Bytes from the second side to the first.
-    pub backward: u64,
+    pub fn backward(&self) -> u64 {
+        self.backward.get()
+    }
 }
 
 /// Copies both ways between a socket and an open stream until both directions ended, or `ending` ends them.
@@ -174,7 +184,8 @@ pub async fn with_stream<S>(
     receive: h2::RecvStream,
     speech: Speech,
     ending: &mut impl Ending,
-) -> Result<Carried, BodyError>
+    carried: &Carried,
+) -> Result<(), BodyError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -189,7 +200,7 @@ where
             ended: false,
         },
     );
-    both(there, back, ending).await
+    both(there, back, ending, (&carried.forward, &carried.backward)).await
 }
 
 /// Copies both ways between the socket of a client and that of an application until both directions ended, or `ending`
@@ -202,7 +213,8 @@ pub async fn between<A, B>(
     app: &RefCell<Connection<B>>,
     speech: Speech,
     ending: &mut impl Ending,
-) -> Result<Carried, BodyError>
+    carried: &Carried,
+) -> Result<(), BodyError>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -221,19 +233,16 @@ where
             ended: false,
         },
     );
-    let carried = both(there, back, ending).await?;
-    Ok(Carried {
-        forward: carried.backward,
-        backward: carried.forward,
-    })
+    both(there, back, ending, (&carried.backward, &carried.forward)).await
 }
 
-/// `speaking` can say a last word; the other direction is cut when it was said. What was carried is counted as its.
+/// `speaking` can say a last word; the other direction is cut when it was said. What each carries is counted as it goes.
 async fn both<S1, K1, S2, K2>(
     mut speaking: Pump<Closable<S1>, K1>,
     mut other: Pump<S2, K2>,
     ending: &mut impl Ending,
-) -> Result<Carried, BodyError>
+    (spoken, heard): (&Cell<u64>, &Cell<u64>),
+) -> Result<(), BodyError>
 where
     S1: BodySource,
     K1: BodySink,
@@ -252,7 +261,9 @@ where
             last_word = Some((reason, Patience::default()));
         }
         if !speaking_done {
-            speaking_done = speaking.poll(cx).map_err(side)?.is_ready();
+            let polled = speaking.poll(cx);
+            spoken.set(speaking.bytes());
+            speaking_done = polled.map_err(side)?.is_ready();
         }
         if let Some((reason, patience)) = &mut last_word {
             if !speaking_done {
@@ -261,7 +272,9 @@ where
             return Poll::Ready(Err(BodyError::Ended(*reason)));
         }
         if !other_done {
-            other_done = other.poll(cx).map_err(side)?.is_ready();
+            let polled = other.poll(cx);
+            heard.set(other.bytes());
+            other_done = polled.map_err(side)?.is_ready();
         }
         if speaking_done && other_done {
             Poll::Ready(Ok(()))
@@ -275,10 +288,7 @@ where
         other.abort();
         return Err(error);
     }
-    Ok(Carried {
-        forward: speaking.bytes(),
-        backward: other.bytes(),
-    })
+    Ok(())
 }
 
 fn side(error: PumpError) -> BodyError {
@@ -314,8 +324,9 @@ mod tests {
         let (left, right) = (of(left), of(right));
         let (end, when) = oneshot::channel();
         let mut ending = When(when);
+        let counted = Carried::default();
         let carried = async {
-            let result = between(&left, &right, speech, &mut ending).await;
+            let result = between(&left, &right, speech, &mut ending, &counted).await;
             assert!(matches!(
                 result,
                 Err(BodyError::Ended(Reason::TokenExpired))
@@ -331,7 +342,13 @@ mod tests {
             client.read_to_end(&mut seen).await.unwrap();
             seen
         };
-        tokio::join!(carried, talk).1
+        let seen = tokio::join!(carried, talk).1;
+        assert_eq!(
+            (counted.forward(), counted.backward()),
+            (0, seen.len() as u64),
+            "also what a cut tunnel carried"
+        );
+        seen
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,7 +38,9 @@ pub fn request(
     };
     let request = facts(source, port, head, &head.headers, token);
     let standing = source.standing(policy, snapshot.policy_epoch, port);
-    let decision = policy.decide_remembering(&standing, &request);
+    let (decision, remembered) = policy.recall(&standing, &request);
+    observation.decision_cached = remembered;
+    worker.counters.decision(remembered);
     if policy.has_audit() {
         audit(policy, &standing, source, &request);
     }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use super::decide;
 use super::source::Source;
-use super::token::Patience;
+use super::token::{Patience, Stop};
 use crate::http::answer::Refused;
 use crate::http::ending::is_grpc;
 use crate::http::{admit, carried};
@@ -108,14 +108,18 @@ async fn pass(
         policy.strip_claim_headers(&mut head.headers);
         let passed = worker.tokens.pass(&snapshot, policy, source, head, port);
         observation.timeline.mark(Phase::Token);
+        observation.token_cached = worker.tokens.was_remembered();
         let stop = match passed {
             Ok(token) => break (snapshot, token),
             Err(stop) => stop,
         };
         // What it waits for may come with another snapshot.
         drop(snapshot);
+        let has_to_wait = matches!(stop, Stop::Awaits { .. });
         let waited = worker.tokens.wait(stop, &mut patience, head, port).await;
-        observation.timeline.mark(Phase::Introspect);
+        if has_to_wait {
+            observation.timeline.mark(Phase::Introspect);
+        }
         if let Err(denied) = waited {
             let refused = source.refuse(worker, port, denied.reason, None);
             return Err(Refused {

@@ -11,9 +11,9 @@ use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason as H2Reason, RecvStream};
 use http::{HeaderMap, Method, Request, StatusCode};
-use mesh_auth::Reason;
 use mesh_auth::svid::{SvidError, Usage, VerifiedPeer};
 use mesh_auth::tls::Trust;
+use mesh_auth::{Reason, SpiffeId};
 use mesh_trace::Phase;
 use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,8 +30,8 @@ use crate::http::body::BodySink as _;
 use crate::http::h1::Connection;
 use crate::http::h2 as stream;
 use crate::http::h2_server::Responder;
-use crate::telemetry::observe::{Observation, Outcome};
-use crate::tunnel::{self, Speech};
+use crate::telemetry::observe::{Ended, Line, Observation, Outcome};
+use crate::tunnel::{self, Carried, Speech};
 use crate::wall_clock::now;
 use crate::worker::drain::Live;
 use crate::worker::expiry::Expiry;
@@ -52,10 +52,10 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
     let snapshot = worker.snapshot();
     let Some(tls) = &snapshot.tls else {
         // Fail closed: without an identity nobody can be answered.
-        worker
-            .counters
-            .denial(Direction::Inbound, Reason::NoIdentity);
-        return;
+        let (address, own) = (dial::canonical(address), local.ip().to_canonical());
+        let source = Source::new(None, address, own, None, &snapshot);
+        let refused = source.refuse(worker, 0, Reason::NoIdentity, None);
+        return source.turned_away(worker, 0, &refused);
     };
     let Some((tls_stream, peer)) = handshake(
         worker,
@@ -98,12 +98,47 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     address: std::net::SocketAddr,
 ) -> Option<(TlsStream<S>, VerifiedPeer)> {
-    let failed = |error: &dyn std::fmt::Display, reason: Reason| {
+    let mut observation = worker.observer.connection(Direction::Inbound);
+    let mut refusal = None;
+    let accepted = shake_hands(worker, acceptor, trust, stream, address, &mut refusal).await;
+    if let Some(reason) = refusal {
+        observation.refused(reason, 0, None);
+    }
+    let resumed = accepted.as_ref().map(|(tls, _)| is_resumed(tls));
+    worker
+        .observer
+        .handshake_ended(&mut observation, |_| Ended {
+            line: Line::Handshake { resumed },
+            peer_address: Some(dial::canonical(address)),
+            port: 0,
+            peer_id: accepted.as_ref().map(|(_, peer)| peer.id().to_shared()),
+            own_id: worker.snapshot().identity().map(SpiffeId::to_shared),
+            sent: 0,
+            received: 0,
+            error: refusal.map(Reason::code),
+        });
+    accepted
+}
+
+fn is_resumed<S>(tls: &TlsStream<S>) -> bool {
+    tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
+}
+
+async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+    worker: &Worker,
+    acceptor: &TlsAcceptor,
+    trust: &Trust,
+    stream: S,
+    address: std::net::SocketAddr,
+    refusal: &mut Option<Reason>,
+) -> Option<(TlsStream<S>, VerifiedPeer)> {
+    let mut failed = |error: &dyn std::fmt::Display, reason: Reason| {
+        *refusal = Some(reason);
         worker.counters.handshake(false);
         worker.counters.denial(Direction::Inbound, reason);
         tracing::info!(source = %address, reason = reason.code(), error = %error, "TLS handshake failed");
     };
-    let refused = |refusal: &SvidError| {
+    let mut refused = |refusal: &SvidError| {
         let reason = match refusal {
             SvidError::Revoked { .. } => Reason::PeerRevoked,
             _ => Reason::PeerUnverified,
@@ -114,7 +149,7 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(Ok(tls)) => match trust.peer_of(tls.get_ref().1, Usage::Client, now()) {
             Ok(peer) => {
                 worker.counters.handshake(true);
-                if tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+                if is_resumed(&tls) {
                     worker.counters.resumption(Direction::Inbound);
                 }
                 return Some((tls, peer));
@@ -294,18 +329,14 @@ async fn connect(
     };
     observation.timeline.mark(Phase::Connect);
     let app = RefCell::new(Connection::new(app, BytesMut::new()));
-    let outcome = match tunnel::with_stream(&app, send, body, Speech::Opaque, &mut lifetime).await {
-        Ok(carried) => {
-            worker
-                .counters
-                .carried(Direction::Inbound, carried.forward, carried.backward);
-            Outcome::carried(carried)
-        }
-        Err(error) => {
-            tracing::debug!(peer = source.peer_name(), %error, "tunnel cut");
-            Outcome::failed(Reason::ProtocolError)
-        }
-    };
+    let carried = Carried::default();
+    let result =
+        tunnel::with_stream(&app, send, body, Speech::Opaque, &mut lifetime, &carried).await;
+    if let Err(error) = &result {
+        tracing::debug!(peer = source.peer_name(), %error, "tunnel cut");
+    }
+    let outcome =
+        Outcome::tunnel_from_app(&carried, &result).carried(&worker.counters, Direction::Inbound);
     source.connection_ended(worker, &mut observation, port, &outcome);
 }
 

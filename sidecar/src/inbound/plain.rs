@@ -26,7 +26,7 @@ use crate::http::h1_server::Responder;
 use crate::outbound::detect::{self, Protocol};
 use crate::snapshot::Snapshot;
 use crate::telemetry::observe::{Observation, Outcome};
-use crate::tunnel::{self, Speech};
+use crate::tunnel::{self, Carried, Speech};
 use crate::worker::drain::Live;
 use crate::worker::expiry::Expiry;
 use crate::worker::metrics::Direction;
@@ -57,13 +57,9 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
     let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
     let source = Source::new(None, address, own, port, &snapshot);
     let Some(port) = port.filter(|p| !worker.is_internal(*p)) else {
-        source.refuse(
-            worker,
-            port.unwrap_or(local.port()),
-            Reason::InternalPort,
-            None,
-        );
-        return;
+        let port = port.unwrap_or(local.port());
+        let refused = source.refuse(worker, port, Reason::InternalPort, None);
+        return source.turned_away(worker, port, &refused);
     };
     let mode = snapshot.port_modes.mode(port);
     let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
@@ -75,6 +71,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
             }
             worker.notebook.plaintext(source.address.ip(), port, true);
             let refused = source.refuse(worker, port, Reason::PlaintextRefused, None);
+            source.turned_away(worker, port, &refused);
             if seen == Detected::Http1 {
                 answer(&connection, refused).await;
             }
@@ -120,8 +117,8 @@ async fn terminate(
 ) {
     let trust = snapshot.trust();
     let Some(tls) = &snapshot.tls else {
-        plain.refuse(worker, port, Reason::NoIdentity, None);
-        return;
+        let refused = plain.refuse(worker, port, Reason::NoIdentity, None);
+        return plain.turned_away(worker, port, &refused);
     };
     let (stream, prefix) = connection.into_inner().into_parts();
     let acceptor = TlsAcceptor::from(Arc::clone(&tls.inbound));
@@ -151,8 +148,8 @@ async fn terminate(
         let source = Rc::new(source);
         return mesh::serve_http2(worker, stream, source, live, expiry, &review).await;
     }
-    if source.authorize(worker, &snapshot, port).is_err() {
-        return;
+    if let Err(refused) = source.authorize(worker, &snapshot, port) {
+        return source.turned_away(worker, port, &refused);
     }
     let lifetime = TunnelLifetime::new(worker, &source, port, snapshot.policy_epoch);
     let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
@@ -183,6 +180,7 @@ async fn plaintext(
     let protocol = detect::client(&connection, detect::FIRST_BYTE).await;
     let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
     if let Err(refused) = source.authorize(worker, &snapshot, port) {
+        source.turned_away(worker, port, &refused);
         if protocol == Protocol::Http1 {
             answer(&connection, refused).await;
         }
@@ -296,16 +294,9 @@ async fn carry<S>(
 ) where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    let carried = tunnel::between(connection, app, Speech::Opaque, &mut lifetime).await;
-    let outcome = match carried {
-        Ok(carried) => {
-            worker
-                .counters
-                .carried(Direction::Inbound, carried.forward, carried.backward);
-            Outcome::carried(carried)
-        }
-        Err(_) => Outcome::failed(Reason::ProtocolError),
-    };
+    let carried = Carried::default();
+    let result = tunnel::between(connection, app, Speech::Opaque, &mut lifetime, &carried).await;
+    let outcome = Outcome::tunnel(&carried, &result).carried(&worker.counters, Direction::Inbound);
     source.connection_ended(worker, &mut observation, port, &outcome);
 }
 

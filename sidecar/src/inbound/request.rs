@@ -28,7 +28,7 @@ use crate::http::h2_server::Responder;
 use crate::http::upstream::{Http1, Http2};
 use crate::http::{admit, h2 as stream};
 use crate::telemetry::observe::{Observation, Outcome};
-use crate::tunnel::{self, Speech};
+use crate::tunnel::{self, Carried, Speech};
 use crate::worker::Worker;
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
@@ -337,18 +337,14 @@ async fn serve_upgrade(
                 return Outcome::failed(Reason::ProtocolError);
             };
             let app = RefCell::new(app);
-            match tunnel::with_stream(&app, send, body, speech, lifetime).await {
-                Ok(carried) => {
-                    Outcome::switched(carried).counted(&worker.counters, Direction::Inbound)
-                }
-                Err(error) => {
-                    tracing::debug!(peer = source.peer_name(), %error, "upgraded connection cut");
-                    Outcome {
-                        status: Some(StatusCode::SWITCHING_PROTOCOLS),
-                        ..Outcome::failed(Reason::ProtocolError)
-                    }
-                }
+            let carried = Carried::default();
+            let result = tunnel::with_stream(&app, send, body, speech, lifetime, &carried).await;
+            if let Err(error) = &result {
+                tracing::debug!(peer = source.peer_name(), %error, "upgraded connection cut");
             }
+            Outcome::tunnel_from_app(&carried, &result)
+                .switched()
+                .counted(&worker.counters, Direction::Inbound)
         }
         Ok((head, length)) => {
             let status = head.status;
@@ -395,15 +391,11 @@ where
             };
             let app = RefCell::new(app);
             let speech = Speech::of_upgrade(token.as_bytes());
-            match tunnel::between(connection, &app, speech, lifetime).await {
-                Ok(carried) => {
-                    Outcome::switched(carried).counted(&worker.counters, Direction::Inbound)
-                }
-                Err(_) => Outcome {
-                    status: Some(StatusCode::SWITCHING_PROTOCOLS),
-                    ..Outcome::failed(Reason::ProtocolError)
-                },
-            }
+            let carried = Carried::default();
+            let result = tunnel::between(connection, &app, speech, lifetime, &carried).await;
+            Outcome::tunnel(&carried, &result)
+                .switched()
+                .counted(&worker.counters, Direction::Inbound)
         }
         Ok((response, head, length)) => {
             let status = head.status;

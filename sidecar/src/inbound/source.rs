@@ -14,7 +14,7 @@ use super::shadow;
 use crate::http::answer::Refused;
 use crate::ledger::{self, Denial, RequestFacts, TokenFacts};
 use crate::snapshot::Snapshot;
-use crate::telemetry::observe::{Ended, EndedHttp, Observation, Outcome};
+use crate::telemetry::observe::{Ended, EndedHttp, Line, Observation, Outcome};
 use crate::wall_clock::{unix_millis, unix_seconds};
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
@@ -220,10 +220,12 @@ impl Source {
         outcome: &Outcome,
     ) -> Ended<'a> {
         Ended {
-            http: head.map(|head| EndedHttp {
-                head,
-                status: outcome.status,
-                grpc_status: outcome.grpc_status,
+            line: head.map_or(Line::Connection, |head| {
+                Line::Http(EndedHttp {
+                    head,
+                    status: outcome.status,
+                    grpc_status: outcome.grpc_status,
+                })
             }),
             peer_address: Some(self.address),
             port,
@@ -262,6 +264,12 @@ impl Source {
             ..Outcome::default()
         };
         self.connection_ended(worker, observation, port, &outcome);
+    }
+
+    /// Tells of a connection that was refused before anything came of it.
+    pub fn turned_away(&self, worker: &Worker, port: u16, refused: &Refused) {
+        let mut observation = worker.observer.connection(Direction::Inbound);
+        self.connection_refused(worker, &mut observation, port, refused);
     }
 
     /// Counts and logs a refusal.

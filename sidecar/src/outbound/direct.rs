@@ -18,11 +18,12 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::refuse;
 use crate::directory::{Endpoint, ServicePort};
+use crate::http::body::BodyError;
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
-use crate::tunnel::{self, Speech};
+use crate::telemetry::observe::{Observation, Outcome};
+use crate::tunnel::{self, Carried, Speech};
 use crate::wall_clock::now;
 use crate::worker::Worker;
 use crate::worker::expiry::Expiry;
@@ -38,6 +39,8 @@ struct Proven {
     stream: TlsStream<TcpStream>,
     review: Review,
     expiry: Expiry,
+    /// When its handshake began.
+    handshake: std::time::Instant,
 }
 
 /// Carries a connection to an endpoint of `port` until both directions ended.
@@ -45,6 +48,7 @@ pub async fn carry<S>(worker: &Rc<Worker>, connection: &RefCell<Connection<S>>, 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let mut observation = super::observe(worker, port.port);
     let mut tried = Vec::new();
     while let Some((endpoint, state)) = worker.balancer.pick(&port.endpoints, &tried) {
         tried.push(Arc::clone(&endpoint.workload.uid));
@@ -52,7 +56,8 @@ where
         match open(worker, endpoint).await {
             Ok(proven) => {
                 state.reached();
-                return copy(worker, connection, proven).await;
+                observation.connected(&endpoint.workload, Some(proven.handshake));
+                return copy(worker, connection, proven, observation).await;
             }
             Err(error) => {
                 tracing::info!(peer = %endpoint.workload.id, %error, "peer not reachable");
@@ -60,7 +65,7 @@ where
             }
         }
     }
-    refuse(worker, None, Reason::NoHealthyEndpoint);
+    super::fail(worker, &mut observation, Reason::NoHealthyEndpoint);
 }
 
 async fn open(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Proven, String> {
@@ -75,6 +80,7 @@ async fn open(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Proven, String
         .map_err(|e| e.to_string())?;
     let dialer = worker.settings.dialer;
     let tcp = dialer.connect(address).await.map_err(|e| e.to_string())?;
+    let began = std::time::Instant::now();
     let handshake = TlsConnector::from(config).connect(tls::server_name(), tcp);
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
         .await
@@ -95,27 +101,35 @@ async fn open(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Proven, String
             stream,
             review,
             expiry,
+            handshake: began,
         }),
     }
 }
 
-async fn copy<S>(worker: &Worker, connection: &RefCell<Connection<S>>, proven: Proven)
-where
+async fn copy<S>(
+    worker: &Worker,
+    connection: &RefCell<Connection<S>>,
+    proven: Proven,
+    mut observation: Observation,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let peer = RefCell::new(Connection::new(proven.stream, BytesMut::new()));
     let mut ending = Endless;
-    let bytes = tunnel::between(connection, &peer, Speech::Opaque, &mut ending);
+    let carried = Carried::default();
+    let bytes = tunnel::between(connection, &peer, Speech::Opaque, &mut ending, &carried);
     let between = proven.review.guard(bytes);
-    match tokio::time::timeout(proven.expiry.cut, between).await {
-        Ok(Ok(Ok(carried))) => {
-            worker
-                .counters
-                .carried(Direction::Outbound, carried.forward, carried.backward);
+    let result = match tokio::time::timeout(proven.expiry.cut, between).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(reason)) => Err(BodyError::Ended(reason)),
+        Err(_) => {
+            tracing::info!("a certificate expires: connection to a peer without sidecar cut");
+            Err(BodyError::Ended(Reason::PeerUnverified))
         }
-        Ok(Ok(Err(error))) => tracing::debug!(%error, "connection to a peer without sidecar cut"),
-        // The review has said why.
-        Ok(Err(_)) => {}
-        Err(_) => tracing::info!("a certificate expires: connection to a peer without sidecar cut"),
+    };
+    if let Err(error) = &result {
+        tracing::debug!(%error, "connection to a peer without sidecar cut");
     }
+    let outcome = Outcome::tunnel(&carried, &result).carried(&worker.counters, Direction::Outbound);
+    super::connection_ended(worker, &mut observation, &outcome);
 }

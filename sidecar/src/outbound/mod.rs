@@ -15,13 +15,14 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use mesh_auth::{Reason, SpiffeId};
+use mesh_trace::Phase;
 use tokio::net::TcpStream;
 
 use crate::directory::{AppProtocol, Destination, Endpoint, MeshProtocol, ServicePort};
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
-use crate::telemetry::observe::{Ended, EndedHttp, Observation, Outcome};
-use crate::tunnel::{self, Speech};
+use crate::telemetry::observe::{Ended, EndedHttp, Line, Observation, Outcome};
+use crate::tunnel::{self, Carried, Speech};
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
 use crate::worker::{Egress, Mode, TcpService, Worker, dial};
@@ -138,6 +139,7 @@ async fn to_service(
 
 /// A service without sidecars: as it is, to one of its endpoints.
 async fn plaintext(worker: &Rc<Worker>, stream: TcpStream, port: &ServicePort) {
+    let mut observation = observe(worker, port.port);
     let mut tried = Vec::new();
     while let Some((endpoint, state)) = worker.balancer.pick(&port.endpoints, &tried) {
         let Some(ip) = endpoint.workload.addresses.first() else {
@@ -153,7 +155,7 @@ async fn plaintext(worker: &Rc<Worker>, stream: TcpStream, port: &ServicePort) {
         {
             Ok(upstream) => {
                 state.reached();
-                return copy(worker, stream, upstream).await;
+                return copy(worker, stream, upstream, observation).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "endpoint not reachable");
@@ -162,18 +164,20 @@ async fn plaintext(worker: &Rc<Worker>, stream: TcpStream, port: &ServicePort) {
             }
         }
     }
-    refuse(worker, None, Reason::NoHealthyEndpoint);
+    fail(worker, &mut observation, Reason::NoHealthyEndpoint);
 }
 
 async fn outside(worker: &Rc<Worker>, stream: TcpStream, destination: SocketAddr) {
     if worker.settings.egress == Egress::Refuse {
         return refuse(worker, Some(destination), Reason::EgressRefused);
     }
+    let mut observation = observe(worker, destination.port());
+    observation.address = Some(destination);
     match worker.settings.dialer.connect(destination).await {
-        Ok(upstream) => copy(worker, stream, upstream).await,
+        Ok(upstream) => copy(worker, stream, upstream, observation).await,
         Err(error) => {
             tracing::debug!(%error, "destination outside the mesh not reachable");
-            refuse(worker, Some(destination), Reason::ConnectFailed);
+            fail(worker, &mut observation, Reason::ConnectFailed);
         }
     }
 }
@@ -185,16 +189,17 @@ fn ended<'a>(
     head: Option<&'a http::request::Parts>,
     outcome: &Outcome,
 ) -> Ended<'a> {
-    let peer = observation.peer.as_ref();
     Ended {
-        http: head.map(|head| EndedHttp {
-            head,
-            status: outcome.status,
-            grpc_status: outcome.grpc_status,
+        line: head.map_or(Line::Connection, |head| {
+            Line::Http(EndedHttp {
+                head,
+                status: outcome.status,
+                grpc_status: outcome.grpc_status,
+            })
         }),
-        peer_address: peer.map(|(_, address)| *address),
+        peer_address: observation.address,
         port: observation.port,
-        peer_id: peer.map(|(id, _)| id.to_shared()),
+        peer_id: observation.peer.as_ref().map(SpiffeId::to_shared),
         own_id: worker.snapshot().identity().map(SpiffeId::to_shared),
         sent: outcome.sent,
         received: outcome.received,
@@ -202,22 +207,55 @@ fn ended<'a>(
     }
 }
 
-async fn copy(worker: &Worker, client: TcpStream, upstream: TcpStream) {
+async fn copy(
+    worker: &Worker,
+    client: TcpStream,
+    upstream: TcpStream,
+    mut observation: Observation,
+) {
+    observation.timeline.mark(Phase::Connect);
+    observation.address = upstream.peer_addr().ok();
     let client = RefCell::new(Connection::new(client, BytesMut::new()));
     let upstream = RefCell::new(Connection::new(upstream, BytesMut::new()));
-    match tunnel::between(&client, &upstream, Speech::Opaque, &mut Endless).await {
-        Ok(carried) => {
-            worker
-                .counters
-                .carried(Direction::Outbound, carried.forward, carried.backward);
-        }
-        Err(error) => tracing::debug!(%error, "connection outside the mesh cut"),
+    let carried = Carried::default();
+    let mut ending = Endless;
+    let bytes = tunnel::between(&client, &upstream, Speech::Opaque, &mut ending, &carried);
+    let result = bytes.await;
+    if let Err(error) = &result {
+        tracing::debug!(%error, "connection outside the mesh cut");
     }
+    let outcome = Outcome::tunnel(&carried, &result).carried(&worker.counters, Direction::Outbound);
+    connection_ended(worker, &mut observation, &outcome);
 }
 
-/// Counts and logs a connection that is closed instead of served.
+/// Begins to observe a connection of opaque bytes to `port`.
+fn observe(worker: &Worker, port: u16) -> Observation {
+    let mut observation = worker.observer.connection(Direction::Outbound);
+    observation.port = port;
+    observation
+}
+
+/// Tells of an opaque connection that ended.
+fn connection_ended(worker: &Worker, observation: &mut Observation, outcome: &Outcome) {
+    worker
+        .observer
+        .connection_ended(observation, |observation| {
+            ended(worker, observation, None, outcome)
+        });
+}
+
+/// Counts, logs and tells of a connection that is closed instead of served.
 fn refuse(worker: &Worker, destination: Option<SocketAddr>, reason: Reason) {
-    let _ = deny(worker, destination, reason);
+    let mut observation = observe(worker, destination.map_or(0, |d| d.port()));
+    observation.address = destination;
+    fail(worker, &mut observation, reason);
+}
+
+/// The same of one that was under way.
+fn fail(worker: &Worker, observation: &mut Observation, reason: Reason) {
+    let id = deny(worker, observation.address, reason);
+    observation.refused(reason, id, None);
+    connection_ended(worker, observation, &Outcome::failed(reason));
 }
 
 /// Counts and logs a connection that is closed instead of served; returns the decision's identifier.

@@ -25,7 +25,7 @@ use crate::http::h1::Connection;
 use crate::pool::balance::Active;
 use crate::pool::mesh::Slot;
 use crate::telemetry::observe::{Observation, Outcome};
-use crate::tunnel::{self, Speech};
+use crate::tunnel::{self, Carried, Speech};
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
 
@@ -46,39 +46,18 @@ where
     if port.is_without_sidecars() {
         return direct::carry(worker, connection, port).await;
     }
-    let mut observation = observe(worker, port);
+    let mut observation = super::observe(worker, port.port);
     let Some(mut opening) = open(worker, port, &mut observation).await else {
-        return fail(worker, &mut observation, Reason::NoHealthyEndpoint);
+        return super::fail(worker, &mut observation, Reason::NoHealthyEndpoint);
     };
     send_first_bytes(connection, &mut opening.send);
     match accepted(&mut opening.response).await {
         Ok(receive) => carry(worker, connection, opening, receive, observation).await,
         Err(error) => {
             tracing::info!(destination = %port.name, %error, "tunnel refused by the peer");
-            fail(worker, &mut observation, Reason::ConnectFailed);
+            super::fail(worker, &mut observation, Reason::ConnectFailed);
         }
     }
-}
-
-fn observe(worker: &Worker, port: &ServicePort) -> Observation {
-    let mut observation = worker.observer.connection(Direction::Outbound);
-    observation.port = port.port;
-    observation
-}
-
-/// The connection is closed instead of served.
-fn fail(worker: &Worker, observation: &mut Observation, reason: Reason) {
-    let id = super::deny(worker, None, reason);
-    observation.refused(reason, id, None);
-    tell(worker, observation, &Outcome::failed(reason));
-}
-
-fn tell(worker: &Worker, observation: &mut Observation, outcome: &Outcome) {
-    worker
-        .observer
-        .connection_ended(observation, |observation| {
-            super::ended(worker, observation, None, outcome)
-        });
 }
 
 /// The client is silent: opens the tunnel and waits for whoever speaks first. Returns the client's protocol when it
@@ -97,16 +76,16 @@ where
         direct::carry(worker, connection, port).await;
         return None;
     }
-    let mut observation = observe(worker, port);
+    let mut observation = super::observe(worker, port.port);
     let Some(mut opening) = open(worker, port, &mut observation).await else {
-        fail(worker, &mut observation, Reason::NoHealthyEndpoint);
+        super::fail(worker, &mut observation, Reason::NoHealthyEndpoint);
         return None;
     };
     let mut receive = match accepted(&mut opening.response).await {
         Ok(receive) => receive,
         Err(error) => {
             tracing::info!(destination = %port.name, %error, "tunnel refused by the peer");
-            fail(worker, &mut observation, Reason::ConnectFailed);
+            super::fail(worker, &mut observation, Reason::ConnectFailed);
             return None;
         }
     };
@@ -228,25 +207,19 @@ async fn carry<S>(
     S: AsyncRead + AsyncWrite + Unpin,
 {
     observation.timeline.mark(Phase::Upstream);
-    match tunnel::with_stream(
+    let carried = Carried::default();
+    let result = tunnel::with_stream(
         connection,
         opening.send,
         receive,
         Speech::Opaque,
         &mut Endless,
+        &carried,
     )
-    .await
-    {
-        Ok(carried) => {
-            worker
-                .counters
-                .carried(Direction::Outbound, carried.forward, carried.backward);
-            tell(worker, &mut observation, &Outcome::carried(carried));
-        }
-        Err(error) => {
-            tracing::debug!(%error, "tunnel cut");
-            let outcome = Outcome::failed(Reason::ProtocolError);
-            tell(worker, &mut observation, &outcome);
-        }
+    .await;
+    if let Err(error) = &result {
+        tracing::debug!(%error, "tunnel cut");
     }
+    let outcome = Outcome::tunnel(&carried, &result).carried(&worker.counters, Direction::Outbound);
+    super::connection_ended(worker, &mut observation, &outcome);
 }

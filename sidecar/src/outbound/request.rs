@@ -29,7 +29,7 @@ use crate::inbound::request::{into_parts, refuse_head};
 use crate::pool::balance::Active;
 use crate::pool::mesh::Slot;
 use crate::telemetry::observe::{Observation, Outcome};
-use crate::tunnel::{self, Speech};
+use crate::tunnel::{self, Carried, Speech};
 use crate::worker::Worker;
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
@@ -483,22 +483,22 @@ where
                     let Some(receive) = response.into_stream() else {
                         return Outcome::failed(Reason::ProtocolError);
                     };
-                    let carried = tunnel::with_stream(
+                    let carried = Carried::default();
+                    let result = tunnel::with_stream(
                         connection,
                         send,
                         receive,
                         Speech::Opaque,
                         &mut Endless,
+                        &carried,
                     )
                     .await;
-                    return match carried {
-                        Ok(carried) => Outcome::switched(carried)
-                            .counted(&worker.counters, Direction::Outbound),
-                        Err(error) => {
-                            tracing::debug!(%error, "upgraded connection cut");
-                            Outcome::failed(Reason::ProtocolError)
-                        }
-                    };
+                    if let Err(error) = &result {
+                        tracing::debug!(%error, "upgraded connection cut");
+                    }
+                    return Outcome::tunnel(&carried, &result)
+                        .switched()
+                        .counted(&worker.counters, Direction::Outbound);
                 }
                 Ok((head, length)) => {
                     let status = head.status;

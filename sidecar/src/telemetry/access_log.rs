@@ -2,11 +2,12 @@
 //!
 //! Safe by construction: a line has no query string, no header value but the user agent, no token and no claim, and every
 //! text is escaped, so that a line is one line. Lines collect in the worker's buffer and go over when it is large or a while
-//! has passed; a writer that falls behind costs lines, which are counted, and never a request.
+//! has passed; a writer that falls behind costs lines, which are counted, and never a request. Buffers come back from the
+//! writer, so that lines go where earlier ones went.
 //!
 //! Schema of a line, all fields present unless said otherwise: `ts` (RFC 3339, start), `direction`, `protocol`, `method`,
 //! `host`, `path`, `status` (0: none), `grpc_status` (gRPC only), `reason`, `decision_id` (denials), `policy` (if one
-//! decided), `peer` and `workload` (SPIFFE IDs, where known), `source`, `port`, `sent` and `received` (body bytes),
+//! decided), `token_cached` and `decision_cached` (whether it was remembered, where it could be), `peer` and `workload` (SPIFFE IDs, where known), `source`, `port`, `sent` and `received` (body bytes),
 //! `duration_us`, `phases_us` (phases that took time), `trace_id` (where there is one), `user_agent`, `error`.
 
 use std::cell::{Cell, RefCell};
@@ -14,20 +15,21 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use metrics::{Counter, counter};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
+use super::line::{self, Second};
 use super::observe::Entry;
+use metrics::{Counter, counter};
 
 /// A buffer of this size goes to the writer.
 const FULL: usize = 64 << 10;
 /// Buffers that wait for the writer.
 const WAITING: usize = 16;
-/// Longest text of one field, bytes.
-const MAX_TEXT: usize = 1024;
+/// Buffers that are kept for reuse.
+const SPARE: usize = 4;
+/// Room beyond that for the line that makes it full.
+const ROOM: usize = 8 << 10;
 
 /// Which lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -56,8 +58,12 @@ pub struct AccessLogSettings {
 #[derive(Debug)]
 pub struct Writer {
     sender: SyncSender<Vec<u8>>,
+    spare: Spare,
     thread: JoinHandle<()>,
 }
+
+/// Buffers that were written. Locked once per buffer, and only if nobody else is at it.
+type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
 
 impl Writer {
     /// Opens the target and starts the thread.
@@ -71,10 +77,16 @@ impl Writer {
             Box::new(OpenOptions::new().create(true).append(true).open(target)?)
         };
         let (sender, receiver) = sync_channel(WAITING);
+        let spare = Spare::default();
+        let written = Arc::clone(&spare);
         let thread = std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write(out, &receiver))?;
-        Ok(Self { sender, thread })
+            .spawn(move || write(out, &receiver, &written))?;
+        Ok(Self {
+            sender,
+            spare,
+            thread,
+        })
     }
 
     /// Waits until everything that was handed over is written. Every worker's log must be gone by then.
@@ -89,6 +101,8 @@ impl Writer {
         let share = (settings.sample.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32;
         AccessLog {
             buffer: RefCell::default(),
+            second: RefCell::default(),
+            spare: Arc::clone(&self.spare),
             sender: self.sender.clone(),
             filter: settings.filter,
             share,
@@ -100,9 +114,9 @@ impl Writer {
 }
 
 /// A full disk must not end the process or the log: the error is said once per streak and lines are dropped.
-fn write(mut out: Box<dyn Write + Send>, receiver: &Receiver<Vec<u8>>) {
+fn write(mut out: Box<dyn Write + Send>, receiver: &Receiver<Vec<u8>>, spare: &Spare) {
     let mut failing = false;
-    while let Ok(buffer) = receiver.recv() {
+    while let Ok(mut buffer) = receiver.recv() {
         let result = out.write_all(&buffer).and_then(|()| out.flush());
         if let Err(error) = &result {
             let lines = buffer.iter().filter(|b| **b == b'\n').count() as u64;
@@ -112,6 +126,11 @@ fn write(mut out: Box<dyn Write + Send>, receiver: &Receiver<Vec<u8>>) {
             }
         }
         failing = result.is_err();
+        buffer.clear();
+        let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE {
+            spare.push(buffer);
+        }
     }
 }
 
@@ -119,6 +138,8 @@ fn write(mut out: Box<dyn Write + Send>, receiver: &Receiver<Vec<u8>>) {
 #[derive(Debug)]
 pub struct AccessLog {
     buffer: RefCell<Vec<u8>>,
+    second: RefCell<Second>,
+    spare: Spare,
     sender: SyncSender<Vec<u8>>,
     filter: Filter,
     share: u32,
@@ -134,12 +155,20 @@ impl AccessLog {
             return;
         }
         let mut buffer = self.buffer.borrow_mut();
-        line(&mut buffer, entry);
+        if buffer.capacity() == 0 {
+            *buffer = self.empty();
+        }
+        line::write(&mut buffer, &mut self.second.borrow_mut(), entry);
         self.lines.set(self.lines.get() + 1);
         if buffer.len() >= FULL {
             drop(buffer);
             self.flush();
         }
+    }
+
+    fn empty(&self) -> Vec<u8> {
+        let spare = self.spare.try_lock().ok().and_then(|mut spare| spare.pop());
+        spare.unwrap_or_else(|| Vec::with_capacity(FULL + ROOM))
     }
 
     fn wants(&self, entry: &Entry<'_>) -> bool {
@@ -182,126 +211,6 @@ impl Drop for AccessLog {
     }
 }
 
-fn line(out: &mut Vec<u8>, entry: &Entry<'_>) {
-    let (ended, timeline) = (entry.ended, entry.timeline);
-    let mut fields = Fields { out, first: true };
-    let at = OffsetDateTime::from(entry.at);
-    fields.text("ts", &at.format(&Rfc3339).unwrap_or_default());
-    fields.text("direction", entry.direction.as_str());
-    if let Some(http) = &ended.http {
-        let protocol = match http.head.version {
-            http::Version::HTTP_10 => "HTTP/1.0",
-            http::Version::HTTP_11 => "HTTP/1.1",
-            _ => "HTTP/2",
-        };
-        fields.text("protocol", protocol);
-        fields.text("method", http.head.method.as_str());
-        fields.text("host", http.head.uri.authority().map_or("", |a| a.as_str()));
-        fields.text("path", http.head.uri.path());
-        fields.number("status", http.status.map_or(0, |s| s.as_u16().into()));
-        if let Some(code) = http.grpc_status {
-            fields.number("grpc_status", code.into());
-        }
-        if let Some(agent) = http.head.headers.get(http::header::USER_AGENT) {
-            fields.bytes("user_agent", agent.as_bytes());
-        }
-    } else {
-        fields.text("protocol", "tcp");
-    }
-    if let Some(verdict) = entry.verdict {
-        fields.text("reason", verdict.reason);
-        if verdict.id != 0 {
-            fields.text("decision_id", &format!("{:016x}", verdict.id));
-        }
-        if let Some(policy) = &verdict.policy {
-            fields.text("policy", policy);
-        }
-    }
-    if let Some(peer) = &ended.peer_id {
-        fields.text("peer", peer);
-    }
-    if let Some(own) = &ended.own_id {
-        fields.text("workload", own);
-    }
-    if let Some(source) = ended.peer_address {
-        fields.text("source", &source.to_string());
-    }
-    fields.number("port", ended.port.into());
-    fields.number("sent", ended.sent);
-    fields.number("received", ended.received);
-    fields.number("duration_us", micros(timeline.total()));
-    fields.key("phases_us");
-    fields.out.push(b'{');
-    let mut phases = Fields {
-        out: &mut *fields.out,
-        first: true,
-    };
-    for (phase, _, took) in timeline.phases() {
-        phases.number(phase.as_str(), micros(took));
-    }
-    fields.out.push(b'}');
-    if let Some(started) = entry.started {
-        fields.text("trace_id", &started.trace.to_string());
-    }
-    if let Some(error) = ended.error {
-        fields.text("error", error);
-    }
-    out.extend_from_slice(b"}\n");
-}
-
-fn micros(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Writes the members of one object.
-struct Fields<'a> {
-    out: &'a mut Vec<u8>,
-    first: bool,
-}
-
-impl Fields<'_> {
-    fn key(&mut self, key: &str) {
-        // The outer object's brace is written with its first member; an inner one's by its caller.
-        if !self.first {
-            self.out.push(b',');
-        } else if self.out.last() != Some(&b'{') {
-            self.out.push(b'{');
-        }
-        self.first = false;
-        self.out.push(b'"');
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.extend_from_slice(b"\":");
-    }
-
-    fn number(&mut self, key: &str, value: u64) {
-        self.key(key);
-        let _ = write!(self.out, "{value}");
-    }
-
-    fn text(&mut self, key: &str, value: &str) {
-        self.bytes(key, value.as_bytes());
-    }
-
-    /// A JSON string. Bytes that are no visible ASCII are escaped as `\u00XX`, so that nothing can break the line.
-    fn bytes(&mut self, key: &str, value: &[u8]) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        self.key(key);
-        self.out.push(b'"');
-        for byte in value.iter().take(MAX_TEXT) {
-            match byte {
-                b'"' | b'\\' => self.out.extend_from_slice(&[b'\\', *byte]),
-                0x20..=0x7e => self.out.push(*byte),
-                _ => {
-                    self.out.extend_from_slice(b"\\u00");
-                    self.out.push(DIGITS[usize::from(byte >> 4)]);
-                    self.out.push(DIGITS[usize::from(byte & 15)]);
-                }
-            }
-        }
-        self.out.push(b'"');
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
@@ -310,7 +219,7 @@ mod tests {
     use mesh_trace::{Phase, Timeline, Verdict};
 
     use super::*;
-    use crate::telemetry::observe::{Ended, EndedHttp};
+    use crate::telemetry::observe::{Ended, EndedHttp, Line};
     use crate::worker::metrics::Direction;
 
     fn head(uri: &str) -> http::request::Parts {
@@ -327,13 +236,14 @@ mod tests {
             reason: "denied_by_policy",
             policy: Some("shop/p".into()),
             id: 10,
-            token_cached: None,
+            token_cached: Some(true),
+            decision_cached: None,
         }
     }
 
     fn ended(head: &http::request::Parts, status: u16) -> Ended<'_> {
         Ended {
-            http: Some(EndedHttp {
+            line: Line::Http(EndedHttp {
                 head,
                 status: http::StatusCode::from_u16(status).ok(),
                 grpc_status: None,
@@ -389,7 +299,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let lines = written(&settings(&dir, Filter::All, 1.0), &[(200, false)]);
         let line = &lines[0];
-        assert_eq!(line["ts"], "1970-01-01T00:00:01.5Z");
+        assert_eq!(line["ts"], "1970-01-01T00:00:01.500000Z");
+        assert_eq!(line["token_cached"], true);
+        assert_eq!(line["decision_cached"], serde_json::Value::Null);
+        assert_eq!(line["source"], "10.0.0.1:5");
         assert_eq!(line["path"], "/a/b");
         assert_eq!(line["status"], 200);
         assert_eq!(line["user_agent"], "curl \"7\"");
@@ -397,20 +310,6 @@ mod tests {
         assert_eq!(line["phases_us"]["policy"], 7);
         assert_eq!(line["decision_id"], "000000000000000a");
         assert!(!line.to_string().contains("s3cret"));
-    }
-
-    #[test]
-    fn bytes_that_could_break_a_line_are_escaped() {
-        let mut out = Vec::new();
-        let mut fields = Fields {
-            out: &mut out,
-            first: true,
-        };
-        fields.bytes("x", b"a\nb\"\\\x00\x7f\xff");
-        out.push(b'}');
-        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!(value["x"], "a\nb\"\\\u{0}\u{7f}\u{ff}");
-        assert!(!out.contains(&b'\n'));
     }
 
     #[test]

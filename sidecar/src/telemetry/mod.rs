@@ -8,11 +8,13 @@
 pub mod access_log;
 pub mod cell;
 pub mod histogram;
+mod line;
 pub mod observe;
 pub mod recorder;
 pub mod registry;
 pub mod watch;
 
+pub mod ended;
 pub mod exposition;
 pub mod logging;
 

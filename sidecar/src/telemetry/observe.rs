@@ -3,21 +3,20 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, StatusCode, header, request};
+use http::{HeaderMap, header};
 use mesh_auth::token::Verified;
 use mesh_auth::{Reason, SpiffeId};
-use mesh_trace::{Http, Phase, Span, SpanKind, Started, Timeline, Tracer, Verdict};
+use mesh_trace::{Http, Phase, Span, SpanKind, Started, Subject, Timeline, Tracer, Verdict};
 use metrics::{Histogram, histogram};
 
 use super::access_log::AccessLog;
+pub use super::ended::{Ended, EndedHttp, Line, Outcome};
 use super::watch::Watch;
 use crate::directory::WorkloadEntry;
 use crate::http::forward::{Exchanged, ForwardError};
-use crate::tunnel::Carried;
-use crate::worker::metrics::{Counters, Direction};
+use crate::worker::metrics::Direction;
 
 /// How long a line may wait for others to be written with.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -41,8 +40,14 @@ pub struct Observation {
     pub timeline: Timeline,
     /// What was decided. An admission is written down only when [`Self::is_detailed`].
     pub verdict: Option<Verdict>,
-    /// The peer that was chosen for it and its address, outbound.
-    pub peer: Option<(SpiffeId, SocketAddr)>,
+    /// The peer that was chosen for it and has to prove it, outbound.
+    pub peer: Option<SpiffeId>,
+    /// Where it goes to, outbound.
+    pub address: Option<SocketAddr>,
+    /// Whether the verification of its token was remembered; `None`: it has none.
+    pub token_cached: Option<bool>,
+    /// Whether the decision was remembered; `None` where nothing is remembered.
+    pub decision_cached: Option<bool>,
     /// Port of the service that it is for, outbound; 0: not known.
     pub port: u16,
     /// How often it was sent again.
@@ -69,9 +74,8 @@ impl Observation {
             }
             None => self.timeline.mark(Phase::Connect),
         }
-        if let Some(address) = peer.mesh_address() {
-            self.peer = Some((peer.id.clone(), address));
-        }
+        self.peer = Some(peer.id.clone());
+        self.address = peer.mesh_address();
     }
 
     /// Marks the moment of the response's head, if there is one.
@@ -90,7 +94,8 @@ impl Observation {
                 reason: reason.code(),
                 policy: policy.map(Into::into),
                 id: 0,
-                token_cached: None,
+                token_cached: self.token_cached,
+                decision_cached: self.decision_cached,
             });
         }
     }
@@ -102,126 +107,13 @@ impl Observation {
             reason: reason.code(),
             policy: policy.map(Into::into),
             id,
-            token_cached: None,
+            token_cached: self.token_cached,
+            decision_cached: self.decision_cached,
         });
     }
 
     fn is_denied(&self) -> bool {
         self.verdict.as_ref().is_some_and(|v| !v.allowed)
-    }
-}
-
-/// How it ended, for those who read more than numbers.
-#[derive(Debug)]
-pub struct Ended<'a> {
-    /// HTTP; `None` for opaque connections.
-    pub http: Option<EndedHttp<'a>>,
-    /// The other end of the connection.
-    pub peer_address: Option<SocketAddr>,
-    /// Application or service port; 0: unknown.
-    pub port: u16,
-    /// The peer's SPIFFE ID.
-    pub peer_id: Option<Arc<str>>,
-    /// Our own SPIFFE ID.
-    pub own_id: Option<Arc<str>>,
-    /// Bytes of the request, or towards the other end.
-    pub sent: u64,
-    /// Bytes of the response, or back.
-    pub received: u64,
-    /// Why it failed; `None`: it did not.
-    pub error: Option<&'static str>,
-}
-
-/// How an exchange ended: what is known before anybody asks for more.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Outcome {
-    /// Status of the response; `None`: there was none.
-    pub status: Option<StatusCode>,
-    /// gRPC status, where it was seen.
-    pub grpc_status: Option<u32>,
-    /// Bytes of the request.
-    pub sent: u64,
-    /// Bytes of the response.
-    pub received: u64,
-    /// Why it failed; `None`: it did not.
-    pub error: Option<&'static str>,
-}
-
-impl Outcome {
-    /// Of an exchange that has a response.
-    pub fn of(done: &Exchanged) -> Self {
-        Self {
-            status: Some(done.status),
-            grpc_status: done.grpc_status,
-            sent: done.sent,
-            received: done.received,
-            error: None,
-        }
-    }
-
-    /// Of a tunnel that ended by itself.
-    pub fn carried(carried: Carried) -> Self {
-        Self {
-            sent: carried.forward,
-            received: carried.backward,
-            ..Self::default()
-        }
-    }
-
-    /// Of an upgrade that became a tunnel and ended by itself.
-    pub fn switched(carried: Carried) -> Self {
-        Self {
-            status: Some(StatusCode::SWITCHING_PROTOCOLS),
-            ..Self::carried(carried)
-        }
-    }
-
-    /// Of an upgrade that was declined with a response of so many body bytes.
-    pub fn declined(status: StatusCode, received: u64) -> Self {
-        Self {
-            status: Some(status),
-            received,
-            ..Self::default()
-        }
-    }
-
-    /// The same, with its status and bytes in the counters of requests.
-    #[must_use]
-    pub fn counted(self, counters: &Counters, direction: Direction) -> Self {
-        if let Some(status) = self.status {
-            counters.request(direction, status, self.sent, self.received);
-        }
-        self
-    }
-
-    /// It ended in the middle, or did not begin.
-    pub fn failed(reason: Reason) -> Self {
-        Self {
-            error: Some(reason.code()),
-            ..Self::default()
-        }
-    }
-}
-
-/// The HTTP part of how it ended.
-#[derive(Debug)]
-pub struct EndedHttp<'a> {
-    /// The request.
-    pub head: &'a request::Parts,
-    /// Status of the response; `None`: there was none.
-    pub status: Option<StatusCode>,
-    /// gRPC status, where it was seen.
-    pub grpc_status: Option<u32>,
-}
-
-impl Ended<'_> {
-    /// True when it ended without an answer or with a server's error.
-    pub fn is_failed(&self) -> bool {
-        self.error.is_some()
-            || self
-                .http
-                .as_ref()
-                .is_some_and(|h| h.status.is_none_or(|s| s.is_server_error()))
     }
 }
 
@@ -275,6 +167,9 @@ impl Observer {
             timeline: self.timeless.unwrap_or_else(Timeline::start),
             verdict: None,
             peer: None,
+            address: None,
+            token_cached: None,
+            decision_cached: None,
             port: 0,
             resends: 0,
             token: None,
@@ -334,6 +229,22 @@ impl Observer {
         self.tell(observation, Duration::ZERO, false, ended);
     }
 
+    /// The TLS handshake of an inbound connection ended. One that is refused is told of like anything refused.
+    pub fn handshake_ended<'a>(
+        &self,
+        observation: &mut Observation,
+        ended: impl FnOnce(&Observation) -> Ended<'a>,
+    ) {
+        if self.timeless.is_some() {
+            return;
+        }
+        observation.timeline.mark(Phase::Handshake);
+        let took = observation.timeline.total();
+        let phases = &self.phases[observation.direction as usize];
+        phases[Phase::Handshake as usize].record(took.as_secs_f64());
+        self.tell(observation, took, false, ended);
+    }
+
     fn tell<'a>(
         &self,
         observation: &Observation,
@@ -351,8 +262,9 @@ impl Observer {
         }
         let ended = ended(observation);
         let entry = Entry {
+            // The last mark was just made.
             at: SystemTime::now()
-                .checked_sub(observation.timeline.started().elapsed())
+                .checked_sub(observation.timeline.total())
                 .unwrap_or(SystemTime::UNIX_EPOCH),
             direction: observation.direction,
             timeline: &observation.timeline,
@@ -360,10 +272,12 @@ impl Observer {
             verdict: observation.verdict.as_ref(),
             ended: &ended,
         };
-        if let Some(log) = &self.access_log {
+        // What comes over a connection that was let in has its own lines.
+        let is_line = !matches!(ended.line, Line::Handshake { .. }) || observation.is_denied();
+        if is_line && let Some(log) = &self.access_log {
             log.log(&entry);
         }
-        if is_tapped {
+        if is_line && is_tapped {
             self.watch.tapped(&entry);
         }
         if let Some(started) = kept {
@@ -395,17 +309,21 @@ fn span(started: Started, entry: &Entry<'_>, resends: u32) -> Span {
         },
         at: entry.at,
         timeline: *entry.timeline,
-        http: ended.http.as_ref().map(|http| Http {
-            method: http.head.method.clone(),
-            path: http.head.uri.path_and_query().cloned(),
-            authority: http.head.uri.authority().cloned(),
-            version: http.head.version,
-            user_agent: http.head.headers.get(header::USER_AGENT).cloned(),
-            status: http.status,
-            is_grpc: is_grpc(&http.head.headers),
-            grpc_status: http.grpc_status,
-            resends,
-        }),
+        subject: match &ended.line {
+            Line::Connection => Subject::Connection,
+            Line::Handshake { resumed } => Subject::Handshake { resumed: *resumed },
+            Line::Http(http) => Subject::Request(Http {
+                method: http.head.method.clone(),
+                path: http.head.uri.path_and_query().cloned(),
+                authority: http.head.uri.authority().cloned(),
+                version: http.head.version,
+                user_agent: http.head.headers.get(header::USER_AGENT).cloned(),
+                status: http.status,
+                is_grpc: is_grpc(&http.head.headers),
+                grpc_status: http.grpc_status,
+                resends,
+            }),
+        },
         peer_address: ended.peer_address,
         port: ended.port,
         peer_id: ended.peer_id.clone(),

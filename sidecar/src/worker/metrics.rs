@@ -45,6 +45,7 @@ pub struct Counters {
     connections: [Counter; 2],
     bytes: [[Counter; 2]; 2],
     handshakes: [Counter; 2],
+    decisions: [Counter; 2],
     resumptions: [Counter; 2],
     accept_errors: Counter,
     denials: RefCell<HashMap<(Direction, &'static str), Counter>>,
@@ -73,6 +74,7 @@ impl Counters {
                 ["sent", "received"]
                     .map(|flow| counter!("postern_bytes_total", "direction" => d.as_str(), "flow" => flow))
             }),
+            decisions: ["hit", "miss"].map(|result| counter!("postern_decision_cache_lookups_total", "result" => result)),
             handshakes: ["ok", "failed"].map(|result| counter!("postern_tls_handshakes_total", "result" => result)),
             resumptions: directions.map(resumptions),
             accept_errors: counter!("postern_accept_errors_total"),
@@ -106,6 +108,13 @@ impl Counters {
     /// A connection was accepted.
     pub fn connection(&self, direction: Direction) {
         self.connections[direction as usize].increment(1);
+    }
+
+    /// A decision was looked for among those that are remembered.
+    pub fn decision(&self, remembered: Option<bool>) {
+        if let Some(remembered) = remembered {
+            self.decisions[usize::from(!remembered)].increment(1);
+        }
     }
 
     /// A TLS handshake ended.
@@ -160,6 +169,10 @@ fn describe() {
     describe!(
         "postern_bytes_total",
         "Body and tunnel bytes, by direction and flow."
+    );
+    describe!(
+        "postern_decision_cache_lookups_total",
+        "Decisions looked for among those that their connection remembers, by result."
     );
     describe!(
         "postern_tls_handshakes_total",

@@ -1,19 +1,21 @@
 //! Spans as OTLP has them, with the attributes of the semantic conventions 1.45. Runs on the exporter's thread.
+//!
+//! A batch is written once, as bytes: field numbers are those of `opentelemetry/proto/trace/v1/trace.proto`, and a test
+//! reads everything back with the generated code.
 
+use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::{Method, Version};
-use mesh_proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
-use mesh_proto::opentelemetry::proto::common::v1::any_value::Value;
-use mesh_proto::opentelemetry::proto::common::v1::{AnyValue, InstrumentationScope, KeyValue};
-use mesh_proto::opentelemetry::proto::resource::v1::Resource;
 use mesh_proto::opentelemetry::proto::trace::v1 as wire;
 use wire::span::SpanKind as WireKind;
 use wire::status::StatusCode as WireStatus;
 
 use crate::id::{IdSource, SpanId};
-use crate::span::{Http, Span, SpanKind, Verdict};
+use crate::span::{Http, Span, SpanKind, Subject, Verdict};
 use crate::timeline::Phase;
+use crate::wire::{Writer, size_of_bytes};
 
 /// Version of the conventions that the attributes follow.
 const SCHEMA: &str = "https://opentelemetry.io/schemas/1.45.0";
@@ -32,8 +34,37 @@ const METHODS: &[Method] = &[
 ];
 /// Longest text of one attribute, bytes: what a client sends must not become what we store.
 const MAX_TEXT: usize = 1024;
-/// The parent is on another machine (bits 8 and 9 of the flags).
+/// The caller recorded its span (W3C flag).
+const SAMPLED: u32 = 0x01;
+/// Whether the parent is on another machine is known (bit 8) and it is (bit 9).
+const PARENT_IS_LOCAL: u32 = 0x100;
 const PARENT_IS_REMOTE: u32 = 0x300;
+/// Room that is kept between batches; what a large one took beyond it is given back.
+const KEPT: usize = 1 << 20;
+
+/// Field numbers.
+const ATTRIBUTES: u64 = 9;
+mod field {
+    pub(super) const RESOURCE_SPANS: u64 = 1;
+    pub(super) const RESOURCE: u64 = 1;
+    pub(super) const RESOURCE_ATTRIBUTES: u64 = 1;
+    pub(super) const SCOPE_SPANS: u64 = 2;
+    pub(super) const SCOPE: u64 = 1;
+    pub(super) const SPANS: u64 = 2;
+    pub(super) const SCHEMA_URL: u64 = 3;
+    pub(super) const SCOPE_NAME: u64 = 1;
+    pub(super) const SCOPE_VERSION: u64 = 2;
+    pub(super) const TRACE_ID: u64 = 1;
+    pub(super) const SPAN_ID: u64 = 2;
+    pub(super) const PARENT_SPAN_ID: u64 = 4;
+    pub(super) const NAME: u64 = 5;
+    pub(super) const KIND: u64 = 6;
+    pub(super) const START: u64 = 7;
+    pub(super) const END: u64 = 8;
+    pub(super) const STATUS: u64 = 15;
+    pub(super) const FLAGS: u64 = 16;
+    pub(super) const STATUS_CODE: u64 = 3;
+}
 /// gRPC's status codes by number.
 const GRPC_CODES: [&str; 17] = [
     "OK",
@@ -55,118 +86,153 @@ const GRPC_CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// A batch for the collector.
-pub(crate) fn request(
-    spans: &[Span],
-    resource: &[(String, String)],
-    ids: &IdSource,
-) -> ExportTraceServiceRequest {
-    let spans = spans.iter().flat_map(|span| encode(span, ids)).collect();
-    let attributes = resource
-        .iter()
-        .map(|(key, value)| text(key, value))
-        .collect();
-    ExportTraceServiceRequest {
-        resource_spans: vec![wire::ResourceSpans {
-            resource: Some(Resource { attributes }),
-            scope_spans: vec![wire::ScopeSpans {
-                scope: Some(InstrumentationScope {
-                    name: SCOPE.to_owned(),
-                    version: env!("CARGO_PKG_VERSION").to_owned(),
-                }),
-                spans,
-                schema_url: SCHEMA.to_owned(),
-            }],
-            schema_url: SCHEMA.to_owned(),
-        }],
-    }
+/// Writes batches.
+pub(crate) struct Encoder {
+    ids: IdSource,
+    resource: Vec<u8>,
+    /// The spans of the batch so far.
+    spans: Vec<u8>,
+    /// The span under way.
+    body: Vec<u8>,
+    /// A text that has to be put together.
+    text: String,
 }
 
-/// A span and a child for each of its phases.
-fn encode(span: &Span, ids: &IdSource) -> Vec<wire::Span> {
-    let start = nanos(span.at.duration_since(UNIX_EPOCH).unwrap_or_default());
-    let mut attributes = Vec::with_capacity(20);
-    if let Some(http) = &span.http {
-        http_attributes(&mut attributes, span, http);
+impl Encoder {
+    /// An encoder for one resource.
+    pub(crate) fn new(resource: &[(String, String)], ids: IdSource) -> Self {
+        let mut encoded = Vec::new();
+        let mut writer = Writer(&mut encoded);
+        for (key, value) in resource {
+            writer.text(field::RESOURCE_ATTRIBUTES, key, cut(value));
+        }
+        Self {
+            ids,
+            resource: encoded,
+            spans: Vec::new(),
+            body: Vec::new(),
+            text: String::new(),
+        }
     }
-    network_attributes(&mut attributes, span);
-    if let Some(verdict) = &span.verdict {
-        verdict_attributes(&mut attributes, verdict);
+
+    /// An `ExportTraceServiceRequest` with these spans and their phases.
+    pub(crate) fn request(&mut self, spans: &[Span]) -> Bytes {
+        self.spans.clear();
+        for span in spans {
+            self.span(span);
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        let mut scope = Vec::new();
+        let mut writer = Writer(&mut scope);
+        writer.bytes(field::SCOPE_NAME, SCOPE.as_bytes());
+        writer.bytes(field::SCOPE_VERSION, version.as_bytes());
+        let schema = size_of_bytes(SCHEMA.len());
+        let scope_spans = size_of_bytes(scope.len()) + self.spans.len() + schema;
+        let resource_spans =
+            size_of_bytes(self.resource.len()) + size_of_bytes(scope_spans) + schema;
+        let mut out = Vec::with_capacity(size_of_bytes(resource_spans));
+        let mut writer = Writer(&mut out);
+        writer.head(field::RESOURCE_SPANS, resource_spans);
+        writer.bytes(field::RESOURCE, &self.resource);
+        writer.head(field::SCOPE_SPANS, scope_spans);
+        writer.bytes(field::SCOPE, &scope);
+        writer.0.extend_from_slice(&self.spans);
+        writer.bytes(field::SCHEMA_URL, SCHEMA.as_bytes());
+        writer.bytes(field::SCHEMA_URL, SCHEMA.as_bytes());
+        self.spans.clear();
+        self.spans.shrink_to(KEPT);
+        out.into()
     }
-    attributes.push(number("postern.bytes.sent", span.sent));
-    attributes.push(number("postern.bytes.received", span.received));
-    let error = error_type(span);
-    let status = error.as_ref().map(|_| wire::Status {
-        message: String::new(),
-        code: WireStatus::Error.into(),
-    });
-    if let Some(error) = &error {
-        attributes.push(text("error.type", error));
-    }
-    let whole = wire::Span {
-        trace_id: span.started.trace.to_bytes().to_vec(),
-        span_id: span.started.span.to_bytes().to_vec(),
-        trace_state: String::new(),
-        parent_span_id: span
-            .started
-            .parent
-            .map(|p| p.to_bytes().to_vec())
-            .unwrap_or_default(),
-        flags: 1 | span.started.parent.map_or(0x100, |_| PARENT_IS_REMOTE),
-        name: name(span),
-        kind: match span.kind {
+
+    /// A span and a child for each of its phases.
+    fn span(&mut self, span: &Span) {
+        let start = nanos(span.at.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let end = start + nanos(span.timeline.total());
+        let Self { body, text, .. } = self;
+        body.clear();
+        let mut writer = Writer(body);
+        let parent = span.started.parent;
+        head(&mut writer, span, span.started.span, parent, name(span));
+        let kind = match span.kind {
             SpanKind::Server => WireKind::Server,
             SpanKind::Client => WireKind::Client,
+        };
+        times(&mut writer, kind, start, end);
+        attributes(&mut writer, text, span);
+        if let Some(error) = error_type(span, text) {
+            writer.text(ATTRIBUTES, "error.type", error);
+            let status = [(field::STATUS_CODE << 3) as u8, WireStatus::Error as u8];
+            writer.bytes(field::STATUS, &status);
         }
-        .into(),
-        start_time_unix_nano: start,
-        end_time_unix_nano: start + nanos(span.timeline.total()),
-        attributes,
-        status,
-    };
-    let children = span
-        .timeline
-        .phases()
-        .map(|(phase, offset, took)| child(span, ids.span(), phase, start + nanos(offset), took));
-    let mut all = Vec::with_capacity(1 + Phase::ALL.len());
-    all.extend(children);
-    all.insert(0, whole);
-    all
+        let remote = parent.map_or(PARENT_IS_LOCAL, |_| PARENT_IS_REMOTE);
+        writer.fixed32(field::FLAGS, SAMPLED | remote);
+        Writer(&mut self.spans).bytes(field::SPANS, &self.body);
+        if matches!(span.subject, Subject::Handshake { .. }) {
+            // It is its only phase.
+            return;
+        }
+        for (phase, offset, took) in span.timeline.phases() {
+            let start = start + nanos(offset);
+            self.child(span, phase, start, start + nanos(took));
+        }
+    }
+
+    fn child(&mut self, span: &Span, phase: Phase, start: u64, end: u64) {
+        self.body.clear();
+        let mut writer = Writer(&mut self.body);
+        let id = self.ids.span();
+        head(
+            &mut writer,
+            span,
+            id,
+            Some(span.started.span),
+            phase.span_name(),
+        );
+        times(&mut writer, WireKind::Internal, start, end);
+        writer.text(ATTRIBUTES, "postern.phase", phase.as_str());
+        if let Some(verdict) = &span.verdict {
+            match phase {
+                Phase::Token => {
+                    if let Some(cached) = verdict.token_cached {
+                        writer.boolean(ATTRIBUTES, "postern.token.cached", cached);
+                    }
+                }
+                Phase::Policy => {
+                    writer.text(ATTRIBUTES, "postern.decision.reason", verdict.reason);
+                    if let Some(cached) = verdict.decision_cached {
+                        writer.boolean(ATTRIBUTES, "postern.decision.cached", cached);
+                    }
+                }
+                _ => {}
+            }
+        }
+        writer.fixed32(field::FLAGS, SAMPLED | PARENT_IS_LOCAL);
+        Writer(&mut self.spans).bytes(field::SPANS, &self.body);
+    }
 }
 
-fn child(span: &Span, id: SpanId, phase: Phase, start: u64, took: Duration) -> wire::Span {
-    let mut attributes = vec![text("postern.phase", phase.as_str())];
-    if phase == Phase::Token
-        && let Some(cached) = span.verdict.as_ref().and_then(|v| v.token_cached)
-    {
-        attributes.push(boolean("postern.token.cached", cached));
+fn head(writer: &mut Writer<'_>, span: &Span, id: SpanId, parent: Option<SpanId>, name: &str) {
+    writer.bytes(field::TRACE_ID, &span.started.trace.to_bytes());
+    writer.bytes(field::SPAN_ID, &id.to_bytes());
+    if let Some(parent) = parent {
+        writer.bytes(field::PARENT_SPAN_ID, &parent.to_bytes());
     }
-    if phase == Phase::Policy
-        && let Some(verdict) = &span.verdict
-    {
-        attributes.push(text("postern.decision.reason", verdict.reason));
-    }
-    wire::Span {
-        trace_id: span.started.trace.to_bytes().to_vec(),
-        span_id: id.to_bytes().to_vec(),
-        trace_state: String::new(),
-        parent_span_id: span.started.span.to_bytes().to_vec(),
-        flags: 0x101,
-        name: format!("postern.{}", phase.as_str()),
-        kind: WireKind::Internal.into(),
-        start_time_unix_nano: start,
-        end_time_unix_nano: start + nanos(took),
-        attributes,
-        status: None,
-    }
+    writer.bytes(field::NAME, name.as_bytes());
 }
 
-/// `GET`, the gRPC method, or `tcp`: never a path, which has no bound.
-fn name(span: &Span) -> String {
-    match &span.http {
-        None => "tcp".to_owned(),
-        Some(http) if http.is_grpc => grpc_method(http).unwrap_or_else(|| "grpc".to_owned()),
-        Some(http) => known_method(&http.method).unwrap_or("HTTP").to_owned(),
+fn times(writer: &mut Writer<'_>, kind: WireKind, start: u64, end: u64) {
+    writer.number(field::KIND, kind as u64);
+    writer.fixed64(field::START, start);
+    writer.fixed64(field::END, end);
+}
+
+/// `GET`, the gRPC method, `tcp` or `tls.handshake`: never a path, which has no bound.
+fn name(span: &Span) -> &str {
+    match &span.subject {
+        Subject::Connection => "tcp",
+        Subject::Handshake { .. } => "tls.handshake",
+        Subject::Request(http) if http.is_grpc => grpc_method(http).unwrap_or("grpc"),
+        Subject::Request(http) => known_method(&http.method).unwrap_or("HTTP"),
     }
 }
 
@@ -177,116 +243,149 @@ fn known_method(method: &Method) -> Option<&'static str> {
         .map(Method::as_str)
 }
 
-fn grpc_method(http: &Http) -> Option<String> {
+fn grpc_method(http: &Http) -> Option<&str> {
     let path = http.path.as_ref()?.path().strip_prefix('/')?;
     path.contains('/').then(|| cut(path))
 }
 
-fn http_attributes(attributes: &mut Vec<KeyValue>, span: &Span, http: &Http) {
+fn attributes(writer: &mut Writer<'_>, text: &mut String, span: &Span) {
+    match &span.subject {
+        Subject::Request(http) => http_attributes(writer, text, span, http),
+        Subject::Connection => writer.text(ATTRIBUTES, "network.transport", "tcp"),
+        Subject::Handshake { resumed } => {
+            writer.text(ATTRIBUTES, "network.transport", "tcp");
+            writer.text(ATTRIBUTES, "tls.protocol.name", "tls");
+            writer.text(ATTRIBUTES, "tls.protocol.version", "1.3");
+            writer.boolean(ATTRIBUTES, "tls.established", span.error.is_none());
+            if let Some(resumed) = resumed {
+                writer.boolean(ATTRIBUTES, "tls.resumed", *resumed);
+            }
+        }
+    }
+    network_attributes(writer, text, span);
+    if let Some(verdict) = &span.verdict {
+        verdict_attributes(writer, text, verdict);
+    }
+    writer.integer(ATTRIBUTES, "postern.bytes.sent", span.sent);
+    writer.integer(ATTRIBUTES, "postern.bytes.received", span.received);
+}
+
+fn http_attributes(writer: &mut Writer<'_>, text: &mut String, span: &Span, http: &Http) {
     match known_method(&http.method) {
-        Some(method) => attributes.push(text("http.request.method", method)),
+        Some(method) => writer.text(ATTRIBUTES, "http.request.method", method),
         None => {
-            attributes.push(text("http.request.method", "_OTHER"));
-            attributes.push(text("http.request.method_original", http.method.as_str()));
+            writer.text(ATTRIBUTES, "http.request.method", "_OTHER");
+            let original = cut(http.method.as_str());
+            writer.text(ATTRIBUTES, "http.request.method_original", original);
         }
     }
     let path = http.path.as_ref().map_or("/", |p| p.path());
     match span.kind {
         SpanKind::Server => {
-            attributes.push(text("url.path", path));
-            attributes.push(text("url.scheme", "http"));
+            writer.text(ATTRIBUTES, "url.path", cut(path));
+            writer.text(ATTRIBUTES, "url.scheme", "http");
         }
         SpanKind::Client => {
             let host = http.authority.as_ref().map_or("", |a| a.as_str());
-            attributes.push(text("url.full", &format!("http://{host}{path}")));
+            writer.text(
+                ATTRIBUTES,
+                "url.full",
+                put(text, format_args!("http://{host}{path}")),
+            );
             if http.resends > 0 {
-                attributes.push(number("http.request.resend_count", http.resends.into()));
+                let count = http.resends.into();
+                writer.integer(ATTRIBUTES, "http.request.resend_count", count);
             }
         }
     }
     if let Some(status) = http.status {
-        attributes.push(number("http.response.status_code", status.as_u16().into()));
+        writer.integer(
+            ATTRIBUTES,
+            "http.response.status_code",
+            status.as_u16().into(),
+        );
     }
     if let Some(authority) = &http.authority {
-        attributes.push(text("server.address", authority.host()));
+        writer.text(ATTRIBUTES, "server.address", cut(authority.host()));
     }
-    attributes.push(text("network.protocol.name", "http"));
+    writer.text(ATTRIBUTES, "network.protocol.name", "http");
     let version = match http.version {
         Version::HTTP_10 => "1.0",
         Version::HTTP_11 => "1.1",
         _ => "2",
     };
-    attributes.push(text("network.protocol.version", version));
+    writer.text(ATTRIBUTES, "network.protocol.version", version);
     if let Some(agent) = http.user_agent.as_ref().and_then(|a| a.to_str().ok()) {
-        attributes.push(text("user_agent.original", agent));
+        writer.text(ATTRIBUTES, "user_agent.original", cut(agent));
     }
     if http.is_grpc {
-        attributes.push(text("rpc.system.name", "grpc"));
+        writer.text(ATTRIBUTES, "rpc.system.name", "grpc");
         if let Some(method) = grpc_method(http) {
-            attributes.push(text("rpc.method", &method));
+            writer.text(ATTRIBUTES, "rpc.method", method);
         }
         if let Some(code) = http.grpc_status {
-            attributes.push(text("rpc.status_code", grpc_code(code)));
+            writer.text(ATTRIBUTES, "rpc.status_code", grpc_code(code));
         }
     }
 }
 
-fn network_attributes(attributes: &mut Vec<KeyValue>, span: &Span) {
+fn network_attributes(writer: &mut Writer<'_>, text: &mut String, span: &Span) {
     if span.port != 0 {
-        attributes.push(number("server.port", span.port.into()));
+        writer.integer(ATTRIBUTES, "server.port", span.port.into());
     }
     if let Some(peer) = span.peer_address {
-        let address = peer.ip().to_string();
+        let address = put(text, format_args!("{}", peer.ip()));
         if span.kind == SpanKind::Server {
-            attributes.push(text("client.address", &address));
+            writer.text(ATTRIBUTES, "client.address", address);
         }
-        attributes.push(text("network.peer.address", &address));
-        attributes.push(number("network.peer.port", peer.port().into()));
-    }
-    if span.http.is_none() {
-        attributes.push(text("network.transport", "tcp"));
+        writer.text(ATTRIBUTES, "network.peer.address", address);
+        writer.integer(ATTRIBUTES, "network.peer.port", peer.port().into());
     }
     if let Some(id) = &span.peer_id {
-        attributes.push(text("postern.peer.id", id));
+        writer.text(ATTRIBUTES, "postern.peer.id", cut(id));
     }
     if let Some(id) = &span.own_id {
-        attributes.push(text("postern.workload.id", id));
+        writer.text(ATTRIBUTES, "postern.workload.id", cut(id));
     }
 }
 
-fn verdict_attributes(attributes: &mut Vec<KeyValue>, verdict: &Verdict) {
+fn verdict_attributes(writer: &mut Writer<'_>, text: &mut String, verdict: &Verdict) {
     let word = if verdict.allowed { "allow" } else { "deny" };
-    attributes.push(text("postern.decision", word));
-    attributes.push(text("postern.decision.reason", verdict.reason));
+    writer.text(ATTRIBUTES, "postern.decision", word);
+    writer.text(ATTRIBUTES, "postern.decision.reason", verdict.reason);
     if let Some(policy) = &verdict.policy {
-        attributes.push(text("postern.policy", policy));
+        writer.text(ATTRIBUTES, "postern.policy", cut(policy));
     }
     if verdict.id != 0 {
-        attributes.push(text("postern.decision.id", &format!("{:016x}", verdict.id)));
+        let id = put(text, format_args!("{:016x}", verdict.id));
+        writer.text(ATTRIBUTES, "postern.decision.id", id);
     }
     if let Some(cached) = verdict.token_cached {
-        attributes.push(boolean("postern.token.cached", cached));
+        writer.boolean(ATTRIBUTES, "postern.token.cached", cached);
+    }
+    if let Some(cached) = verdict.decision_cached {
+        writer.boolean(ATTRIBUTES, "postern.decision.cached", cached);
     }
 }
 
 /// What makes the span an error, by the conventions: for a server 5xx, for a client 4xx too; a failure without status.
-fn error_type(span: &Span) -> Option<String> {
-    if let Some(http) = &span.http {
+fn error_type<'a>(span: &Span, text: &'a mut String) -> Option<&'a str> {
+    if let Subject::Request(http) = &span.subject {
         if let Some(code) = http.grpc_status {
             let is_error = match span.kind {
                 SpanKind::Client => code != 0,
                 // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
                 SpanKind::Server => matches!(code, 2 | 4 | 12 | 13 | 14 | 15),
             };
-            return is_error.then(|| grpc_code(code).to_owned());
+            return is_error.then(|| grpc_code(code));
         }
         if let Some(status) = http.status {
             let is_error = status.is_server_error()
                 || (span.kind == SpanKind::Client && status.is_client_error());
-            return is_error.then(|| status.as_str().to_owned());
+            return is_error.then(|| put(text, format_args!("{}", status.as_u16())));
         }
     }
-    span.error.map(str::to_owned)
+    span.error
 }
 
 fn grpc_code(code: u32) -> &'static str {
@@ -300,199 +399,21 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn cut(value: &str) -> String {
+fn cut(value: &str) -> &str {
     let mut end = value.len().min(MAX_TEXT);
     while !value.is_char_boundary(end) {
         end -= 1;
     }
-    value[..end].to_owned()
+    &value[..end]
 }
 
-fn attribute(key: &str, value: Value) -> KeyValue {
-    KeyValue {
-        key: key.to_owned(),
-        value: Some(AnyValue { value: Some(value) }),
-    }
-}
-
-fn text(key: &str, value: &str) -> KeyValue {
-    attribute(key, Value::StringValue(cut(value)))
-}
-
-fn number(key: &str, value: u64) -> KeyValue {
-    attribute(
-        key,
-        Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)),
-    )
-}
-
-fn boolean(key: &str, value: bool) -> KeyValue {
-    attribute(key, Value::BoolValue(value))
+/// A text put together, cut to its bound.
+fn put<'a>(text: &'a mut String, of: std::fmt::Arguments<'_>) -> &'a str {
+    text.clear();
+    // Writing to a string does not fail.
+    let _ = text.write_fmt(of);
+    cut(text)
 }
 
 #[cfg(test)]
-mod tests {
-    use http::StatusCode;
-
-    use super::*;
-    use crate::timeline::Timeline;
-    use crate::tracer::Started;
-
-    fn span(kind: SpanKind, status: u16) -> Span {
-        let ids = IdSource::new(9);
-        let mut timeline = Timeline::start();
-        let at = |micros| timeline.started() + Duration::from_micros(micros);
-        let moments = [
-            (Phase::Admit, at(2)),
-            (Phase::Policy, at(3)),
-            (Phase::Upstream, at(40)),
-        ];
-        for (phase, moment) in moments {
-            timeline.mark_at(phase, moment);
-        }
-        Span {
-            started: Started {
-                trace: ids.trace(),
-                span: ids.span(),
-                parent: Some(ids.span()),
-                sampled: true,
-            },
-            kind,
-            at: UNIX_EPOCH + Duration::from_secs(1_000),
-            timeline,
-            http: Some(Http {
-                method: Method::GET,
-                path: Some("/orders/1?token=s3cret".parse().unwrap()),
-                authority: Some("orders:80".parse().unwrap()),
-                version: Version::HTTP_11,
-                user_agent: None,
-                status: StatusCode::from_u16(status).ok(),
-                is_grpc: false,
-                grpc_status: None,
-                resends: 0,
-            }),
-            peer_address: Some(([10, 0, 0, 1], 4000).into()),
-            port: 8080,
-            peer_id: Some("spiffe://td/ns/a/sa/web".into()),
-            own_id: Some("spiffe://td/ns/a/sa/orders".into()),
-            verdict: Some(Verdict {
-                allowed: true,
-                reason: "allowed_by_policy",
-                policy: Some("shop/p".into()),
-                id: 7,
-                token_cached: Some(true),
-            }),
-            sent: 0,
-            received: 5,
-            error: None,
-        }
-    }
-
-    fn value(span: &wire::Span, key: &str) -> Option<Value> {
-        let found = span.attributes.iter().find(|a| a.key == key)?;
-        found.value.clone()?.value
-    }
-
-    fn string(text: &str) -> Option<Value> {
-        Some(Value::StringValue(text.to_owned()))
-    }
-
-    #[test]
-    fn a_server_span_says_what_the_conventions_ask_for_and_no_query() {
-        let spans = encode(&span(SpanKind::Server, 200), &IdSource::new(1));
-        let server = &spans[0];
-        assert_eq!(server.name, "GET");
-        assert_eq!(server.kind, i32::from(WireKind::Server));
-        for (key, expected) in [
-            ("http.request.method", string("GET")),
-            ("url.path", string("/orders/1")),
-            ("url.scheme", string("http")),
-            ("http.response.status_code", Some(Value::IntValue(200))),
-            ("server.address", string("orders")),
-            ("server.port", Some(Value::IntValue(8080))),
-            ("client.address", string("10.0.0.1")),
-            ("network.protocol.version", string("1.1")),
-            ("postern.peer.id", string("spiffe://td/ns/a/sa/web")),
-            ("postern.decision", string("allow")),
-            ("postern.policy", string("shop/p")),
-        ] {
-            assert_eq!(value(server, key), expected, "{key}");
-        }
-        assert!(!format!("{spans:?}").contains("s3cret"));
-        let client = &encode(&span(SpanKind::Client, 200), &IdSource::new(1))[0];
-        assert_eq!(
-            value(client, "url.full"),
-            string("http://orders:80/orders/1")
-        );
-    }
-
-    #[test]
-    fn children_account_for_the_whole_span() {
-        let spans = encode(&span(SpanKind::Server, 200), &IdSource::new(1));
-        let (whole, children) = spans.split_first().unwrap();
-        let names: Vec<_> = children.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(
-            names,
-            ["postern.admit", "postern.policy", "postern.upstream"]
-        );
-        let sum: u64 = children
-            .iter()
-            .map(|c| c.end_time_unix_nano - c.start_time_unix_nano)
-            .sum();
-        assert_eq!(sum, whole.end_time_unix_nano - whole.start_time_unix_nano);
-        for child in children {
-            assert_eq!(child.parent_span_id, whole.span_id);
-            assert_eq!(child.trace_id, whole.trace_id);
-        }
-    }
-
-    #[test]
-    fn errors_are_what_the_conventions_call_errors() {
-        for (kind, status, is_error) in [
-            (SpanKind::Server, 200, false),
-            (SpanKind::Server, 404, false),
-            (SpanKind::Server, 503, true),
-            (SpanKind::Client, 404, true),
-            (SpanKind::Client, 503, true),
-            (SpanKind::Client, 302, false),
-        ] {
-            let spans = encode(&span(kind, status), &IdSource::new(1));
-            assert_eq!(spans[0].status.is_some(), is_error, "{kind:?} {status}");
-            assert_eq!(
-                value(&spans[0], "error.type"),
-                is_error.then(|| Value::StringValue(status.to_string()))
-            );
-        }
-    }
-
-    #[test]
-    fn grpc_is_told_by_method_and_code() {
-        let mut grpc = span(SpanKind::Server, 200);
-        let http = grpc.http.as_mut().unwrap();
-        http.is_grpc = true;
-        http.grpc_status = Some(7);
-        http.path = Some("/shop.Orders/Get".parse().unwrap());
-        let spans = encode(&grpc, &IdSource::new(1));
-        assert_eq!(spans[0].name, "shop.Orders/Get");
-        assert_eq!(
-            value(&spans[0], "rpc.status_code"),
-            string("PERMISSION_DENIED")
-        );
-        assert!(spans[0].status.is_none(), "a denial is the caller's error");
-    }
-
-    #[test]
-    fn unknown_methods_do_not_become_names_and_long_texts_are_cut() {
-        let mut odd = span(SpanKind::Server, 200);
-        let http = odd.http.as_mut().unwrap();
-        http.method = Method::from_bytes(b"BREW").unwrap();
-        http.path = Some(format!("/{}", "x".repeat(5_000)).parse().unwrap());
-        let spans = encode(&odd, &IdSource::new(1));
-        assert_eq!(spans[0].name, "HTTP");
-        assert_eq!(value(&spans[0], "http.request.method"), string("_OTHER"));
-        let Some(Value::StringValue(path)) = value(&spans[0], "url.path") else {
-            panic!()
-        };
-        assert_eq!(path.len(), MAX_TEXT);
-    }
-}
+mod tests;

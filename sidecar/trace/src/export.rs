@@ -8,14 +8,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, BufMut as _, Bytes};
+use http::uri::PathAndQuery;
 use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
-use mesh_proto::opentelemetry::proto::collector::trace::v1::trace_service_client::TraceServiceClient;
-use mesh_proto::opentelemetry::proto::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
+use mesh_proto::opentelemetry::proto::collector::trace::v1::ExportTraceServiceResponse;
 use metrics::{counter, describe_counter};
 use prost::Message as _;
 use rustls_pki_types::pem::PemObject as _;
@@ -23,10 +21,12 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tonic::Code;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder as Encode};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
-use crate::encode;
+use crate::encode::Encoder;
 use crate::id::IdSource;
 use crate::settings::{Protocol, Settings};
 use crate::span::Span;
@@ -36,6 +36,8 @@ use crate::tracer::Queue;
 const LOOK: Duration = Duration::from_millis(200);
 /// First pause before a batch is tried again; doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// OTLP/gRPC's method.
+const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// Most that a collector's answer may say.
 const MAX_ANSWER: usize = 64 << 10;
 
@@ -91,8 +93,8 @@ pub struct Exporter {
 struct Sender {
     settings: Settings,
     dialer: Dialer,
-    grpc: Option<TraceServiceClient<Channel>>,
-    ids: IdSource,
+    grpc: Option<Grpc<Channel>>,
+    encoder: Encoder,
 }
 
 impl Exporter {
@@ -114,9 +116,9 @@ impl Exporter {
             batch: Vec::with_capacity(settings.batch),
             sender: Sender {
                 dialer: Dialer { tls, mark },
+                encoder: Encoder::new(&settings.resource, IdSource::new(seed)),
                 settings,
                 grpc: None,
-                ids: IdSource::new(seed),
             },
             queues,
         })
@@ -130,11 +132,15 @@ impl Exporter {
             "Spans that did not reach the collector, by reason."
         );
         let (size, delay) = (self.sender.settings.batch, self.sender.settings.delay);
+        let wake = Arc::clone(&self.sender.settings.wake);
         let mut oldest: Option<tokio::time::Instant> = None;
         let mut look = tokio::time::interval(LOOK.min(delay));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            look.tick().await;
+            tokio::select! {
+                _ = look.tick() => {}
+                () = wake.notified() => {}
+            }
             loop {
                 self.take();
                 if self.batch.is_empty() {
@@ -178,7 +184,7 @@ impl Exporter {
 
 impl Sender {
     async fn export(&mut self, batch: &[Span]) {
-        let request = encode::request(batch, &self.settings.resource, &self.ids);
+        let request = self.encoder.request(batch);
         let timeout = self.settings.timeout;
         let mut refused = Refused::passing("no answer in time");
         let attempts = async {
@@ -213,7 +219,7 @@ impl Sender {
     }
 
     /// Sends one batch; returns how many spans the collector did not want.
-    async fn send(&mut self, request: &ExportTraceServiceRequest) -> Result<u64, Refused> {
+    async fn send(&mut self, request: &Bytes) -> Result<u64, Refused> {
         let response = match self.settings.protocol {
             Protocol::Grpc => self.send_grpc(request).await?,
             Protocol::Http => self.send_http(request).await?,
@@ -222,15 +228,12 @@ impl Sender {
         Ok(u64::try_from(rejected).unwrap_or(0))
     }
 
-    async fn send_grpc(
-        &mut self,
-        request: &ExportTraceServiceRequest,
-    ) -> Result<ExportTraceServiceResponse, Refused> {
+    async fn send_grpc(&mut self, request: &Bytes) -> Result<ExportTraceServiceResponse, Refused> {
         let client = match &mut self.grpc {
             Some(client) => client,
             None => {
                 let channel = self.dialer.channel(&self.settings.endpoint);
-                let client = TraceServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+                let client = Grpc::new(channel).max_decoding_message_size(MAX_ANSWER);
                 self.grpc.insert(client)
             }
         };
@@ -243,7 +246,11 @@ impl Sender {
                 message.metadata_mut().insert(name, value);
             }
         }
-        match client.export(message).await {
+        if let Err(error) = client.ready().await {
+            return Err(Refused::passing(error));
+        }
+        let path = PathAndQuery::from_static(EXPORT);
+        match client.unary(message, path, Encoded).await {
             Ok(response) => Ok(response.into_inner()),
             // OTLP specification, "Failures".
             Err(status)
@@ -264,10 +271,7 @@ impl Sender {
         }
     }
 
-    async fn send_http(
-        &self,
-        request: &ExportTraceServiceRequest,
-    ) -> Result<ExportTraceServiceResponse, Refused> {
+    async fn send_http(&self, request: &Bytes) -> Result<ExportTraceServiceResponse, Refused> {
         let endpoint = &self.settings.endpoint;
         let stream = self.dialer.open(endpoint).await.map_err(Refused::passing)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -282,7 +286,7 @@ impl Sender {
             message = message.header(name, value);
         }
         let message = message
-            .body(Full::new(Bytes::from(request.encode_to_vec())))
+            .body(Full::new(request.clone()))
             .map_err(Refused::for_good)?;
         let exchange = async {
             let response = sender
@@ -309,6 +313,49 @@ impl Sender {
                 Err(error) => Err(Refused::passing(error)),
             },
         }
+    }
+}
+
+/// A request that is bytes already, and its answer.
+#[derive(Debug, Clone, Copy)]
+struct Encoded;
+
+impl Codec for Encoded {
+    type Encode = Bytes;
+    type Decode = ExportTraceServiceResponse;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encode for Encoded {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.reserve(item.len());
+        out.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Encoded {
+    type Item = ExportTraceServiceResponse;
+    type Error = Status;
+
+    fn decode(&mut self, input: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        let message = input.copy_to_bytes(input.remaining());
+        let decoded = ExportTraceServiceResponse::decode(message);
+        decoded
+            .map(Some)
+            .map_err(|e| Status::internal(e.to_string()))
     }
 }
 

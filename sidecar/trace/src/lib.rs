@@ -14,11 +14,12 @@ pub mod tracer;
 
 mod encode;
 pub mod export;
+mod wire;
 
 pub use context::{Incoming, Parent, Propagation};
 pub use id::{IdSource, SpanId, TraceId};
 pub use sampler::Sampler;
 pub use settings::{Settings, SettingsError};
-pub use span::{Http, Span, SpanKind, Verdict};
+pub use span::{Http, Span, SpanKind, Subject, Verdict};
 pub use timeline::{Phase, Timeline};
 pub use tracer::{Started, Tracer};

@@ -5,9 +5,11 @@
 //! sends nothing anywhere.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
+use tokio::sync::Notify;
 
 use crate::context::Propagation;
 use crate::sampler::{Root, Sampler};
@@ -49,6 +51,8 @@ pub struct Settings {
     pub delay: Duration,
     /// Resource attributes, `service.name` among them.
     pub resource: Vec<(String, String)>,
+    /// Wakes the exporter.
+    pub wake: Arc<Notify>,
 }
 
 /// Headers whose values are not printed.
@@ -133,12 +137,14 @@ impl Settings {
             batch: env.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)?,
             delay: env.millis("OTEL_BSP_SCHEDULE_DELAY", 5_000)?,
             resource: env.resource(service)?,
+            wake: Arc::default(),
         }))
     }
 
     /// A worker's tracer, and the exporter's end of its queue. `seed` makes its identifiers.
     pub fn tracer(&self, seed: u64) -> (Tracer, Queue) {
-        Tracer::new(self.sampler, self.propagation, self.queue, seed)
+        let wake = Arc::clone(&self.wake);
+        Tracer::new(self.sampler, self.propagation, self.queue, wake, seed)
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Verdict {
     pub id: u64,
     /// Whether the token's verification was remembered; `None` without a token.
     pub token_cached: Option<bool>,
+    /// Whether the decision was remembered; `None` where nothing is remembered.
+    pub decision_cached: Option<bool>,
 }
 
 /// The HTTP part of a span.
@@ -60,7 +62,21 @@ pub struct Http {
     pub resends: u32,
 }
 
-/// One request or connection.
+/// What a span is of.
+#[derive(Debug, Clone)]
+pub enum Subject {
+    /// An HTTP request.
+    Request(Http),
+    /// A connection of opaque bytes.
+    Connection,
+    /// The TLS handshake of an inbound connection.
+    Handshake {
+        /// Whether an earlier session was resumed; `None`: it did not get that far.
+        resumed: Option<bool>,
+    },
+}
+
+/// One request, connection or handshake.
 #[derive(Debug, Clone)]
 pub struct Span {
     /// Where it belongs.
@@ -71,8 +87,8 @@ pub struct Span {
     pub at: SystemTime,
     /// What it spent its time on.
     pub timeline: Timeline,
-    /// HTTP; `None` for opaque connections.
-    pub http: Option<Http>,
+    /// What it is of.
+    pub subject: Subject,
     /// The other end of the connection.
     pub peer_address: Option<SocketAddr>,
     /// Port of the application or service; 0: unknown.

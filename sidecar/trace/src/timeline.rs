@@ -40,7 +40,7 @@ impl Phase {
         Self::Response,
     ];
 
-    /// The label value and the name of the child span.
+    /// The label value.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Admit => "admit",
@@ -51,6 +51,20 @@ impl Phase {
             Self::Handshake => "handshake",
             Self::Upstream => "upstream",
             Self::Response => "response",
+        }
+    }
+
+    /// The name of the child span.
+    pub const fn span_name(self) -> &'static str {
+        match self {
+            Self::Admit => "postern.admit",
+            Self::Token => "postern.token",
+            Self::Introspect => "postern.introspect",
+            Self::Policy => "postern.policy",
+            Self::Connect => "postern.connect",
+            Self::Handshake => "postern.handshake",
+            Self::Upstream => "postern.upstream",
+            Self::Response => "postern.response",
         }
     }
 

@@ -1,14 +1,16 @@
 //! One worker's side of tracing: begins spans, writes their context on, and hands what is kept to the exporter.
 //!
 //! Handing over is one try on a bounded queue: a full one drops the span and counts it. The exporter looks at the queue by
-//! the clock, so that no request wakes another thread.
+//! the clock and is woken once for many spans, not by a request.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use http::HeaderMap;
 use metrics::{Counter, counter};
+use tokio::sync::Notify;
 
 use crate::context::{Incoming, Propagation, RANDOM, SAMPLED};
 use crate::id::{IdSource, SpanId, TraceId};
@@ -40,6 +42,10 @@ struct On {
     sampler: Sampler,
     propagation: Propagation,
     queue: SyncSender<Box<Span>>,
+    /// Spans handed over since the exporter was woken, and how many it is woken for.
+    unseen: Cell<usize>,
+    wake_at: usize,
+    exporter: Arc<Notify>,
     dropped: Counter,
 }
 
@@ -55,11 +61,12 @@ impl Tracer {
         }
     }
 
-    /// A tracer with a queue of `capacity` spans.
+    /// A tracer with a queue of `capacity` spans, which wakes `exporter` well before that is full.
     pub fn new(
         sampler: Sampler,
         propagation: Propagation,
         capacity: usize,
+        exporter: Arc<Notify>,
         seed: u64,
     ) -> (Self, Queue) {
         let (sender, receiver) = sync_channel(capacity.max(1));
@@ -67,6 +74,9 @@ impl Tracer {
             sampler,
             propagation,
             queue: sender,
+            unseen: Cell::new(0),
+            wake_at: (capacity / 4).max(1),
+            exporter,
             dropped: counter!("postern_spans_dropped_total", "reason" => "queue_full"),
         };
         let tracer = Self {
@@ -121,10 +131,18 @@ impl Tracer {
 
     /// Hands a span to the exporter, or drops it when that is behind.
     pub fn hand_over(&self, span: Span) {
-        if let Some(on) = &self.on
-            && on.queue.try_send(Box::new(span)).is_err()
-        {
+        let Some(on) = &self.on else {
+            return;
+        };
+        if on.queue.try_send(Box::new(span)).is_err() {
             on.dropped.increment(1);
+        }
+        let unseen = on.unseen.get() + 1;
+        if unseen < on.wake_at {
+            on.unseen.set(unseen);
+        } else {
+            on.unseen.set(0);
+            on.exporter.notify_one();
         }
     }
 }
@@ -138,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::sampler::Root;
-    use crate::{Http, SpanKind, Timeline};
+    use crate::{SpanKind, Subject, Timeline};
 
     fn span(started: Started) -> Span {
         Span {
@@ -146,7 +164,7 @@ mod tests {
             kind: SpanKind::Server,
             at: std::time::SystemTime::UNIX_EPOCH,
             timeline: Timeline::start(),
-            http: None::<Http>,
+            subject: Subject::Connection,
             peer_address: None,
             port: 0,
             peer_id: None,
@@ -163,7 +181,8 @@ mod tests {
             root,
             ..Sampler::default()
         };
-        Tracer::new(sampler, Propagation::default(), capacity, 5)
+        let exporter = Arc::new(Notify::new());
+        Tracer::new(sampler, Propagation::default(), capacity, exporter, 5)
     }
 
     #[test]
@@ -212,6 +231,27 @@ mod tests {
         assert_eq!(queue.try_iter().count(), 2);
         drop(queue);
         tracer.hand_over(span(started));
+    }
+
+    #[tokio::test]
+    async fn the_exporter_is_woken_once_for_many_spans() {
+        let exporter = Arc::new(Notify::new());
+        let (tracer, _queue) = Tracer::new(
+            Sampler::default(),
+            Propagation::default(),
+            8,
+            Arc::clone(&exporter),
+            5,
+        );
+        let started = tracer.start_connection().unwrap();
+        let mut woken = Vec::new();
+        for _ in 0..6 {
+            tracer.hand_over(span(started));
+            let notified = exporter.notified();
+            let mut notified = std::pin::pin!(notified);
+            woken.push(notified.as_mut().enable());
+        }
+        assert_eq!(woken, [false, true, false, true, false, true]);
     }
 
     #[test]

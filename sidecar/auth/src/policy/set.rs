@@ -138,13 +138,22 @@ impl PolicySet {
 
     /// What [`Self::decide_with`] says, found again where the same was asked on the connection before.
     pub fn decide_remembering(&self, standing: &Standing, request: &Request<'_>) -> Decision<'_> {
+        self.recall(standing, request).0
+    }
+
+    /// The same, and whether it was found again; `None` where nothing is remembered.
+    pub fn recall(
+        &self,
+        standing: &Standing,
+        request: &Request<'_>,
+    ) -> (Decision<'_>, Option<bool>) {
         let memo = standing.memo.as_ref();
         let Some((memo, key)) = memo.and_then(|memo| Some((memo, Key::of(request, &self.seed)?)))
         else {
-            return self.decide_with(standing, request);
+            return (self.decide_with(standing, request), None);
         };
         if let Some(ruling) = memo.get(&key) {
-            return self.recalled(ruling);
+            return (self.recalled(ruling), Some(true));
         }
         let (decision, ruling) = self.rule_on(
             &self.facts(&request.connection, Some(request)),
@@ -154,7 +163,7 @@ impl PolicySet {
         if let Some(ruling) = ruling {
             memo.missed(&key, ruling);
         }
-        decision
+        (decision, Some(false))
     }
 
     fn recalled(&self, ruling: Ruling) -> Decision<'_> {

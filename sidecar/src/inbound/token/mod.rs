@@ -11,7 +11,7 @@ mod stale;
 
 pub use recent::Recent;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,6 +57,8 @@ pub struct Tokens {
     key_misses: KeyMisses,
     introspector: Introspector,
     stale: Stale,
+    /// Whether the token that was looked at last was known.
+    remembered: Cell<Option<bool>>,
     hits: Counter,
     misses: Counter,
     evictions: Counter,
@@ -163,6 +165,7 @@ impl Tokens {
             key_misses: KeyMisses::new(key_requests),
             introspector: Introspector::new(dialer, snapshot),
             stale: Stale::default(),
+            remembered: Cell::default(),
             hits: lookups("hit"),
             misses: lookups("miss"),
             evictions: counter!("postern_token_cache_evictions_total"),
@@ -182,6 +185,7 @@ impl Tokens {
         head: &mut request::Parts,
         port: u16,
     ) -> Result<Option<Rc<Verified>>, Stop> {
+        self.remembered.set(None);
         let (credential, transaction) = self.judge(snapshot, policy, source, head, port).map_err(
             |(denied, provider, pending)| match (provider, pending) {
                 (Some(provider), Some(pending)) => Stop::Awaits {
@@ -204,6 +208,12 @@ impl Tokens {
             }
         }
         Ok(credential.or(transaction).map(|(verified, _)| verified))
+    }
+
+    /// Whether the verification of the token of the request that passed, or was stopped, just now was remembered; `None`: it
+    /// had none.
+    pub fn was_remembered(&self) -> Option<bool> {
+        self.remembered.get()
     }
 
     /// Waits for what a request was stopped for. Then it has to pass again, under the snapshot in force then; its token is
@@ -416,6 +426,7 @@ impl Tokens {
             && policy.permits(verified.provider(), presented)
         {
             self.hits.increment(1);
+            self.remembered.set(Some(true));
             if let Err(reason) = verified.check_time(now) {
                 self.cache.borrow_mut().remove(&digest);
                 return Err(denied(reason, Some(verified.provider())));
@@ -430,9 +441,11 @@ impl Tokens {
         let failure = self.failures.borrow().get(policy, epoch, &digest, now);
         if let Some((reason, provider)) = failure {
             self.hits.increment(1);
+            self.remembered.set(Some(true));
             return Err(denied(reason, provider.as_ref()));
         }
         self.misses.increment(1);
+        self.remembered.set(Some(false));
         let outcome = policy.verify(
             presented,
             now,

@@ -154,7 +154,7 @@ impl Tap {
 
 /// Whether a filter lets it through.
 fn wants(filter: &TapFilter, ended: &Entry<'_>) -> bool {
-    let head = ended.ended.http.as_ref().map(|http| http.head);
+    let head = ended.ended.http().map(|http| http.head);
     let method = || head.is_some_and(|h| h.method.as_str() == filter.method);
     let path = || head.is_some_and(|h| h.uri.path().starts_with(&filter.path_prefix));
     let reason = || {
@@ -190,12 +190,12 @@ fn entry(shown: &Entry<'_>) -> TapEntry {
     let ended = shown.ended;
     let text = |text: &str| String::from(cut(text));
     let (mut method, mut host, mut path) = Default::default();
-    if let Some(http) = &ended.http {
+    if let Some(http) = ended.http() {
         method = text(http.head.method.as_str());
         host = http.head.uri.host().map(text).unwrap_or_default();
         path = text(http.head.uri.path());
     }
-    let http = ended.http.as_ref();
+    let http = ended.http();
     let phases = shown.timeline.phases();
     TapEntry {
         at_unix_ms: shown
@@ -256,7 +256,7 @@ mod tests {
     use mesh_trace::{Timeline, Verdict};
 
     use super::*;
-    use crate::telemetry::observe::{Ended, EndedHttp};
+    use crate::telemetry::observe::{Ended, EndedHttp, Line};
 
     fn show(tap: &Tap, path: &str, denied: bool) {
         let uri = format!("http://orders{path}");
@@ -272,9 +272,10 @@ mod tests {
             policy: Some("shop/p".into()),
             id: 7,
             token_cached: None,
+            decision_cached: None,
         };
         let ended = Ended {
-            http: Some(EndedHttp {
+            line: Line::Http(EndedHttp {
                 head: &head,
                 status: None,
                 grpc_status: None,
