@@ -1,6 +1,7 @@
 //! Tests of the delta client against responses as a server would send them.
 
 use super::*;
+use crate::snapshot::Snapshot;
 use mesh_proto::discovery::Resource;
 use mesh_proto::{TypedResource, mesh};
 use proptest::prelude::*;
@@ -141,6 +142,51 @@ fn a_bad_resource_is_rejected_by_name_its_neighbour_applied_and_its_previous_ver
 }
 
 /// A policy that no sidecar can compile.
+#[test]
+fn a_revocation_that_cannot_be_read_leaves_the_one_before_it_in_force_and_is_named() {
+    let revocation = |id: &str| mesh::Revocation {
+        name: "lost".into(),
+        subject: Some(mesh::revocation::Subject::SpiffeId(id.into())),
+        ..Default::default()
+    };
+    let domain = mesh_auth::TrustDomain::new("demo.test").expect("a domain");
+    let empty = Snapshot::empty("demo/web-1", domain);
+    let build = |resources: &Arc<Resources>| {
+        let built = empty.build(resources, None, &[]);
+        built
+            .map(|_| Arc::clone(resources))
+            .map_err(|error| error.to_string())
+    };
+    let mut client = client();
+    client.open();
+    let kind = ResourceType::Revocation;
+    let good = wrap(&revocation("spiffe://demo.test/ns/a/sa/b"), "v1");
+    client.receive(response(kind, "n1", vec![good]), build);
+
+    let nothing = mesh::Revocation {
+        subject: None,
+        ..revocation("")
+    };
+    for (nonce, bad, why) in [
+        ("n2", revocation("https://demo.test/a"), "spiffe_id"),
+        ("n3", nothing, "subject"),
+    ] {
+        let (answer, _) = client.receive(response(kind, nonce, vec![wrap(&bad, nonce)]), build);
+        let refused = nack(&answer);
+        assert_eq!(refused[0].0, "lost");
+        assert!(refused[0].1.contains(why), "{refused:?}");
+        let told = &client.rejections()[0];
+        assert_eq!((told.name.as_str(), told.version.as_str()), ("lost", nonce));
+        let held = Arc::clone(client.resources());
+        let snapshot = empty.build(&held, None, &[]).expect("builds");
+        let id = mesh_auth::SpiffeId::parse("spiffe://demo.test/ns/a/sa/b").expect("an ID");
+        assert!(
+            snapshot.revocations.of_identity(&id, 0).is_some(),
+            "{nonce}"
+        );
+    }
+}
+
 fn unreadable(name: &str) -> mesh::AuthorizationPolicy {
     mesh::AuthorizationPolicy {
         action: mesh::PolicyAction::Deny.into(),

@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::upkeep::{outage, rotation};
 use crate::{
-    decision_cost, differential, instructions, key_rotation, misuse, pair, peers, policy_push,
-    revocation, scale, telemetry_cost, token_cost, trace,
+    decision_cost, differential, handshake, instructions, key_rotation, misuse, pair, peers,
+    policy_push, revocation, scale, telemetry_cost, token_cost, trace,
 };
 
 /// Measures the mesh beside its peers, on this machine.
@@ -23,6 +23,8 @@ pub(crate) enum Command {
     DecisionCost(decision_cost::Arguments),
     /// Compare compiled policies with an interpreter of the specification on random cases
     Differential(differential::Arguments),
+    /// Measure what a mutual TLS handshake costs the server side, and beside Envoy
+    Handshake(handshake::Arguments),
     /// Change an issuer's keys under load, and take the issuer away
     KeyRotation(key_rotation::Arguments),
     /// Send bad tokens of every kind through two sidecars, and hold each answer to its reason

@@ -9,6 +9,7 @@ mod report;
 
 mod decision_cost;
 mod differential;
+mod handshake;
 mod instructions;
 mod key_rotation;
 mod misuse;
@@ -105,6 +106,7 @@ async fn perform(command: &Command) -> (Report, bool) {
     match command {
         Command::DecisionCost(a) => (decision_cost::run(a).await, a.common.json),
         Command::Differential(a) => (differential::run(a).await, a.common.json),
+        Command::Handshake(a) => (handshake::run(a).await, a.common.json),
         Command::KeyRotation(a) => (key_rotation::run(a).await, a.common.json),
         Command::Misuse(a) => (misuse::run(a).await, a.common.json),
         Command::Instructions(a) => (instructions::run(a).await, a.common.json),

@@ -188,6 +188,12 @@ impl ControlApi {
         moment(line).with_context(|| format!("a line of the log has no time: {line}"))
     }
 
+    /// Files of the authority's certificate and key.
+    pub(crate) fn authority(&self) -> (PathBuf, PathBuf) {
+        let data = self.folder.path().join("data");
+        (data.join("ca.pem"), data.join("ca.key"))
+    }
+
     /// Where simulated sidecars connect to.
     pub(crate) fn target(&self) -> anyhow::Result<sim::Target> {
         let pem = std::fs::read(&self.ready.trust_bundle)

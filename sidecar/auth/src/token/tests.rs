@@ -6,6 +6,7 @@ mod jwt_svid;
 mod keys;
 mod properties;
 mod signer;
+mod svid_rules;
 mod vectors;
 
 use std::collections::BTreeMap;

@@ -15,17 +15,18 @@ use time::{Duration, OffsetDateTime};
 
 /// The name that the server's certificate is for.
 pub(super) const SERVER_NAME: &str = "server.bench";
-pub(super) const AUTHORITY_FILE: &str = "authority.pem";
+pub(crate) const AUTHORITY_FILE: &str = "authority.pem";
+pub(crate) const AUTHORITY_KEY_FILE: &str = "authority.key";
 pub(super) const CLIENT_FILE: &str = "client.pem";
 pub(super) const SERVER_FILE: &str = "server.pem";
 
 const CLIENT_NAME: &str = "client.bench";
 /// Organization of both leafs, for proxies that cannot look at URI names.
 pub(super) const ORGANIZATION: &str = "mesh";
-pub(super) const CLIENT_ID: &str = "spiffe://bench.postern/ns/bench/sa/client";
+pub(crate) const CLIENT_ID: &str = "spiffe://bench.postern/ns/bench/sa/client";
 pub(super) const SERVER_ID: &str = "spiffe://bench.postern/ns/bench/sa/server";
 
-/// Writes the authority's certificate, and a file with certificate and key for each side.
+/// Writes the authority's certificate and key, and a file with certificate and key for each side.
 pub(super) fn write(folder: &Path) -> anyhow::Result<()> {
     let mut params = params("bench authority", Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -33,6 +34,7 @@ pub(super) fn write(folder: &Path) -> anyhow::Result<()> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let authority = CertifiedIssuer::self_signed(params, key)?;
     save(folder, AUTHORITY_FILE, &authority.pem())?;
+    save(folder, AUTHORITY_KEY_FILE, &authority.key().serialize_pem())?;
     for (file, name, id, usage) in [
         (
             CLIENT_FILE,

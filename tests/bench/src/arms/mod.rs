@@ -1,12 +1,11 @@
 //! What is measured: one module per kind of process, and [`Pair`], which is all that measuring needs to know of it.
 
+pub(crate) mod certificates;
 pub(crate) mod envoy;
 pub(crate) mod haproxy;
 pub(crate) mod mesh_pair;
 pub(crate) mod nginx;
 pub(crate) mod postern;
-
-mod certificates;
 
 use crate::kid::Kid;
 use crate::load::tls;

@@ -50,7 +50,7 @@ impl Client {
 
 /// An HTTP/2 connection over mutual TLS without streams.
 pub(crate) struct Idle {
-    _stream: TlsStream<TcpStream>,
+    stream: TlsStream<TcpStream>,
 }
 
 /// The client's preface (RFC 9113 §3.4) with empty SETTINGS, and the acknowledgement of the server's.
@@ -59,6 +59,11 @@ const ACKNOWLEDGED: &[u8] = b"\0\0\0\x04\x01\0\0\0\0";
 const SETTINGS: u8 = 4;
 
 impl Idle {
+    /// What was agreed on.
+    pub(crate) fn session(&self) -> &rustls::ClientConnection {
+        self.stream.get_ref().1
+    }
+
     async fn open(client: &Client) -> anyhow::Result<Self> {
         let mut stream = client.connect().await?;
         stream.write_all(PREFACE).await?;
@@ -75,6 +80,6 @@ impl Idle {
         let mut payload = vec![0; length as usize];
         stream.read_exact(&mut payload).await?;
         stream.write_all(ACKNOWLEDGED).await?;
-        Ok(Self { _stream: stream })
+        Ok(Self { stream })
     }
 }

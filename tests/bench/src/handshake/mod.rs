@@ -1,0 +1,300 @@
+//! `mesh-bench handshake`: what a mutual TLS handshake costs the server side, beside Envoy.
+//!
+//! CPU of the process of the server side per connection, from the scheduler's account: accept, handshake with a client
+//! certificate, the prefaces of HTTP/2 both ways, end. Certificates are P-256 with one link from leaf to root, the cipher is
+//! AES-128-GCM, everything shares one processor and the arms take turns; medians of rounds are judged. Ours and theirs are
+//! compared with one key exchange, X25519; what the hybrid one that sidecars prefer costs is told.
+//!
+//! A full handshake is one with a client that was never seen: the chain is verified. Of a client that comes again a sidecar
+//! knows the chain, and a client that resumes shows none. Envoy knows no chains, so for it the first two are one.
+
+mod caller;
+
+use anyhow::Context;
+use clap::Args;
+use rustls::{HandshakeKind, NamedGroup};
+
+use crate::args::{Common, Placement};
+use crate::arms::haproxy::Tokens;
+use crate::arms::nginx::App;
+use crate::arms::{certificates, envoy, mesh_pair};
+use crate::cpu::Sample;
+use crate::machine::Machine;
+use crate::mesh::{NAMESPACE, TRUST_DOMAIN};
+use crate::placement::Processors;
+use crate::programs::{self, Ours, Programs};
+use crate::report::Report;
+use crate::say;
+use crate::statistics::{median, range, ratio};
+use crate::token::Issuer;
+use caller::{Authority, Groups, Server};
+
+/// Ours over Envoy's, full handshakes.
+const OVER_ENVOY: f64 = 0.65;
+/// The same, of a chain that is known.
+const KNOWN_OVER_ENVOY: f64 = 0.5;
+/// A resumed handshake over a full one, ours.
+const RESUMED_OVER_FULL: f64 = 0.5;
+/// Handshakes before a turn that are not counted.
+const WARM_UP: usize = 20;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Rounds, in each of which every arm takes its turn
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Handshakes per turn
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(10..=4_000))]
+    pub(crate) handshakes: u32,
+}
+
+pub(crate) async fn run(arguments: &Arguments) -> Report {
+    let (programs, problem) = programs::find_peers(arguments.common.install).await;
+    let mut report = Report::new("handshake", Machine::look(&programs).await);
+    let mut missing: Vec<String> = programs.missing_peers().0;
+    if programs.envoy.is_none() {
+        missing.push("envoy".to_owned());
+    }
+    report.missing(&missing, true);
+    report.concluded(problem.map_or(Ok(()), Err));
+    if missing.is_empty() {
+        let outcome = measure(arguments, &programs, &mut report).await;
+        report.concluded(outcome);
+    }
+    report
+}
+
+/// Who calls, in one turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Stranger,
+    Regular,
+    Resuming,
+}
+
+/// One line of the measurement.
+struct Arm<'a> {
+    name: &'static str,
+    server: &'a Server,
+    caller: Caller,
+    groups: Groups,
+    /// Microseconds per handshake, by round.
+    rounds: Vec<f64>,
+}
+
+async fn measure(
+    arguments: &Arguments,
+    programs: &Programs,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let nginx = programs.nginx.as_deref().context("nginx is missing")?;
+    let envoy_program = programs.envoy.as_deref().context("envoy is missing")?;
+    let ours = Ours::find().await?;
+    let processors = Processors::choose(Placement::Same)?;
+    report.placed(Some(processors.describe()));
+    let issuer = Issuer::new("https://idp.bench", "k1")?;
+    let tokens = Tokens {
+        issuer: &issuer,
+        audience: "orders",
+    };
+    let app = App::start(nginx).await?;
+    let mesh = mesh_pair::start(&ours, &tokens, &app, &app.address).await?;
+    let other = envoy::start(envoy_program, &tokens, &app).await?;
+
+    let (certificate, key) = mesh.api.authority();
+    let id = format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/client");
+    let sidecar = Server {
+        address: mesh.server.ready.mesh,
+        pid: mesh.pair.server,
+        authority: Authority::read(&certificate, &key, &id)?,
+    };
+    let folder = other._folder.as_ref().context("Envoy has no folder")?;
+    let [certificate, key] = [
+        certificates::AUTHORITY_FILE,
+        certificates::AUTHORITY_KEY_FILE,
+    ]
+    .map(|file| folder.path().join(file));
+    let envoy = Server {
+        address: other.tls.as_ref().context("Envoy has no listener")?.address,
+        pid: other.server,
+        authority: Authority::read(&certificate, &key, certificates::CLIENT_ID)?,
+    };
+    let arm = |name, server, caller, groups| Arm {
+        name,
+        server,
+        caller,
+        groups,
+        rounds: Vec::new(),
+    };
+    let mut arms = [
+        arm(
+            "postern.x25519.full",
+            &sidecar,
+            Caller::Stranger,
+            Groups::X25519,
+        ),
+        arm(
+            "envoy.x25519.full",
+            &envoy,
+            Caller::Stranger,
+            Groups::X25519,
+        ),
+        arm(
+            "postern.x25519.known_chain",
+            &sidecar,
+            Caller::Regular,
+            Groups::X25519,
+        ),
+        arm(
+            "envoy.x25519.same_client",
+            &envoy,
+            Caller::Regular,
+            Groups::X25519,
+        ),
+        arm(
+            "postern.x25519.resumed",
+            &sidecar,
+            Caller::Resuming,
+            Groups::X25519,
+        ),
+        arm(
+            "envoy.x25519.resumed",
+            &envoy,
+            Caller::Resuming,
+            Groups::X25519,
+        ),
+        arm(
+            "postern.hybrid.full",
+            &sidecar,
+            Caller::Stranger,
+            Groups::Hybrid,
+        ),
+        arm(
+            "postern.hybrid.known_chain",
+            &sidecar,
+            Caller::Regular,
+            Groups::Hybrid,
+        ),
+        arm(
+            "postern.hybrid.resumed",
+            &sidecar,
+            Caller::Resuming,
+            Groups::Hybrid,
+        ),
+    ];
+    let (rounds, handshakes) = match arguments.common.quick {
+        true => (1, 50),
+        false => (arguments.rounds, arguments.handshakes as usize),
+    };
+    for round in 1..=rounds {
+        say(&format!("round {round} of {rounds}"));
+        for arm in &mut arms {
+            let each = turn(arm, handshakes)
+                .await
+                .with_context(|| format!("{}, round {round}", arm.name))?;
+            arm.rounds.push(each);
+        }
+    }
+    tell(report, &arms);
+    Ok(())
+}
+
+/// CPU of the server per handshake of one turn, microseconds.
+async fn turn(arm: &Arm<'_>, handshakes: usize) -> anyhow::Result<f64> {
+    let server = arm.server;
+    let group = match arm.groups {
+        Groups::Hybrid => NamedGroup::X25519MLKEM768,
+        Groups::X25519 => NamedGroup::X25519,
+    };
+    let regular = match arm.caller {
+        Caller::Resuming => server.resuming(arm.groups)?,
+        _ => server.regular(arm.groups)?,
+    };
+    let kind = match arm.caller {
+        Caller::Resuming => HandshakeKind::Resumed,
+        _ => HandshakeKind::Full,
+    };
+    regular.call(HandshakeKind::Full, group).await?;
+    for _ in 0..WARM_UP {
+        regular.call(kind, group).await?;
+    }
+    let strangers = match arm.caller {
+        Caller::Stranger => server.strangers(arm.groups, handshakes)?,
+        _ => Vec::new(),
+    };
+    let before = Sample::take(&[server.pid])?;
+    for at in 0..handshakes {
+        let client = strangers.get(at).unwrap_or(&regular);
+        client.call(kind, group).await?;
+    }
+    let spent = Sample::take(&[server.pid])?.since(&before);
+    #[allow(clippy::cast_precision_loss)]
+    let each = spent.nanoseconds as f64 / 1e3 / handshakes as f64;
+    Ok(each)
+}
+
+fn tell(report: &mut Report, arms: &[Arm<'_>]) {
+    for arm in arms {
+        report.figure(format!("server_cpu_us.{}", arm.name), median(&arm.rounds));
+        report.figure(
+            format!("server_cpu_us_range.{}", arm.name),
+            range(&arm.rounds),
+        );
+    }
+    // Of each round by itself: what disturbs one arm mostly disturbs the next as well.
+    let over = |ours: &str, theirs: &str| {
+        let rounds = |name| arms.iter().find(|arm| arm.name == name).map(|a| &a.rounds);
+        let (ours, theirs) = rounds(ours).zip(rounds(theirs))?;
+        let ratios: Vec<_> = ours
+            .iter()
+            .zip(theirs)
+            .filter_map(|(a, b)| ratio(Some(*a), Some(*b)))
+            .collect();
+        median(&ratios)
+    };
+    let (full, envoy) = ("postern.x25519.full", "envoy.x25519.full");
+    let known = "postern.x25519.known_chain";
+    report.at_most("full_over_envoy", over(full, envoy), OVER_ENVOY);
+    report.at_most(
+        "known_chain_over_envoy",
+        over(known, envoy),
+        KNOWN_OVER_ENVOY,
+    );
+    report.at_most(
+        "resumed_over_full",
+        over("postern.x25519.resumed", full),
+        RESUMED_OVER_FULL,
+    );
+    report.at_most(
+        "hybrid.resumed_over_full",
+        over("postern.hybrid.resumed", "postern.hybrid.full"),
+        RESUMED_OVER_FULL,
+    );
+    for (name, ours, theirs) in [
+        ("resumed_over_known_chain", "postern.x25519.resumed", known),
+        (
+            "known_chain_over_envoys_same_client",
+            known,
+            "envoy.x25519.same_client",
+        ),
+        (
+            "resumed_over_envoys",
+            "postern.x25519.resumed",
+            "envoy.x25519.resumed",
+        ),
+        (
+            "hybrid_full_over_envoys_x25519",
+            "postern.hybrid.full",
+            envoy,
+        ),
+        (
+            "hybrid_known_chain_over_envoys_x25519",
+            "postern.hybrid.known_chain",
+            envoy,
+        ),
+    ] {
+        report.ratio(name, over(ours, theirs));
+    }
+}
