@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_auth::tls::Resumption;
 
 use crate::capture_cli::CaptureArgs;
+use crate::control::outside::Outside;
 use crate::telemetry::access_log::{AccessLogSettings, Filter};
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::worker::{Egress, Mode, TcpService};
@@ -82,6 +83,11 @@ pub struct RunArgs {
     /// A Kubernetes service-account token for the control API's audience, as the kubelet projects it; read again for every use.
     #[arg(long, env = "POSTERN_SERVICE_ACCOUNT_TOKEN_FILE", value_name = "FILE")]
     pub service_account_token_file: Option<PathBuf>,
+    /// An outside SPIFFE Workload API (SPIRE's) that gives this sidecar its identity and bundles instead of the control API: a
+    /// path or `unix:///path`. The identity has to be spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT of the workload.
+    #[arg(long, env = "POSTERN_IDENTITY_SOCKET", value_name = "PATH", value_parser = Outside::new,
+        conflicts_with_all = ["join_token_file", "service_account_token_file", "key_dir"])]
+    pub identity_socket: Option<Outside>,
     /// Directory for the last good state; without it a restart needs the control API.
     #[arg(long, env = "POSTERN_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,

@@ -209,6 +209,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         control_api_id,
         trust_domain,
         initial_bundle: bundle.authorities().to_vec(),
+        outside: args.identity_socket.clone(),
         proofs: Proofs {
             join_token_file: args.join_token_file.clone(),
             service_account_token_file: args.service_account_token_file.clone(),

@@ -33,6 +33,9 @@ pub const MESH_ALPN: &[&[u8]] = &[b"h2"];
 /// ALPN protocols of captured TLS with a client certificate.
 pub const INBOUND_TLS_ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
+/// Roots by name of their trust domain.
+pub type RootsByDomain = BTreeMap<String, Vec<CertificateDer<'static>>>;
+
 /// The resources a sidecar holds, by name.
 #[derive(Debug, Clone, Default)]
 pub struct Resources {
@@ -92,6 +95,9 @@ pub struct Snapshot {
     pub tls: Option<Arc<TlsContexts>>,
     /// Roots by trust domain, and the chains that are known to lead to them.
     pub chains: Arc<VerifiedChains>,
+    /// Roots that an outside Workload API brought with the identity: of its own trust domain, beside the control API's, and of
+    /// domains that the control API says nothing of.
+    pub outside: Arc<RootsByDomain>,
     /// What is no longer believed in spite of them.
     pub revocations: Arc<Revocations>,
     /// Changes whenever a bundle or a revocation does: whom to believe.
@@ -173,6 +179,7 @@ impl Snapshot {
             resumption: Resumption::Off,
             tls: None,
             chains: Arc::default(),
+            outside: Arc::default(),
             revocations: Arc::default(),
             trust_epoch: 0,
             revocation_epoch: 0,
@@ -200,12 +207,28 @@ impl Snapshot {
         identity: Option<Arc<Identity>>,
         fallback_roots: &[CertificateDer<'static>],
     ) -> Result<Self, SnapshotError> {
+        let outside = Arc::clone(&self.outside);
+        self.build_with(resources, identity, fallback_roots, outside)
+    }
+
+    /// As [`Snapshot::build`], with other roots from outside.
+    ///
+    /// # Errors
+    /// As [`Snapshot::build`].
+    pub fn build_with(
+        &self,
+        resources: &Arc<Resources>,
+        identity: Option<Arc<Identity>>,
+        fallback_roots: &[CertificateDer<'static>],
+        outside: Arc<RootsByDomain>,
+    ) -> Result<Self, SnapshotError> {
         let epoch = self.epoch + 1;
-        let unchanged_bundles = self.epoch > 0 && same_bundles(&self.resources, resources);
+        let unchanged_bundles =
+            self.epoch > 0 && self.outside == outside && same_bundles(&self.resources, resources);
         let chains = if unchanged_bundles {
             Arc::clone(&self.chains)
         } else {
-            let bundles = build_bundles(&self.trust_domain, resources, fallback_roots)?;
+            let bundles = build_bundles(&self.trust_domain, resources, fallback_roots, &outside)?;
             let tally = Arc::clone(self.chains.tally());
             Arc::new(VerifiedChains::new(Arc::new(bundles), tally))
         };
@@ -287,6 +310,7 @@ impl Snapshot {
             resumption: self.resumption,
             tls,
             chains,
+            outside,
             revocations,
             trust_epoch: if unchanged_trust {
                 self.trust_epoch
@@ -464,6 +488,7 @@ fn build_bundles(
     own: &TrustDomain,
     resources: &Resources,
     fallback_roots: &[CertificateDer<'static>],
+    outside: &RootsByDomain,
 ) -> Result<TrustBundles, SnapshotError> {
     let mut bundles = TrustBundles::default();
     let mut insert =
@@ -472,12 +497,34 @@ fn build_bundles(
                 name: name.to_owned(),
                 reason,
             };
+            let mut roots = roots;
+            if domain == *own
+                && let Some(more) = outside.get(own.as_str())
+            {
+                roots.extend(
+                    more.iter()
+                        .filter(|root| !roots.contains(root))
+                        .cloned()
+                        .collect::<Vec<_>>(),
+                );
+            }
             let bundle =
                 TrustBundle::new(domain, roots, sequence).map_err(|e| fail(e.to_string()))?;
             bundles.insert(bundle).map_err(|e| fail(e.to_string()))
         };
-    if !resources.bundles.contains_key(own.as_str()) && !fallback_roots.is_empty() {
+    let is_new = |name: &str| !resources.bundles.contains_key(name);
+    let own_outside = outside.contains_key(own.as_str());
+    if is_new(own.as_str()) && (!fallback_roots.is_empty() || own_outside) {
         insert(own.as_str(), own.clone(), fallback_roots.to_vec(), 0)?;
+    }
+    for (name, roots) in outside.iter().filter(|(name, _)| is_new(name)) {
+        if name.as_str() != own.as_str() {
+            let domain = TrustDomain::new(name).map_err(|e| SnapshotError::Bundle {
+                name: name.clone(),
+                reason: e.to_string(),
+            })?;
+            insert(name, domain, roots.clone(), 0)?;
+        }
     }
     for (name, bundle) in &resources.bundles {
         let domain = TrustDomain::new(&bundle.trust_domain).map_err(|e| SnapshotError::Bundle {
@@ -535,6 +582,55 @@ mod tests {
             let tokens = tokens.expect("has a rule");
             assert_eq!(tokens.providers()[0].keys().is_some(), held, "{domain}");
         }
+    }
+
+    #[test]
+    fn roots_from_outside_stand_beside_the_own_ones_and_never_for_a_domain_that_is_spoken_of() {
+        let root = |name: &str| {
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+            params
+                .distinguished_name
+                .push(rcgen::DnType::CommonName, name);
+            let key = rcgen::KeyPair::generate().expect("a key");
+            params.self_signed(&key).expect("a root").der().clone()
+        };
+        let [own, spire, partner, impostor, third] =
+            ["own", "spire", "partner", "impostor", "third"].map(root);
+        let bundle = |domain: &str, root: &CertificateDer<'_>| {
+            let bundle = mesh::TrustBundle {
+                trust_domain: domain.into(),
+                x509_authorities: vec![root.to_vec().into()],
+                ..Default::default()
+            };
+            (domain.to_owned(), Arc::new(bundle))
+        };
+        let named = [bundle("demo.test", &own), bundle("partner.test", &partner)];
+        let resources = Arc::new(Resources {
+            bundles: named.into(),
+            ..Default::default()
+        });
+        let outside: RootsByDomain = [
+            ("demo.test".to_owned(), vec![spire.clone(), own.clone()]),
+            ("partner.test".to_owned(), vec![impostor]),
+            ("third.test".to_owned(), vec![third.clone()]),
+        ]
+        .into();
+        let trust_domain = TrustDomain::new("demo.test").expect("a domain");
+        let empty = Snapshot::empty("demo/orders-1", trust_domain);
+        let before = empty.build(&resources, None, &[]).expect("builds");
+        let after = before
+            .build_with(&resources, None, &[], Arc::new(outside))
+            .expect("builds");
+        assert!(before.trust_epoch < after.trust_epoch);
+        // Whatever is built from it keeps them.
+        let next = after.build(&resources, None, &[]).expect("builds");
+        assert_eq!(after.trust_epoch, next.trust_epoch);
+        let roots = |domain: &str| next.bundles().get(domain).map(|b| b.authorities().to_vec());
+        assert_eq!(roots("demo.test"), Some(vec![own, spire]));
+        assert_eq!(roots("partner.test"), Some(vec![partner]));
+        assert_eq!(roots("third.test"), Some(vec![third]));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! use whatever happens to requests for the next one. Validity is judged by the wall clock at every tick, so that a clock
 //! that jumps, or a machine that slept, is noticed within [`TICK`].
 
+mod follow;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ use super::backoff::{Backoff, Limits, random_unit};
 use super::clock::{Clock, rfc3339};
 use super::connect::{ConnectError, Target, status_text};
 use super::keystore::{Kept, KeyStore};
+use super::outside::Outside;
 use super::proof::{Proof, Proofs};
 use super::publisher::Publisher;
 use super::status::{self, ControlStatus};
@@ -71,7 +74,7 @@ pub enum CertificateError {
         unauthenticated: bool,
     },
     /// What was issued cannot be used.
-    #[error("the control API issued a certificate that cannot be used: {0}")]
+    #[error("an issued certificate cannot be used: {0}")]
     Unusable(String),
     /// Something in this process failed.
     #[error("{0}")]
@@ -103,6 +106,8 @@ pub struct Settings {
     pub proofs: Proofs,
     /// Where the key is kept over a restart.
     pub key_store: Option<KeyStore>,
+    /// Who brings certificates instead of the control API.
+    pub outside: Option<Outside>,
 }
 
 /// Owner of the certificate.
@@ -150,6 +155,9 @@ impl Certificates {
 
     /// Obtains and renews for ever.
     pub async fn keep(&self) {
+        if let Some(outside) = &self.settings.outside {
+            return self.follow(outside).await;
+        }
         self.adopt_kept();
         let mut backoff = Backoff::new(URGENT);
         let mut key = None;
@@ -499,6 +507,12 @@ impl Certificates {
         self.publisher
             .set_identity(Some(Arc::clone(&identity)))
             .map_err(|e| CertificateError::Unusable(e.to_string()))?;
+        self.tell(identity, issued_at, renew_at);
+        Ok(())
+    }
+
+    /// Tells everybody of an identity that is in force.
+    fn tell(&self, identity: Arc<Identity>, issued_at: i64, renew_at: i64) {
         self.status.update(|view| {
             view.certificate = Some(status::Certificate {
                 spiffe_id: identity.id().to_string(),
@@ -520,7 +534,6 @@ impl Certificates {
         });
         self.identities.send_replace(Some(identity));
         self.check();
-        Ok(())
     }
 }
 

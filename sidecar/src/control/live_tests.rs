@@ -43,6 +43,7 @@ impl Sidecar {
         }
         fs::create_dir_all(dir.join("state")).expect("state directory");
         let config = ControlConfig {
+            outside: None,
             workload: WORKLOAD.into(),
             control_api: address.into(),
             control_api_id: SpiffeId::parse(API_ID).expect("id"),
@@ -371,7 +372,7 @@ async fn a_certificate_of_somebody_else_is_not_used() {
             Some(TOKEN),
         );
         sidecar
-            .until_reason("issued a certificate that cannot be used")
+            .until_reason("an issued certificate cannot be used")
             .await;
         assert!(sidecar.shared.load().identity().is_none());
         sidecar.stop().await;

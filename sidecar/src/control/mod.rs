@@ -8,6 +8,7 @@ pub mod clock;
 
 pub mod certificate;
 pub mod keystore;
+pub mod outside;
 pub mod proof;
 
 pub mod enforcement;

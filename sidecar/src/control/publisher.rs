@@ -11,7 +11,7 @@ use mesh_auth::tls::Identity;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use crate::snapshot::{Resources, SharedSnapshot, Snapshot, SnapshotError};
+use crate::snapshot::{Resources, RootsByDomain, SharedSnapshot, Snapshot, SnapshotError};
 
 /// Builds and stores snapshots.
 pub struct Publisher {
@@ -103,6 +103,28 @@ impl Publisher {
                 .load()
                 .build(&parts.resources, identity.clone(), &parts.initial_roots)?;
         parts.identity = identity;
+        drop(parts);
+        self.publish(snapshot);
+        Ok(())
+    }
+
+    /// Uses `identity` from now on, and with it the roots that came with it.
+    ///
+    /// # Errors
+    /// When a root cannot be used or no TLS context can be made; what was in force stays.
+    pub fn set_outside(
+        &self,
+        identity: &Arc<Identity>,
+        roots: RootsByDomain,
+    ) -> Result<(), SnapshotError> {
+        let mut parts = self.lock();
+        let snapshot = self.shared.load().build_with(
+            &parts.resources,
+            Some(Arc::clone(identity)),
+            &parts.initial_roots,
+            Arc::new(roots),
+        )?;
+        parts.identity = Some(Arc::clone(identity));
         drop(parts);
         self.publish(snapshot);
         Ok(())

@@ -14,6 +14,7 @@ use super::clock::Clock;
 use super::connect::Target;
 use super::enforcement::Enforcement;
 use super::keystore::KeyStore;
+use super::outside::Outside;
 use super::persist::Persistence;
 use super::proof::Proofs;
 use super::publisher::Publisher;
@@ -46,6 +47,8 @@ pub struct ControlConfig {
     pub proofs: Proofs,
     /// Directory for the last good state; `None`: not kept.
     pub state_dir: Option<PathBuf>,
+    /// Who brings this workload's certificates instead of the control API.
+    pub outside: Option<Outside>,
     /// Memory-backed directory for the private key; `None`: not kept over a restart.
     pub key_dir: Option<PathBuf>,
     /// Mark on own sockets; `None` without capture.
@@ -130,6 +133,7 @@ pub async fn run(
             trust_domain: config.trust_domain,
             proofs: config.proofs,
             key_store,
+            outside: config.outside,
         },
         publisher,
         Arc::clone(&status),

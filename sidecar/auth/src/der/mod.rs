@@ -122,6 +122,18 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Cuts elements that lie one after the other apart, each with its tag; `None` if what is left at the end is none.
+pub(crate) fn elements(der: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut reader = Reader(der);
+    let mut elements = Vec::new();
+    while !reader.is_empty() {
+        let before = reader.0;
+        reader.expect(SEQUENCE)?;
+        elements.push(&before[..before.len() - reader.0.len()]);
+    }
+    Some(elements)
+}
+
 /// Reads the facts of a certificate.
 pub(crate) fn facts(certificate: &[u8]) -> Result<Facts<'_>, Malformed> {
     let (facts, extensions) = to_be_signed(certificate).ok_or("its structure is not X.509 v3")?;

@@ -87,6 +87,12 @@ impl VerifiedPeer {
     }
 }
 
+/// Certificates that lie one after the other in DER, as the Workload API sends them. They are not looked into.
+pub fn certificates(der: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let elements = der::elements(der)?.into_iter();
+    Some(elements.map(|e| e.to_vec().into()).collect())
+}
+
 /// Verifies a chain (leaf first) at `now`.
 ///
 /// # Errors

@@ -1,0 +1,67 @@
+//! A sidecar that takes its identity from a Workload API that is not the control API's: that of another sidecar, which
+//! speaks the protocol of SPIRE's agent.
+
+use mesh_e2e::sidecar::Sidecar;
+use mesh_e2e::{Mesh, eventually, http, signal};
+use serde_json::Value;
+
+const SECOND_WEB: &str = "
+apiVersion: postern.dev/v1alpha1
+kind: Workload
+metadata: {name: web-2, namespace: demo, labels: {app: web}}
+spec: {serviceAccount: web, addresses: [127.0.0.1]}
+";
+const WEB: &str = "spiffe://demo.postern.internal/ns/demo/sa/web";
+
+#[test]
+fn an_outside_workload_api_gives_renews_and_takes_back_the_identity() {
+    let mesh = Mesh::start(&[]);
+    mesh.apply(SECOND_WEB);
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = mesh.workload_api("web");
+    let socket = format!("unix://{}", socket.display());
+    let from = ["--identity-socket", socket.as_str()];
+    let mut sidecar = Sidecar::without_token(&mesh, "demo/web-2", directory.path(), &from);
+    let (outbound, admin) = (sidecar.address("outbound"), sidecar.address("admin"));
+    let ask = |path: &str| http::get(admin, &admin.to_string(), path, "").text();
+    let certificate = || -> Value {
+        let dump: Value = serde_json::from_str(&ask("/config_dump")).expect("JSON");
+        dump["control"]["certificate"].clone()
+    };
+    let first = certificate();
+    assert_eq!(first["spiffe_id"], WEB, "{first}");
+    // It is believed by the control API, which sent it everything, and by its peers.
+    eventually("orders answers", || {
+        http::get(outbound, "orders", "/", "").status == 200
+    });
+
+    // The outside renews: it is used at once.
+    let other = mesh.address("web", "admin");
+    let rotate = b"POST /certificates/rotate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    assert_eq!(http::exchange(other, rotate).status, 202);
+    eventually("the next certificate is used", || {
+        let now = certificate();
+        now["serial"].is_string() && now["serial"] != first["serial"]
+    });
+    assert_eq!(http::get(outbound, "orders", "/", "").status, 200);
+
+    // It takes the identity back: nothing is answered any more.
+    let revoked = mesh.meshctl(&["revoke", "id", WEB]);
+    assert!(revoked.status.success(), "{revoked:?}");
+    eventually("the certificate is withdrawn", || certificate().is_null());
+    assert_ne!(http::get(outbound, "orders", "/", "").status, 200);
+    let undone = mesh.meshctl(&["revoke", "list", "-o", "json"]);
+    let listed: Value = serde_json::from_slice(&undone.stdout).expect("JSON");
+    let name = listed["revocations"][0]["name"].as_str().expect("a name");
+    assert!(mesh.meshctl(&["revoke", "undo", name]).status.success());
+    eventually("it is given again", || {
+        http::get(outbound, "orders", "/", "").status == 200
+    });
+
+    // The outside goes away: what is held stays in use, and readiness tells.
+    signal("TERM", mesh.sidecar("web"));
+    eventually("the outage is told", || {
+        ask("/readyz").contains("does not serve")
+    });
+    assert_eq!(http::get(outbound, "orders", "/", "").status, 200);
+}
