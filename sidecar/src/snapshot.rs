@@ -601,7 +601,7 @@ mod tests {
         let bundle = |domain: &str, root: &CertificateDer<'_>| {
             let bundle = mesh::TrustBundle {
                 trust_domain: domain.into(),
-                x509_authorities: vec![root.to_vec().into()],
+                x509_authorities: vec![root.to_vec()],
                 ..Default::default()
             };
             (domain.to_owned(), Arc::new(bundle))
