@@ -21,6 +21,7 @@ use crate::args::RunArgs;
 use crate::control::connect::Target;
 use crate::control::{self, ControlConfig, ControlStatus, Proofs, SystemClock};
 use crate::doors::{self, Doors, admission::Allowed};
+use crate::inbound::introspect::Questions;
 use crate::key_requests::KeyRequests;
 use crate::ledger::Ledger;
 use crate::snapshot::{SharedSnapshot, Snapshot};
@@ -133,6 +134,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         probe: Arc::clone(&probe),
         key_requests: Arc::clone(&key_requests),
         recent: Arc::default(),
+        questions: Arc::new(Questions::new(worker::secret()?)),
     });
     let shared: SharedSnapshot = Arc::new(ArcSwap::from_pointee(Snapshot {
         resumption: args.session_resumption.into(),

@@ -104,6 +104,8 @@ pub struct Settings {
     pub key_requests: Arc<KeyRequests>,
     /// Certificates that peers presented.
     pub recent: Arc<inbound::token::Recent>,
+    /// What is asked about opaque tokens.
+    pub questions: Arc<inbound::introspect::Questions>,
 }
 
 /// The listening sockets of one worker.
@@ -242,6 +244,7 @@ pub fn run(
                 secret()?,
                 Arc::clone(&settings.key_requests),
                 Arc::clone(&settings.recent),
+                Arc::clone(&settings.questions),
                 settings.dialer,
                 snapshot.clone(),
             ),
@@ -261,7 +264,11 @@ pub fn run(
     })
 }
 
-fn secret() -> io::Result<[u8; 32]> {
+/// Bytes that nobody can foresee.
+///
+/// # Errors
+/// When the system has none.
+pub fn secret() -> io::Result<[u8; 32]> {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| io::Error::other("no randomness"))?;
     Ok(bytes)

@@ -1,11 +1,13 @@
 //! Opaque tokens: the provider's introspection endpoint is asked (RFC 7662), once for everybody who presents a token.
 //!
-//! A worker has its own connections and asks by itself; what it was told is kept by [`super::token`], no longer than the
-//! token lives and the rule allows. Only as many questions are open as are bounded here; who comes then gets no answer.
+//! A worker has its own connections; what it was told is kept by [`super::token`], no longer than the token lives and the
+//! rule allows. Of the workers that want to know the same, one asks ([`questions`]). Only as many questions are open as are
+//! bounded here; who comes then gets no answer.
 
 mod assertion;
 mod endpoint;
 mod question;
+mod questions;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,8 +21,11 @@ use mesh_auth::claims::{Number, Value};
 use mesh_auth::token::{Fingerprint, Provider, Verified};
 use metrics::counter;
 
+pub use self::questions::Questions;
+
 use self::endpoint::Endpoint;
 use self::question::Answer;
+use self::questions::{Place, Told};
 use crate::snapshot::SharedSnapshot;
 use crate::wall_clock::unix_seconds;
 use crate::worker::dial::Dialer;
@@ -51,6 +56,7 @@ pub type Flight = Shared<Asking>;
 
 /// What one worker asks.
 pub struct Introspector {
+    questions: Arc<Questions>,
     dialer: Dialer,
     snapshot: SharedSnapshot,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
@@ -58,13 +64,15 @@ pub struct Introspector {
 }
 
 impl Introspector {
-    /// Asks nobody yet; connects with `dialer`, and finds in `snapshot` the certificate that it may have to present.
-    pub fn new(dialer: Dialer, snapshot: SharedSnapshot) -> Self {
+    /// Asks nobody yet; shares `questions` with the other workers, connects with `dialer`, and finds in `snapshot` the
+    /// certificate that it may have to present.
+    pub fn new(questions: Arc<Questions>, dialer: Dialer, snapshot: SharedSnapshot) -> Self {
         metrics::describe_counter!(
             "postern_introspections_total",
             "Questions about opaque tokens to their providers, by provider and result."
         );
         Self {
+            questions,
             dialer,
             snapshot,
             endpoints: RefCell::default(),
@@ -119,20 +127,14 @@ impl Introspector {
         if open.len() >= MAX_OPEN {
             return None;
         }
-        let endpoint = self.endpoint(provider)?;
-        let (provider, token) = (Arc::clone(provider), mesh_auth::Secret::new(token.to_vec()));
-        let question = async move {
-            let verdict = ask(&endpoint, &provider, fingerprint, token.expose()).await;
-            let result = match &verdict {
-                Verdict::Active(..) => "active",
-                Verdict::Refused(reason) => reason.code(),
-                Verdict::Unknown => "failed",
-            };
-            let name = provider.name().to_string();
-            counter!("postern_introspections_total", "provider" => name, "result" => result)
-                .increment(1);
-            verdict
+        let asker = Asker {
+            questions: Arc::clone(&self.questions),
+            endpoint: self.endpoint(provider)?,
+            provider: Arc::clone(provider),
+            fingerprint,
+            token: mesh_auth::Secret::new(token.to_vec()),
         };
+        let question = async move { asker.verdict().await };
         let flight = question.boxed_local().shared();
         open.insert(subject, flight.downgrade()?);
         Some(flight)
@@ -159,41 +161,88 @@ impl Introspector {
     }
 }
 
-async fn ask(
-    endpoint: &Endpoint,
-    provider: &Arc<Provider>,
+/// Who wants to know of one token.
+struct Asker {
+    questions: Arc<Questions>,
+    endpoint: Rc<Endpoint>,
+    provider: Arc<Provider>,
     fingerprint: Fingerprint,
-    token: &[u8],
-) -> Verdict {
-    let claims = match endpoint.ask(token).await {
-        Ok(Answer::Active(claims)) => claims,
-        Ok(Answer::Inactive) => return Verdict::Refused(Reason::TokenInactive),
-        Err(error) => {
-            tracing::warn!(
-                provider = &**provider.name(),
-                token = %fingerprint,
-                %error,
-                "cannot ask about an opaque token"
-            );
-            return Verdict::Unknown;
+    token: mesh_auth::Secret<Vec<u8>>,
+}
+
+impl Asker {
+    /// Asks, or waits for the worker that does.
+    async fn verdict(&self) -> Verdict {
+        loop {
+            let token = self.token.expose();
+            match self.questions.join(&self.provider, token, unix_seconds()) {
+                Place::Answered(told) => return self.judge(told),
+                Place::Follow(follower) => {
+                    if let Some(told) = follower.answer().await {
+                        return self.judge(told);
+                    }
+                }
+                Place::Lead(leader) => {
+                    let told = self.ask().await;
+                    let verdict = self.judge(told.clone());
+                    let (result, until) = match &verdict {
+                        Verdict::Active(_, until) => ("active", Some(*until)),
+                        Verdict::Refused(reason) => (reason.code(), None),
+                        Verdict::Unknown => ("failed", None),
+                    };
+                    let name = self.provider.name().to_string();
+                    counter!("postern_introspections_total", "provider" => name, "result" => result)
+                        .increment(1);
+                    leader.tell(told, until, unix_seconds());
+                    return verdict;
+                }
+            }
         }
-    };
-    let now = unix_seconds();
-    let longest = match endpoint.rule().max_cache_seconds {
-        0 => DEFAULT_CACHE,
-        seconds => seconds,
-    };
-    let until = now.saturating_add(longest.into());
-    // `exp` is optional there (RFC 7662 §2.2); such a token lives as long as the answer is used.
-    let stale = endpoint.rule().stale_seconds.unwrap_or(0);
-    let last = until.saturating_add(stale.into());
-    let claims = claims.with_default("exp", Value::Number(Number::Integer(last)));
-    match provider.accept_introspected(claims, now, fingerprint) {
-        Ok(verified) => {
-            let expires = verified.token().expires_at().unwrap_or(until);
-            Verdict::Active(Rc::new(verified), until.min(expires.max(now + 1)))
+    }
+
+    async fn ask(&self) -> Told {
+        match self.endpoint.ask(self.token.expose()).await {
+            Ok(Answer::Active(claims)) => Told::Active(Arc::new(claims), unix_seconds()),
+            Ok(Answer::Inactive) => Told::Inactive,
+            Err(error) => {
+                tracing::warn!(
+                    provider = &**self.provider.name(),
+                    token = %self.fingerprint,
+                    %error,
+                    "cannot ask about an opaque token"
+                );
+                Told::Failed
+            }
         }
-        Err(reason) => Verdict::Refused(reason),
+    }
+
+    fn judge(&self, told: Told) -> Verdict {
+        let (claims, at) = match told {
+            Told::Active(claims, at) => (claims, at),
+            Told::Inactive => return Verdict::Refused(Reason::TokenInactive),
+            Told::Failed => return Verdict::Unknown,
+        };
+        let now = unix_seconds();
+        let longest = match self.endpoint.rule().max_cache_seconds {
+            0 => DEFAULT_CACHE,
+            seconds => seconds,
+        };
+        let until = at.saturating_add(longest.into());
+        // `exp` is optional there (RFC 7662 §2.2); such a token lives as long as the answer is used.
+        let stale = self.endpoint.rule().stale_seconds.unwrap_or(0);
+        let last = until.saturating_add(stale.into());
+        let claims = Arc::unwrap_or_clone(claims);
+        let claims = claims.with_default("exp", Value::Number(Number::Integer(last)));
+        let accepted = self
+            .provider
+            .accept_introspected(claims, now, self.fingerprint);
+        match accepted {
+            Ok(verified) => {
+                let expires = verified.token().expires_at().unwrap_or(until);
+                Verdict::Active(Rc::new(verified), until.min(expires.max(now + 1)))
+            }
+            Err(reason) => Verdict::Refused(reason),
+        }
     }
 }
 

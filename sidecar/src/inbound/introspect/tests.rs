@@ -226,7 +226,16 @@ fn introspector_of(snapshot: SharedSnapshot) -> Introspector {
         mark: None,
         timeout: Duration::from_secs(5),
     };
-    Introspector::new(dialer, snapshot)
+    Introspector::new(Arc::new(Questions::new([1; 32])), dialer, snapshot)
+}
+
+/// What the workers of one sidecar have.
+fn introspectors<const N: usize>() -> [Introspector; N] {
+    let questions = Arc::new(Questions::new([1; 32]));
+    std::array::from_fn(|_| Introspector {
+        questions: Arc::clone(&questions),
+        ..introspector()
+    })
 }
 
 async fn ask(of: &Introspector, provider: &Arc<Provider>, token: &str) -> Verdict {
@@ -294,6 +303,50 @@ async fn many_who_present_one_token_ask_once() {
 }
 
 #[tokio::test]
+async fn one_worker_asks_for_all_and_its_answer_holds_for_those_that_come_later() {
+    let peer = Peer::start().await;
+    let provider = peer.provider(|_| {});
+    let [a, b, late] = introspectors();
+    let workers = [&a, &b].into_iter().cycle().take(50);
+    let asked = workers.map(|worker| ask(worker, &provider, "good"));
+    let mut ends = Vec::new();
+    for verdict in futures_util::future::join_all(asked).await {
+        let Verdict::Active(verified, until) = verdict else {
+            panic!("{}", reason(&verdict));
+        };
+        assert_eq!(verified.token().subject(), Some("alice"));
+        ends.push(until);
+    }
+    assert!(ends.iter().all(|end| *end == ends[0]), "{ends:?}");
+    assert_eq!(reason(&ask(&late, &provider, "good").await), "active");
+    assert_eq!(peer.count(), (1, 1));
+    // Another rule is another question, and a refusal is told to nobody who comes later.
+    let other = peer.provider(|_| {});
+    assert_eq!(reason(&ask(&late, &other, "good").await), "active");
+    assert_eq!(peer.count().1, 2);
+    for worker in [&a, &b] {
+        let verdict = ask(worker, &provider, "gone").await;
+        assert_eq!(reason(&verdict), "token_inactive");
+    }
+    assert_eq!(peer.count().1, 4);
+}
+
+#[tokio::test]
+async fn when_whoever_asks_gives_up_one_of_the_others_asks() {
+    let peer = Peer::start().await;
+    let provider = peer.provider(|_| {});
+    let [a, b] = introspectors();
+    let mut first = Box::pin(ask(&a, &provider, "good"));
+    let mut second = Box::pin(ask(&b, &provider, "good"));
+    let begun = futures_util::poll!(first.as_mut()).is_pending();
+    assert!(begun && futures_util::poll!(second.as_mut()).is_pending());
+    drop(first);
+    assert_eq!(reason(&second.await), "active");
+    assert_eq!(peer.count().1, 1);
+    assert!(b.open.borrow().is_empty());
+}
+
+#[tokio::test]
 async fn an_endpoint_that_keeps_failing_is_left_alone() {
     let peer = Peer::start().await;
     let provider = peer.provider(|i| i.timeout_ms = 50);
@@ -356,14 +409,16 @@ async fn a_client_key_signs_every_question_anew() {
 #[tokio::test]
 async fn the_certificate_of_this_moment_is_presented() {
     let peer = Peer::start().await;
-    let provider = peer.provider(|i| {
-        i.auth = mesh::IntrospectionAuth::Svid.into();
-        i.client_id.clear();
-        i.credential_file.clear();
-    });
+    let provider = || {
+        peer.provider(|i| {
+            i.auth = mesh::IntrospectionAuth::Svid.into();
+            i.client_id.clear();
+            i.credential_file.clear();
+        })
+    };
     let snapshot: SharedSnapshot = Arc::new(ArcSwap::from_pointee(empty()));
     let introspector = introspector_of(Arc::clone(&snapshot));
-    let verdict = ask(&introspector, &provider, "good").await;
+    let verdict = ask(&introspector, &provider(), "good").await;
     assert_eq!(reason(&verdict), "unknown", "there is no certificate yet");
     let id = "spiffe://td/ns/shop/sa/orders";
     let leaf = |snapshot: &Snapshot| {
@@ -375,7 +430,8 @@ async fn the_certificate_of_this_moment_is_presented() {
         let renewed = peer.workload(id);
         expected.push(leaf(&renewed));
         snapshot.store(Arc::new(renewed));
-        // One connection for both.
+        // Another rule, so that what was answered is asked again; one connection for both.
+        let provider = provider();
         for token in ["good", "undated"] {
             let verdict = ask(&introspector, &provider, token).await;
             assert_eq!(reason(&verdict), "active");

@@ -5,13 +5,14 @@
 //! found is still to be checked: time, provider, caller.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use mesh_auth::Reason;
 use mesh_auth::token::{Provider, TokenPolicy, Verified};
+
+use super::digest::{Digest, Start};
 
 /// Tokens remembered.
 const MAX_ENTRIES: usize = 8192;
@@ -21,44 +22,6 @@ const MAX_BYTES: usize = 16 << 20;
 const MAX_FAILURES: usize = 1024;
 /// How long a bad signature or a revoked token is remembered, seconds.
 pub(super) const FAILURE_TTL: i64 = 10;
-
-/// SHA-256 over this process's secret and the token.
-pub(super) type Digest = [u8; 32];
-
-/// Digests tokens.
-pub(super) struct Digester(Context);
-
-impl Digester {
-    pub(super) fn new(seed: [u8; 32]) -> Self {
-        let mut context = Context::new(&SHA256);
-        context.update(&seed);
-        Self(context)
-    }
-
-    pub(super) fn digest(&self, token: &[u8]) -> Digest {
-        let mut context = self.0.clone();
-        context.update(token);
-        let mut digest = [0; 32];
-        digest.copy_from_slice(context.finish().as_ref());
-        digest
-    }
-}
-
-/// A keyed digest is a hash already: its start is taken as it is.
-#[derive(Default)]
-pub(super) struct Start(u64);
-
-impl Hasher for Start {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for (i, byte) in bytes.iter().take(8).enumerate() {
-            self.0 ^= u64::from(*byte) << (8 * i);
-        }
-    }
-}
 
 type Map<V> = HashMap<Digest, V, BuildHasherDefault<Start>>;
 
@@ -229,16 +192,6 @@ impl Failures {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn digests_depend_on_every_byte_and_on_the_secret() {
-        let digester = Digester::new([1; 32]);
-        let token = b"eyJ.eyJ.sig";
-        assert_eq!(digester.digest(token), digester.digest(token));
-        assert_ne!(digester.digest(token), digester.digest(b"eyJ.eyJ.siG"));
-        assert_ne!(digester.digest(token), digester.digest(b"eyJ.eyJ.sig "));
-        assert_ne!(digester.digest(token), Digester::new([2; 32]).digest(token));
-    }
 
     #[test]
     fn failures_are_bounded_short_lived_and_of_one_policy() {

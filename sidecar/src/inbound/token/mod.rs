@@ -6,6 +6,7 @@
 //! long, and for the introspection endpoint of an opaque token.
 
 mod cache;
+pub mod digest;
 mod recent;
 mod stale;
 
@@ -26,9 +27,10 @@ use mesh_auth::{Reason, Secret};
 use mesh_proto::mesh;
 use metrics::{Counter, counter};
 
-use self::cache::{Cache, Digest, Digester, FAILURE_TTL, Failures, Under};
+use self::cache::{Cache, FAILURE_TTL, Failures, Under};
+use self::digest::{Digest, Digester};
 use self::stale::{Known, Stale};
-use super::introspect::{Introspector, Verdict};
+use super::introspect::{Introspector, Questions, Verdict};
 use super::key_misses::{self, KeyMisses, Miss};
 use super::source::Source;
 use crate::key_requests::KeyRequests;
@@ -145,12 +147,13 @@ impl From<Reason> for Denied {
 
 impl Tokens {
     /// Knows nothing yet. `seed` keys the digests: they must not be foreseeable. `key_requests` takes the names of key sets
-    /// that have to be fetched again; `recent` is shared by the workers; introspection endpoints are connected to with
-    /// `dialer` and, where they want it, the certificate of `snapshot`.
+    /// that have to be fetched again; `recent` and `questions` are shared by the workers; introspection endpoints are
+    /// connected to with `dialer` and, where they want it, the certificate of `snapshot`.
     pub fn new(
         seed: [u8; 32],
         key_requests: Arc<KeyRequests>,
         recent: Arc<Recent>,
+        questions: Arc<Questions>,
         dialer: Dialer,
         snapshot: SharedSnapshot,
     ) -> Self {
@@ -163,7 +166,7 @@ impl Tokens {
             memo: RefCell::default(),
             recent,
             key_misses: KeyMisses::new(key_requests),
-            introspector: Introspector::new(dialer, snapshot),
+            introspector: Introspector::new(questions, dialer, snapshot),
             stale: Stale::default(),
             remembered: Cell::default(),
             hits: lookups("hit"),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use mesh_auth::token::{Provider, Verified};
 
-use super::cache::{Digest, Start};
+use super::digest::{Digest, Start};
 use crate::inbound::introspect::{Flight, Verdict};
 
 /// Answers kept; further ones are not used beyond their time.
