@@ -346,6 +346,9 @@ pub(crate) struct DemoArgs {
     /// Let every sidecar write an access log, `logs/NAME.access.jsonl` in the demo's directory
     #[arg(long, requires = "hold")]
     pub(crate) access_log: bool,
+    /// How much the control API and the sidecars log: error, warn, info, debug or trace
+    #[arg(long, requires = "hold", value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub(crate) log: Option<String>,
     /// Worker threads per sidecar
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) workers: u16,

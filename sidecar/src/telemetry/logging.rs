@@ -1,7 +1,7 @@
 //! Structured logs on stderr, bounded in volume.
 //!
 //! A peer that provokes a log line per packet must not fill a disk or slow the workers: at most [`LINES_PER_SECOND`]
-//! lines are written in any second; what is left out is counted and said in the next second.
+//! lines are written in any second, except at level `trace`; what is left out is counted and said in the next second.
 
 use std::io::{self, Write};
 use std::str::FromStr;
@@ -26,6 +26,8 @@ pub enum LogLevel {
     Info,
     /// And every connection.
     Debug,
+    /// And what the protocol libraries do with every frame. Not bounded in volume: to look at a sidecar, not to run one.
+    Trace,
 }
 
 /// How log lines look.
@@ -53,6 +55,7 @@ impl LogLevel {
             Self::Warn => "warn",
             Self::Info => "info",
             Self::Debug => "debug",
+            Self::Trace => "trace",
         }
     }
 }
@@ -66,10 +69,11 @@ impl FromStr for LogLevel {
             "warn" => Self::Warn,
             "info" => Self::Info,
             "debug" => Self::Debug,
+            "trace" => Self::Trace,
             _ => {
                 return Err(UnknownWord {
                     given: given.into(),
-                    expected: "error, warn, info, debug",
+                    expected: "error, warn, info, debug, trace",
                 });
             }
         })
@@ -101,14 +105,20 @@ pub struct AlreadyInitialized;
 /// # Errors
 /// When it was called before.
 pub fn init_logging(level: LogLevel, format: LogFormat) -> Result<(), AlreadyInitialized> {
-    // The protocol libraries log per frame below warn; their levels must not follow ours.
-    let filter = EnvFilter::new(format!(
-        "{level},h2=warn,hyper=warn,hyper_util=warn,rustls=error,tokio_rustls=warn,tonic=warn,tower=warn",
-        level = level.as_str()
-    ));
+    let (filter, lines) = match level {
+        LogLevel::Trace => ("trace".to_owned(), u32::MAX),
+        // The protocol libraries log per frame below warn; their levels must not follow ours.
+        level => (
+            format!(
+                "{level},h2=warn,hyper=warn,hyper_util=warn,rustls=error,tokio_rustls=warn,tonic=warn,tower=warn",
+                level = level.as_str()
+            ),
+            LINES_PER_SECOND,
+        ),
+    };
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(Limited::new(LINES_PER_SECOND))
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(Limited::new(lines))
         .with_ansi(false);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -238,7 +248,7 @@ mod tests {
             .parse::<LogLevel>()
             .expect_err("no level")
             .to_string();
-        assert!(error.contains("'loud'") && error.contains("error, warn, info, debug"));
+        assert!(error.contains("'loud'") && error.contains("error, warn, info, debug, trace"));
         assert_eq!(
             "text".parse::<LogFormat>().expect("format"),
             LogFormat::Text

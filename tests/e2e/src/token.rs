@@ -93,6 +93,24 @@ pub fn thumbprint(der: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, der))
 }
 
+/// A document that has `orders` judge tokens by `rule`, an entry of `jwtRules`.
+#[must_use]
+pub fn orders_tokens(rule: &Value) -> String {
+    json!({
+        "apiVersion": "postern.dev/v1alpha1",
+        "kind": "RequestAuthentication",
+        "metadata": {"name": "orders-tokens", "namespace": "demo"},
+        "spec": {"selector": {"matchLabels": {"app": "orders"}}, "jwtRules": [rule]},
+    })
+    .to_string()
+}
+
+/// The line of a request that presents `token`.
+#[must_use]
+pub fn bearer(token: &str) -> String {
+    format!("authorization: Bearer {token}\r\n")
+}
+
 /// Unix seconds from now.
 #[must_use]
 pub fn in_seconds(seconds: i64) -> i64 {

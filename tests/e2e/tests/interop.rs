@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use mesh_e2e::app::App;
 use mesh_e2e::envoy::{self, Envoy};
 use mesh_e2e::sidecar::Sidecar;
-use mesh_e2e::{Mesh, eventually, http, venv};
+use mesh_e2e::{Mesh, eventually, http, token, venv};
 use serde_json::{Value, json};
 
 const WEB: &str = "spiffe://demo.postern.internal/ns/demo/sa/web";
@@ -157,26 +157,19 @@ fn a_jwt_svid_is_fetched_kept_and_verified_by_the_python_library() {
         let said = validated[case].as_str().expect("text");
         assert!(said.contains(reason), "{case}: {said}");
     }
-    let token = told["token"].as_str().expect("a token");
+    let svid = told["token"].as_str().expect("a token");
     // A rule of that profile needs no keys of its own: those of the trust bundle are there.
-    mesh.apply(
-        r#"apiVersion: postern.dev/v1alpha1
-kind: RequestAuthentication
-metadata: {name: orders-tokens, namespace: demo}
-spec:
-  selector: {matchLabels: {app: orders}}
-  jwtRules:
-  - {profile: jwt-svid, trustDomain: demo.postern.internal, audiences: [orders], required: true}
-"#,
-    );
+    mesh.apply(&token::orders_tokens(&json!({
+        "profile": "jwt-svid", "trustDomain": "demo.postern.internal", "audiences": ["orders"], "required": true,
+    })));
     eventually("a token is demanded", || mesh.call_orders().status == 401);
-    let line = format!("authorization: Bearer {token}\r\n");
+    let line = token::bearer(svid);
     let answer = http::get(mesh.address("web", "outbound"), "orders", "/", &line);
     assert_eq!(answer.status, 200, "{}", answer.head);
     for entry in std::fs::read_dir(mesh.directory().join("logs")).expect("logs") {
         let path = entry.expect("a file").path();
         let log = std::fs::read_to_string(&path).expect("text");
-        assert!(!log.contains(token), "{} holds a token", path.display());
+        assert!(!log.contains(svid), "{} holds a token", path.display());
     }
 }
 

@@ -5,49 +5,49 @@ use std::time::{Duration, Instant};
 
 use mesh_e2e::http::{self, field};
 use mesh_e2e::oidc::Provider;
+use mesh_e2e::token;
 use mesh_e2e::{Mesh, PATIENCE};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const RESOURCE: &str = "urn:opaque:orders";
 /// `maxCache` where a test waits for it to pass.
 const SHORT: u64 = 1;
 
-/// A mesh whose `orders` asks `provider` as its client `sidecar`; `more` is a further line of `introspection`.
-fn mesh(provider: &Provider, more: &str) -> Mesh {
-    let mesh = Mesh::start(&[]);
-    let secret = provider.file("secret");
-    let client = format!(
-        "{{clientId: sidecar, credentialFile: {}, {more}",
-        secret.display()
-    );
-    demand(&mesh, provider, &client);
+fn short() -> String {
+    format!("{SHORT}s")
+}
+
+/// A mesh whose `orders` asks `provider` as its client `sidecar`, as `more` says.
+fn mesh(provider: &Provider, more: Value) -> Mesh {
+    let mesh = Mesh::start(&["--workers", "4"]);
+    let mut client = more;
+    client["clientId"] = "sidecar".into();
+    client["credentialFile"] = path(provider, "secret");
+    demand(&mesh, provider, client);
     mesh
 }
 
-/// Has `orders` demand tokens of `provider`; `client` is the beginning of `introspection`, as a flow mapping.
-fn demand(mesh: &Mesh, provider: &Provider, client: &str) {
-    let document = format!(
-        r#"apiVersion: postern.dev/v1alpha1
-kind: RequestAuthentication
-metadata: {{name: orders-tokens, namespace: demo}}
-spec:
-  selector: {{matchLabels: {{app: orders}}}}
-  jwtRules:
-  - issuer: {issuer}
-    audiences: ["{RESOURCE}"]
-    required: true
-    outputClaimToHeaders: [{{header: x-client, claim: client_id}}, {{header: x-scope, claim: scope}}]
-    introspection: {client}, endpoint: "{issuer}/token/introspection", caFile: {ca}, timeout: 5s}}
-"#,
-        issuer = provider.issuer,
-        ca = provider.file("ca.pem").display(),
-    );
-    mesh.apply(&document);
+fn path(provider: &Provider, name: &str) -> Value {
+    provider.file(name).display().to_string().into()
+}
+
+/// Has `orders` demand tokens of `provider`, asked about as `introspection` says.
+fn demand(mesh: &Mesh, provider: &Provider, mut introspection: Value) {
+    introspection["endpoint"] = format!("{}/token/introspection", provider.issuer).into();
+    introspection["caFile"] = path(provider, "ca.pem");
+    introspection["timeout"] = "5s".into();
+    mesh.apply(&token::orders_tokens(&json!({
+        "issuer": provider.issuer, "audiences": [RESOURCE], "required": true,
+        "outputClaimToHeaders": [
+            {"header": "x-client", "claim": "client_id"}, {"header": "x-scope", "claim": "scope"},
+        ],
+        "introspection": introspection,
+    })));
     mesh_e2e::eventually("a token is demanded", || mesh.call_orders().status == 401);
 }
 
 fn call(mesh: &Mesh, token: &str) -> http::Answer {
-    let line = format!("authorization: Bearer {token}\r\n");
+    let line = token::bearer(token);
     http::get(mesh.address("web", "outbound"), "orders", "/", &line)
 }
 
@@ -72,7 +72,7 @@ fn until_refused(mesh: &Mesh, token: &str) -> (Duration, http::Answer) {
 #[test]
 fn an_opaque_token_is_asked_about_once_and_the_application_is_told_what_the_provider_says() {
     let provider = Provider::over_tls();
-    let mesh = mesh(&provider, "maxCache: 300s");
+    let mesh = mesh(&provider, json!({"maxCache": "300s"}));
     let token = provider.token("web", RESOURCE);
     assert!(!token.contains('.'), "opaque");
     let answer = call(&mesh, &token);
@@ -84,9 +84,8 @@ fn an_opaque_token_is_asked_about_once_and_the_application_is_told_what_the_prov
     for _ in 0..50 {
         assert_eq!(call(&mesh, &token).status, 200);
     }
-    // Each worker asks by itself.
-    let asked = provider.introspections();
-    assert!((1..=4).contains(&asked), "{asked} questions");
+    // Whichever worker it came to.
+    assert_eq!(provider.introspections(), 1, "questions");
 
     let other = provider.token("web", "urn:opaque:payments");
     refused(&mesh, &other, 401, "token_wrong_audience");
@@ -97,11 +96,12 @@ fn an_opaque_token_is_asked_about_once_and_the_application_is_told_what_the_prov
 fn a_client_with_a_key_of_its_own_signs_what_the_provider_accepts() {
     let provider = Provider::over_tls();
     let mesh = Mesh::start(&[]);
-    let client = format!(
-        "{{auth: private-key-jwt, clientId: signer, keyId: signer-1, credentialFile: {}",
-        provider.file("signer.key").display()
+    let key = path(&provider, "signer.key");
+    demand(
+        &mesh,
+        &provider,
+        json!({"auth": "private-key-jwt", "clientId": "signer", "keyId": "signer-1", "credentialFile": key}),
     );
-    demand(&mesh, &provider, &client);
     for _ in 0..3 {
         // The provider refuses an assertion that it has seen.
         let token = provider.token("web", RESOURCE);
@@ -117,11 +117,7 @@ fn the_workloads_own_certificate_proves_the_client_and_no_other_does() {
         let mesh = Mesh::start(&[]);
         let id = format!("spiffe://demo.postern.internal/ns/demo/sa/{workload}");
         let provider = Provider::over_mutual_tls(&id, &mesh.trust_bundle());
-        demand(
-            &mesh,
-            &provider,
-            &format!("{{auth: svid, clientId: \"{id}\""),
-        );
+        demand(&mesh, &provider, json!({"auth": "svid", "clientId": id}));
         let token = provider.token("web", RESOURCE);
         if accepted {
             let answer = call(&mesh, &token);
@@ -135,7 +131,7 @@ fn the_workloads_own_certificate_proves_the_client_and_no_other_does() {
 #[test]
 fn a_token_revoked_at_the_provider_is_refused_when_the_answer_is_no_longer_believed() {
     let provider = Provider::over_tls();
-    let mesh = mesh(&provider, &format!("maxCache: {SHORT}s"));
+    let mesh = mesh(&provider, json!({"maxCache": short()}));
     let (lost, kept) = (
         provider.token("web", RESOURCE),
         provider.token("web", RESOURCE),
@@ -156,7 +152,7 @@ fn a_token_revoked_at_the_provider_is_refused_when_the_answer_is_no_longer_belie
 #[test]
 fn nobody_waits_while_an_answer_that_is_not_fresh_is_asked_for_again() {
     let provider = Provider::over_tls();
-    let mesh = mesh(&provider, &format!("maxCache: {SHORT}s, stale: 60s"));
+    let mesh = mesh(&provider, json!({"maxCache": short(), "stale": "60s"}));
     let token = provider.token("web", RESOURCE);
     assert_eq!(call(&mesh, &token).status, 200);
     let asked = provider.introspections();
@@ -180,7 +176,7 @@ fn nobody_waits_while_an_answer_that_is_not_fresh_is_asked_for_again() {
 #[test]
 fn without_the_provider_nobody_is_let_in_and_the_reason_is_told() {
     let mut provider = Provider::over_tls();
-    let mesh = mesh(&provider, &format!("maxCache: {SHORT}s"));
+    let mesh = mesh(&provider, json!({"maxCache": short()}));
     let (known, unknown) = (
         provider.token("web", RESOURCE),
         provider.token("web", RESOURCE),

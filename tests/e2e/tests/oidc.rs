@@ -5,24 +5,16 @@ use std::time::Instant;
 
 use mesh_e2e::http::{self, field};
 use mesh_e2e::oidc::Provider;
-use mesh_e2e::{Mesh, PATIENCE, eventually};
+use mesh_e2e::{Mesh, PATIENCE, eventually, token};
+use serde_json::json;
 
 fn mesh(provider: &Provider, directory: &tempfile::TempDir) -> Mesh {
-    let documents = format!(
-        r#"apiVersion: postern.dev/v1alpha1
-kind: RequestAuthentication
-metadata: {{name: orders-tokens, namespace: demo}}
-spec:
-  selector: {{matchLabels: {{app: orders}}}}
-  jwtRules:
-  - issuer: {}
-    audiences: ["urn:orders"]
-    profile: at+jwt
-    required: true
-    binding: {{rules: [{{claim: client_id, principal: "spiffe://demo.postern.internal/ns/demo/sa/{{value}}"}}]}}
-"#,
-        provider.issuer
-    );
+    let documents = token::orders_tokens(&json!({
+        "issuer": provider.issuer, "audiences": ["urn:orders"], "profile": "at+jwt", "required": true,
+        "binding": {"rules": [
+            {"claim": "client_id", "principal": "spiffe://demo.postern.internal/ns/demo/sa/{value}"},
+        ]},
+    }));
     let file = directory.path().join("tokens.yaml");
     std::fs::write(&file, documents).expect("written");
     Mesh::start(&[
@@ -34,7 +26,7 @@ spec:
 }
 
 fn call(mesh: &Mesh, token: &str) -> http::Answer {
-    let line = format!("authorization: Bearer {token}\r\n");
+    let line = token::bearer(token);
     http::get(mesh.address("web", "outbound"), "orders", "/", &line)
 }
 

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use mesh_e2e::app::App;
-use mesh_e2e::token::{ISSUER, Issuer, claims};
+use mesh_e2e::token::{self, ISSUER, Issuer, bearer, claims};
 use mesh_e2e::{Mesh, eventually, http};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const WEB: &str = "spiffe://demo.postern.internal/ns/demo/sa/web";
 
@@ -147,17 +147,9 @@ fn open_stream(mesh: &Mesh, token: &str) -> BufReader<TcpStream> {
 
 /// `orders` demands tokens of `issuer` for `audience`.
 fn rule(issuer: &Issuer, audience: &str) -> String {
-    format!(
-        r#"apiVersion: postern.dev/v1alpha1
-kind: RequestAuthentication
-metadata: {{name: orders-tokens, namespace: demo}}
-spec:
-  selector: {{matchLabels: {{app: orders}}}}
-  jwtRules:
-  - {{issuer: {ISSUER}, audiences: [{audience}], jwks: '{jwks}', required: true}}
-"#,
-        jwks = issuer.jwks()
-    )
+    token::orders_tokens(&json!({
+        "issuer": ISSUER, "audiences": [audience], "jwks": issuer.jwks(), "required": true,
+    }))
 }
 
 #[test]
@@ -181,7 +173,7 @@ fn a_revoked_token_loses_its_open_stream_and_opens_no_other_until_it_is_taken_ba
     };
     let (lost, kept) = (token("lost", "s1"), token("kept", "s2"));
     let call = |token: &str| {
-        let line = format!("authorization: Bearer {token}\r\n");
+        let line = bearer(token);
         let answer = http::get(mesh.address("web", "outbound"), "orders", "/", &line);
         let reason = http::field(&answer.head, "postern-reason").map(str::to_owned);
         (answer.status, reason)
@@ -256,7 +248,7 @@ fn a_stream_ends_when_no_rule_accepts_its_token_any_more_and_outlives_a_change_o
     let mesh = Mesh::start(&["--app", &format!("orders={}", app.address)]);
     mesh.apply(&rule(&issuer, "orders"));
     let token = issuer.sign(&issuer.header(), &claims());
-    let line = format!("authorization: Bearer {token}\r\n");
+    let line = bearer(&token);
     let call = || http::get(mesh.address("web", "outbound"), "orders", "/", &line).status;
     eventually("the rule is in force", || {
         http::get(mesh.address("web", "outbound"), "orders", "/", "").status == 401

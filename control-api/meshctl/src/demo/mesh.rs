@@ -265,6 +265,9 @@ async fn start_control_api(
         .with("--listen", listen)
         .with("--metrics", "127.0.0.1:0")
         .with("--ready-file", stage.ready_file(name));
+    if let Some(level) = &options.log {
+        arguments = arguments.with("--log", level);
+    }
     arguments
         .0
         .extend(options.control_api_flags.iter().map(Into::into));
@@ -423,6 +426,9 @@ fn start_sidecar(
         .with("--ready-file", stage.ready_file(&name));
     if let Some(keys) = stage.scratch.key_dir(plan.name)? {
         arguments = arguments.with("--key-dir", keys);
+    }
+    if let Some(level) = &options.log {
+        arguments = arguments.with("--log", level);
     }
     if options.access_log {
         let name = format!("{}.access.jsonl", plan.name);

@@ -255,6 +255,25 @@ pub(super) fn subject_told(answer: Result<Answer, String>) -> Outcome {
 
 /// A token that must be refused for `expected`.
 pub(super) fn token_refused(answer: Result<Answer, String>, expected: &str, why: &str) -> Outcome {
+    let names_it = |challenge: &str| challenge.contains("error=\"invalid_token\"");
+    unauthorized(answer, expected, names_it, why)
+}
+
+/// No token where one is needed: the challenge must not call it an error (RFC 6750 section 3.1).
+pub(super) fn token_missing(answer: Result<Answer, String>) -> Outcome {
+    let names_none =
+        |challenge: &str| challenge.starts_with("Bearer") && !challenge.contains("error=");
+    let why = "this path demands a token, every other goes without";
+    unauthorized(answer, "token_missing", names_none, why)
+}
+
+/// 401 for the reason `expected`, with a challenge that is as it should be.
+fn unauthorized(
+    answer: Result<Answer, String>,
+    expected: &str,
+    is_right: impl Fn(&str) -> bool,
+    why: &str,
+) -> Outcome {
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => return bad(error, "a refusal is an answer, not a broken connection"),
@@ -264,28 +283,10 @@ pub(super) fn token_refused(answer: Result<Answer, String>, expected: &str, why:
     let got = format!("{} {code}", answer.status.as_u16());
     if answer.status != StatusCode::UNAUTHORIZED || code != expected {
         bad(got, reason(&answer))
-    } else if !challenge.contains("error=\"invalid_token\"") {
-        bad(got, format!("the challenge does not say so: {challenge}"))
-    } else {
-        good(got, why)
-    }
-}
-
-/// No token where one is needed: the challenge must not call it an error (RFC 6750 section 3.1).
-pub(super) fn token_missing(answer: Result<Answer, String>) -> Outcome {
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(error) => return bad(error, "a refusal is an answer, not a broken connection"),
-    };
-    let code = answer.header("postern-reason");
-    let challenge = answer.header("www-authenticate");
-    let got = format!("{} {code}", answer.status.as_u16());
-    if answer.status != StatusCode::UNAUTHORIZED || code != "token_missing" {
-        bad(got, reason(&answer))
-    } else if !challenge.starts_with("Bearer") || challenge.contains("error=") {
+    } else if !is_right(challenge) {
         bad(got, format!("the challenge is {challenge:?}"))
     } else {
-        good(got, "this path demands a token, every other goes without")
+        good(got, why)
     }
 }
 
