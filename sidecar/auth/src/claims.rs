@@ -6,6 +6,7 @@
 //! exceeds a fixed multiple of the limits, whatever the bytes say. The cost is linear in the bytes plus one sort of the
 //! names of each object: there is no hash table to flood.
 
+mod member;
 mod parse;
 
 #[cfg(test)]
@@ -14,6 +15,8 @@ mod tests;
 pub use parse::{Limits, ParseError, parse, parse_within};
 
 use std::fmt;
+
+use self::member::Member;
 
 /// Latest NumericDate that is believed: the end of year 9999.
 const LAST_DATE: f64 = 253_402_300_799.0;
@@ -46,19 +49,25 @@ pub enum Number {
 
 /// An object: members with distinct names, in order of their names.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Object(Box<[(Box<str>, Value)]>);
+pub struct Object(Box<[Member]>);
 
 impl Object {
     /// The member called `name`, exactly.
+    #[inline]
     pub fn get(&self, name: &str) -> Option<&Value> {
-        let at = self
-            .0
-            .binary_search_by(|(held, _)| (**held).cmp(name))
-            .ok()?;
-        self.0.get(at).map(|(_, value)| value)
+        let at = self.find(name).ok()?;
+        self.0.get(at).map(|member| &member.value)
+    }
+
+    #[inline]
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        let start = member::start(name);
+        self.0
+            .binary_search_by(|held| held.start.cmp(&start).then_with(|| held.name().cmp(name)))
     }
 
     /// The string that member `name` is; `None` when it is missing or something else.
+    #[inline]
     pub fn string(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(Value::as_str)
     }
@@ -66,18 +75,17 @@ impl Object {
     /// With `value` as the member called `name`, unless there is one.
     #[must_use]
     pub fn with_default(self, name: &str, value: Value) -> Self {
-        let found = self.0.binary_search_by(|(held, _)| (**held).cmp(name));
-        let Err(at) = found else {
+        let Err(at) = self.find(name) else {
             return self;
         };
         let mut members = self.0.into_vec();
-        members.insert(at, (name.into(), value));
+        members.insert(at, Member::new(name.into(), value));
         Self(members.into())
     }
 
     /// Every member, in order of the names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(name, value)| (&**name, value))
+        self.0.iter().map(|member| (member.name(), &member.value))
     }
 
     /// Number of members.
@@ -95,7 +103,7 @@ impl Object {
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set()
-            .entries(self.0.iter().map(|(name, _)| name))
+            .entries(self.iter().map(|(name, _)| name))
             .finish()
     }
 }

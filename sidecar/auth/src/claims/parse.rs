@@ -1,5 +1,6 @@
 //! Bytes to values, in one pass over the text.
 
+use super::member::{Member, Name};
 use super::{Number, Object, Value};
 
 /// Bounds on a document. Its length in bytes is the caller's to bound.
@@ -139,7 +140,7 @@ impl Parser<'_> {
         match self.peek() {
             Some(b'{') => self.nested(Self::object),
             Some(b'[') => self.nested(Self::array),
-            Some(b'"') => self.string().map(Value::String),
+            Some(b'"') => self.text().map(Value::String),
             Some(b't') => self.word("true", Value::Bool(true)),
             Some(b'f') => self.word("false", Value::Bool(false)),
             Some(b'n') => self.word("null", Value::Null),
@@ -198,24 +199,28 @@ impl Parser<'_> {
             self.at += 1;
         } else {
             loop {
-                let name = self.string()?;
+                let name = self.text::<Name>()?;
                 self.space();
                 self.expect(b':')?;
                 self.space();
-                members.push((name, self.value()?));
+                members.push(Member::new(name, self.value()?));
                 if !self.more(b'}')? {
                     break;
                 }
             }
         }
-        members.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        if members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        members.sort_unstable_by(Member::cmp_name);
+        if members
+            .windows(2)
+            .any(|pair| pair[0].cmp_name(&pair[1]).is_eq())
+        {
             return Err(ParseError::Duplicate);
         }
         Ok(Value::Object(Object(members.into_boxed_slice())))
     }
 
-    fn string(&mut self) -> Result<Box<str>, ParseError> {
+    /// A string, as whatever it is kept in.
+    fn text<T: for<'t> From<&'t str> + From<String>>(&mut self) -> Result<T, ParseError> {
         self.expect(b'"')?;
         let start = self.at;
         loop {
@@ -241,7 +246,7 @@ impl Parser<'_> {
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(resolved.into_boxed_str());
+                    return Ok(resolved.into());
                 }
                 Some(b'\\') => {
                     self.at += 1;

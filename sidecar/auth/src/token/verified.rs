@@ -56,7 +56,7 @@ impl VerifiedToken {
         claims: Object,
     ) -> Self {
         let principal = match (claims.string("iss"), claims.string("sub")) {
-            (Some(issuer), Some(subject)) => Some(format!("{issuer}/{subject}").into()),
+            (Some(issuer), Some(subject)) => Some([issuer, "/", subject].concat().into()),
             _ => None,
         };
         let date = |name| claims.get(name).and_then(Value::as_date);
