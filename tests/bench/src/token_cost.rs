@@ -1,7 +1,8 @@
 //! `mesh-bench token-cost`: what a token costs the inbound sidecar, and beside Envoy with jwt_authn and its cache on.
 //!
 //! CPU of the process of the inbound sidecar per request, from the scheduler's account. Everything shares one processor and
-//! the arms take turns; medians of rounds are judged. "Added" is what a request with a token takes more than one without.
+//! the arms take turns; medians of rounds are judged. "Added" is what a request with a token takes more than one without, with
+//! requests made by the same script: a slower load generator makes for smaller batches, which cost more for each.
 
 use std::hint::black_box;
 use std::io::Write as _;
@@ -35,6 +36,8 @@ const AUDIENCE: &str = "orders";
 const CONNECTIONS: u32 = 32;
 /// More than a worker remembers, so that tokens that take turns are never found.
 const TOKENS: usize = 20_000;
+/// Tokens that take turns and are all remembered, but more than a connection indexes: each is spelled anew.
+const REMEMBERED: usize = 1_000;
 const CACHED_US: f64 = 2.0;
 const UNCACHED_OVER_RAW_US: f64 = 6.0;
 const OVER_ENVOY: f64 = 0.45;
@@ -124,30 +127,37 @@ async fn measure(
     // From here on requests without a token pass as well.
     mesh.api.apply(&mesh_pair::policy(None)).await?;
     probe::wait_for_answer(&mesh.pair.target, "", &app.body).await?;
-    let script = script(&issuer)?;
-    let filler = format!("X-Filler: {}", "x".repeat(token.len()));
-    let mut arms = [const { Vec::new() }; 4];
+    let many = tokens_in_turn(&issuer)?;
+    let filler = "x".repeat(authorization.len());
+    let turning: Vec<String> = many.iter().map(|token| token.replace('.', "-")).collect();
+    let scripts = [
+        script("X-Filler", &[])?,
+        script("X-Filler", &[filler])?,
+        script("X-Filler", &turning)?,
+        script("Authorization", &[format!("Bearer {token}")])?,
+        script("Authorization", &many[..REMEMBERED])?,
+        script("Authorization", &many)?,
+    ];
+    let mut arms = [const { Vec::new() }; 6];
     for round in 1..=rounds {
         say(&format!(
             "round {round} of {rounds}: with and without tokens"
         ));
-        for (arm, sent) in arms.iter_mut().zip([
-            Sent::Fields(&[]),
-            Sent::Fields(&[&filler]),
-            Sent::Fields(&[&authorization]),
-            Sent::Script(script.path()),
-        ]) {
-            arm.push(load.cpu(&mesh.pair, sent).await?);
+        for (arm, script) in arms.iter_mut().zip(&scripts) {
+            arm.push(load.cpu(&mesh.pair, Sent::Script(script.path())).await?);
         }
     }
-    let [none, filler, cached, uncached] = arms.each_ref().map(|arm| median(arm));
+    let [none, filler, changing, cached, turns, uncached] = arms.each_ref().map(|arm| median(arm));
     let added = |with: Option<f64>| with.zip(none).map(|(with, none)| with - none);
     report.figure("raw_signature_check_us", raw);
     report.figure("inbound_us.no_token", none);
     report.figure("inbound_us.header_as_long_as_a_token", filler);
+    report.figure("inbound_us.header_as_long_that_changes", changing);
     report.figure("inbound_us.cached_token", cached);
+    report.figure("inbound_us.cached_tokens_in_turn", turns);
     report.figure("inbound_us.uncached_token", uncached);
     report.figure("inbound_us.no_token_range", range(&arms[0]));
+    report.figure("cached_tokens_in_turn_added_us", added(turns));
     report.figure("beside_envoy_us.postern", median(&postern));
     report.figure("beside_envoy_us.envoy", median(&envoys));
     report.ratio(
@@ -195,17 +205,27 @@ impl Load<'_> {
     }
 }
 
-/// A script for wrk in which tokens take turns.
-fn script(issuer: &Issuer) -> anyhow::Result<NamedTempFile> {
+/// What presents tokens that differ in their identifier.
+fn tokens_in_turn(issuer: &Issuer) -> anyhow::Result<Vec<String>> {
+    let token =
+        |i: usize| issuer.sign(json!({"sub": "alice", "aud": AUDIENCE, "jti": i.to_string()}));
+    (0..TOKENS)
+        .map(|i| Ok(format!("Bearer {}", token(i)?)))
+        .collect()
+}
+
+/// A script for wrk in which the values of a header take turns; without values there is no header.
+fn script(header: &str, values: &[String]) -> anyhow::Result<NamedTempFile> {
     let mut file = NamedTempFile::with_suffix(".lua")?;
-    writeln!(file, "local heads, at = {{}}, 0")?;
-    for i in 0..TOKENS {
-        let token = issuer.sign(json!({"sub": "alice", "aud": AUDIENCE, "jti": i.to_string()}))?;
-        writeln!(file, "heads[{}] = \"Bearer {token}\"", i + 1)?;
+    writeln!(file, "local values, requests, at = {{}}, {{}}, 0")?;
+    for (i, value) in values.iter().enumerate() {
+        writeln!(file, "values[{}] = \"{value}\"", i + 1)?;
     }
     write!(
         file,
-        "request = function()\n  at = at % #heads + 1\n  wrk.headers[\"Authorization\"] = heads[at]\n  return wrk.format()\nend\n"
+        "init = function()\n  requests[1] = wrk.format()\n  for i = 1, #values do\n    wrk.headers[\"{header}\"] = values[i]\n    \
+         requests[i] = wrk.format()\n  end\nend\n\
+         request = function()\n  at = at % #requests + 1\n  return requests[at]\nend\n"
     )?;
     file.flush()?;
     Ok(file)
