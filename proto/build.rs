@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "postern/mesh/v1/request_authentication.proto",
         "postern/mesh/v1/certificate.proto",
         "postern/mesh/v1/revocation.proto",
+        "postern/mesh/v1/edge.proto",
         "postern/mesh/v1/key_set.proto",
         "postern/mesh/v1/latency_budget.proto",
         "postern/mesh/v1/report.proto",

@@ -15,6 +15,7 @@ use mesh_auth::policy::Verdict;
 use tokio::sync::Notify;
 
 use crate::telemetry::watch::budgets::Shelf;
+use crate::telemetry::watch::edges::Learned;
 use crate::telemetry::watch::tap::Tap;
 use crate::wall_clock::unix_seconds;
 
@@ -227,6 +228,8 @@ pub struct Ledger {
     shared: Mutex<Shared>,
     /// What it counts for latency budgets.
     pub tallies: Arc<Shelf>,
+    /// Who talks to the workload.
+    pub edges: Learned,
     /// Who watches it live.
     pub tap: Arc<Tap>,
 }

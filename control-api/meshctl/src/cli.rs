@@ -80,6 +80,10 @@ pub(crate) enum Command {
     Status,
     /// Latency budgets: which are met, which are breached and where
     Budget(BudgetArgs),
+    /// Rates, success, latency and denials between workloads, right now
+    Top(TopArgs),
+    /// Who talks to whom, with which identity
+    Edges(EdgesArgs),
     /// Watch requests and connections of a workload as they end
     Tap(TapArgs),
     /// Store documents from files (all or none)

@@ -41,6 +41,11 @@ struct Fake(Arc<Script>);
 impl AdminService for Fake {
     type TapStream = tokio_stream::Empty<Result<TapResponse, Status>>;
 
+    async fn edges(&self, request: Request<EdgesRequest>) -> Answer<EdgesResponse> {
+        self.0.note(&request)?;
+        Ok(Response::new(EdgesResponse::default()))
+    }
+
     async fn tap(&self, request: Request<TapRequest>) -> Answer<Self::TapStream> {
         self.0.note(&request)?;
         Ok(Response::new(tokio_stream::empty()))

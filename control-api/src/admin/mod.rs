@@ -2,6 +2,7 @@
 
 mod authority;
 mod documents;
+mod edges;
 mod operator;
 mod tap;
 
@@ -21,9 +22,9 @@ use mesh_proto::admin::{
     WaitEnforcedResponse,
 };
 use mesh_proto::admin::{
-    DiffRequest, DiffResponse, Difference, FindDecisionRequest, FindDecisionResponse,
-    HistoryRequest, HistoryResponse, ReportsRequest, ReportsResponse, Revision, RollbackRequest,
-    RollbackResponse, TapRequest,
+    DiffRequest, DiffResponse, Difference, EdgesRequest, EdgesResponse, FindDecisionRequest,
+    FindDecisionResponse, HistoryRequest, HistoryResponse, ReportsRequest, ReportsResponse,
+    Revision, RollbackRequest, RollbackResponse, TapRequest,
 };
 use mesh_proto::mesh::{FindDecision, report_answer, report_query};
 use tokio_util::sync::CancellationToken;
@@ -177,6 +178,16 @@ fn kind(text: &str) -> Result<Kind, Status> {
 #[tonic::async_trait]
 impl AdminService for Administration {
     type TapStream = tap::Responses;
+
+    async fn edges(
+        &self,
+        request: Request<EdgesRequest>,
+    ) -> Result<Response<EdgesResponse>, Status> {
+        self.operator(&request)?;
+        edges::ask(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
 
     async fn tap(&self, request: Request<TapRequest>) -> Result<Response<tap::Responses>, Status> {
         let caller = Caller::of(&request);
@@ -545,7 +556,7 @@ impl AdminService for Administration {
             .into_iter()
             .find_map(|(workload, answer)| match answer? {
                 report_answer::Answer::Decision(decision) => Some((workload, decision)),
-                report_answer::Answer::TapStarted(_) => None,
+                report_answer::Answer::TapStarted(_) | report_answer::Answer::Edges(_) => None,
             });
         let (workload, decision) = found.unzip();
         Ok(Response::new(FindDecisionResponse {

@@ -11,4 +11,4 @@ mod view;
 pub use board::{Answers, Board};
 pub use service::{Parts, Reports};
 pub use taps::{Watching, watch};
-pub use view::workloads;
+pub use view::{edges, workloads};

@@ -560,7 +560,5 @@ fn tell(
     port: u16,
     outcome: &Outcome,
 ) {
-    worker.observer.request_ended(observation, |_| {
-        source.ended(worker, port, Some(head), outcome)
-    });
+    source.request_ended(worker, observation, head, port, outcome);
 }

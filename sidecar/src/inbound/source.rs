@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, request};
 use mesh_auth::policy::{self, Connection, Decision, PolicySet, Standing, Verdict};
@@ -15,6 +16,7 @@ use crate::http::answer::Refused;
 use crate::ledger::{self, Denial, RequestFacts, TokenFacts};
 use crate::snapshot::Snapshot;
 use crate::telemetry::observe::{Ended, EndedHttp, Line, Observation, Outcome};
+use crate::telemetry::watch::edges::{Edge, From};
 use crate::wall_clock::{unix_millis, unix_seconds};
 use crate::worker::Worker;
 use crate::worker::metrics::Direction;
@@ -37,6 +39,8 @@ pub struct Source {
     earlier: Cell<Option<([u8; 32], i64)>>,
     decided: RefCell<Vec<Decided>>,
     standings: RefCell<Vec<(u64, u16, Rc<Standing>)>>,
+    /// Where it is counted, by port.
+    edges: RefCell<Vec<(u16, Arc<Edge>)>>,
 }
 
 /// Ports of one connection for which decisions are remembered. Who names more pays with his own time.
@@ -90,6 +94,7 @@ impl Source {
             earlier: Cell::new(None),
             decided: RefCell::default(),
             standings: RefCell::default(),
+            edges: RefCell::default(),
         }
     }
 
@@ -237,6 +242,40 @@ impl Source {
         }
     }
 
+    /// Tells of a request that ended.
+    pub fn request_ended(
+        &self,
+        worker: &Worker,
+        observation: &mut Observation,
+        head: &request::Parts,
+        port: u16,
+        outcome: &Outcome,
+    ) {
+        worker.observer.request_ended(observation, |_| {
+            self.ended(worker, port, Some(head), outcome)
+        });
+        let (is_denied, took) = (is_decided(observation), observation.timeline.total());
+        self.with_edge(worker, port, |edge| edge.request(outcome, is_denied, took));
+    }
+
+    /// What is counted of this source and `port`; looked for once per connection and port.
+    fn with_edge(&self, worker: &Worker, port: u16, count: impl FnOnce(&Edge)) {
+        let mut edges = self.edges.borrow_mut();
+        if let Some((_, edge)) = edges.iter().find(|(held, _)| *held == port) {
+            return count(edge);
+        }
+        let from = match &self.peer {
+            Some(peer) => From::Peer(peer.id().to_shared()),
+            None => From::Address(self.address.ip().to_canonical()),
+        };
+        let edge = worker.observer.watch.edges.find(from, port);
+        count(&edge);
+        if edges.len() == MAX_PORTS {
+            edges.remove(0);
+        }
+        edges.push((port, edge));
+    }
+
     /// Tells of an opaque connection that ended.
     pub fn connection_ended(
         &self,
@@ -245,6 +284,8 @@ impl Source {
         port: u16,
         outcome: &Outcome,
     ) {
+        let is_denied = is_decided(observation);
+        self.with_edge(worker, port, |edge| edge.connection(outcome, is_denied));
         worker
             .observer
             .connection_ended(observation, |_| self.ended(worker, port, None, outcome));
@@ -344,6 +385,12 @@ impl Source {
             headers.insert(headers::XFCC, xfcc.clone());
         }
     }
+}
+
+/// Whether it was refused by a decision, and not because the application did not answer.
+fn is_decided(observation: &Observation) -> bool {
+    let reason = observation.verdict.as_ref().map(|verdict| verdict.reason);
+    observation.is_denied() && reason != Some(Reason::ConnectFailed.code())
 }
 
 /// What is remembered of a token.

@@ -112,7 +112,8 @@ impl Observation {
         });
     }
 
-    fn is_denied(&self) -> bool {
+    /// True if it was refused, for whatever reason.
+    pub fn is_denied(&self) -> bool {
         self.verdict.as_ref().is_some_and(|v| !v.allowed)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use mesh_e2e::{Mesh, PATIENCE, eventually, http};
@@ -150,4 +151,97 @@ fn a_tap_of_a_workload_that_is_not_there_is_refused_and_one_without_sidecar_wait
     assert_eq!(output.status.code(), Some(0));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("no sidecar tells"), "{said}");
+}
+
+fn told(mesh: &Mesh, arguments: &[&str]) -> Value {
+    let output = mesh.meshctl(&[arguments, &["-o", "json"]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn edge<'a>(told: &'a Value, from: &str, to: &str, mtls: bool) -> Option<&'a Value> {
+    let edges = told["edges"].as_array().expect("edges");
+    edges.iter().find(|edge| {
+        let name = edge["from"]["name"].as_str().expect("a name");
+        name.contains(from) && edge["to"] == to && edge["from"]["mtls"] == mtls
+    })
+}
+
+#[test]
+fn edges_say_who_talks_to_whom_and_how_that_was_proved() {
+    let mesh = Mesh::start(&[]);
+    for _ in 0..3 {
+        assert_eq!(call(&mesh, "orders", "/call-payments"), 200);
+    }
+    assert_eq!(call(&mesh, "payments", "/"), 403);
+    let inbound = mesh.address("orders", "inbound");
+    let refused = http::get(inbound, "orders", "/", "");
+    assert_eq!(refused.status, 403, "plaintext: {}", refused.text());
+
+    let all = told(&mesh, &["edges"]);
+    let to_orders = edge(&all, "demo/web", "demo/orders", true).expect("web -> orders");
+    assert_eq!(to_orders["requests"], 3, "{all:#}");
+    assert_eq!(
+        (&to_orders["failed"], &to_orders["denied"]),
+        (&0.into(), &0.into())
+    );
+    assert_eq!(
+        to_orders["from"]["spiffe_id"],
+        "spiffe://demo.postern.internal/ns/demo/sa/web"
+    );
+    assert_eq!(
+        to_orders["from"]["workloads"],
+        serde_json::json!(["demo/web"])
+    );
+    let chain = edge(&all, "demo/orders", "demo/payments", true).expect("orders -> payments");
+    assert_eq!(chain["requests"], 3);
+    let denied = edge(&all, "demo/web", "demo/payments", true).expect("web -> payments");
+    assert_eq!(
+        (&denied["requests"], &denied["denied"]),
+        (&1.into(), &1.into())
+    );
+    let plain = edge(&all, "127.0.0.", "demo/orders", false).expect("plaintext");
+    assert_eq!(plain["denied"], 1, "{plain:#}");
+    let only = told(&mesh, &["edges", "demo/orders", "--plaintext"]);
+    assert_eq!(only["edges"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn top_tells_rates_of_the_interval_and_nothing_else() {
+    let mesh = Mesh::start(&[]);
+    for _ in 0..50 {
+        assert_eq!(call(&mesh, "orders", "/"), 200);
+    }
+    let top = mesh
+        .meshctl_command(&["top", "--interval", "2s", "-o", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("meshctl runs");
+    let done = AtomicBool::new(false);
+    // It has begun with a reading by the time it is over: calls go on until then.
+    let output = std::thread::scope(|scope| {
+        let calling = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(call(&mesh, "orders", "/"), 200);
+            }
+        });
+        let output = top.wait_with_output();
+        done.store(true, Ordering::Relaxed);
+        calling.join().expect("it calls");
+        output.expect("it ends")
+    });
+    assert_eq!(output.status.code(), Some(0));
+    let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let row = edge(&rows, "demo/web", "demo/orders", true).expect("web -> orders");
+    assert!(
+        row["requests_per_second"].as_f64().expect("a rate") > 1.0,
+        "{row:#}"
+    );
+    assert_eq!(row["success"], 1.0);
+    let (p50, p99) = (row["p50_us"].as_f64(), row["p99_us"].as_f64());
+    assert!(p50.expect("p50") > 0.0 && p50 <= p99, "{row:#}");
+    let quiet = told(&mesh, &["top", "--interval", "1s"]);
+    let row = edge(&quiet, "demo/web", "demo/orders", true).expect("web -> orders");
+    assert_eq!(row["requests_per_second"], 0.0, "{row:#}");
 }

@@ -75,3 +75,41 @@ pub(crate) enum TapDirection {
     /// From it
     Outbound,
 }
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What sidecars saw come to their workloads since they started. A SPIFFE ID was proved by mutual TLS; an address came in \
+                  plaintext. Calls to where no sidecar is are not seen."
+)]
+pub(crate) struct EdgesArgs {
+    /// Destination workload, `namespace/name`; all when omitted
+    pub(crate) workload: Option<String>,
+    /// Its namespace; all when omitted
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Only what came in plaintext
+    #[arg(long)]
+    pub(crate) plaintext: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Two readings of the same sidecars are compared. On a terminal it goes on until Ctrl-C; otherwise, and with --once or \
+                  -o json, it ends after one interval."
+)]
+pub(crate) struct TopArgs {
+    /// Destination workload, `namespace/name`; all when omitted
+    pub(crate) workload: Option<String>,
+    /// Its namespace; all when omitted
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Time between two readings, e.g. 2s
+    #[arg(long, default_value = "2s", value_parser = super::seconds)]
+    pub(crate) interval: u32,
+    /// End after one interval
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Edges shown at most, busiest first
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) limit: u16,
+}

@@ -8,6 +8,7 @@ mod check;
 mod delete;
 mod device;
 mod documents;
+mod edges;
 mod get;
 mod history;
 mod mtls;
@@ -16,6 +17,7 @@ pub(crate) mod revoke;
 mod status;
 mod tap;
 pub(crate) mod token;
+mod top;
 
 use std::process::ExitCode;
 
@@ -49,8 +51,10 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Fa
     }
     let mut admin = open(&target).await?;
     // It waits for what happens, not for the control API.
-    if let Command::Tap(arguments) = command {
-        return tap::run(&mut admin, arguments, output).await;
+    match command {
+        Command::Tap(arguments) => return tap::run(&mut admin, arguments, output).await,
+        Command::Top(arguments) => return top::run(&mut admin, arguments, output).await,
+        _ => {}
     }
     let _progress = Progress::start(format!("waiting for the control API at {target}"));
     match command {
@@ -61,6 +65,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Fa
         Command::Device(command) => device::run(&mut admin, command, output).await,
         Command::Revoke(command) => revoke::run(&mut admin, command, output).await,
         Command::Status => status::run(&mut admin, output).await,
+        Command::Edges(arguments) => edges::run(&mut admin, arguments, output).await,
         Command::Budget(arguments) => budget::run(&mut admin, arguments, output).await,
         Command::History(arguments) => history::run(&mut admin, arguments, output).await,
         Command::Rollback(arguments) => history::rollback(&mut admin, arguments, output).await,
@@ -79,6 +84,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<ExitCode, Fa
         Command::Policy(PolicyCommand::Lint(_)) => policy::lint_live(&mut admin, output).await,
         Command::Ca(_)
         | Command::Tap(_)
+        | Command::Top(_)
         | Command::Policy(PolicyCommand::Test(_))
         | Command::Check(_)
         | Command::Demo(_)

@@ -4,6 +4,7 @@
 //! no worker waits for anything here. Without a control API the totals go on, bounded, and are sent in full to the next.
 
 mod budgets;
+mod edges;
 mod stream;
 mod totals;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mesh_proto::mesh::report_service_client::ReportServiceClient;
 use mesh_proto::mesh::{
-    DecisionFacts, LatencyBudgets, ReportAnswer, ReportBatch, ReportHello, ReportQuery,
+    DecisionFacts, Edges, LatencyBudgets, ReportAnswer, ReportBatch, ReportHello, ReportQuery,
     RequestFacts, SidecarReport, StartTap, TapStarted, TokenFacts, report_answer, report_query,
     sidecar_report,
 };
@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 
 use super::Totals;
 use super::budgets::Trackers;
+use super::edges::EdgeBook;
 use crate::control::backoff::{Backoff, Limits};
 use crate::control::clock::Clock;
 use crate::control::connect::status_text;
@@ -64,6 +65,7 @@ pub struct Reporter {
     started: Instant,
     totals: Mutex<Totals>,
     budgets: Mutex<Trackers>,
+    edges: Mutex<EdgeBook>,
 }
 
 impl Reporter {
@@ -90,6 +92,7 @@ impl Reporter {
             started: Instant::now(),
             totals: Mutex::default(),
             budgets: Mutex::default(),
+            edges: Mutex::default(),
         }
     }
 
@@ -160,6 +163,21 @@ impl Reporter {
         let budgets = Arc::clone(&self.snapshot.load().budgets);
         let (elapsed, now) = (self.started.elapsed(), self.clock.now());
         self.budgets().tick(&budgets, &tallies, elapsed, now);
+        drop(self.learn(now));
+    }
+
+    fn learn(&self, now: i64) -> MutexGuard<'_, EdgeBook> {
+        let mut edges = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
+        edges.tick(self.ledgers.iter().flat_map(|l| l.edges.take()), now);
+        edges
+    }
+
+    fn edges(&self) -> Edges {
+        Edges {
+            edges: self.learn(self.clock.now()).all(),
+            instance: self.instance.clone(),
+            since: self.since,
+        }
     }
 
     fn budgets(&self) -> MutexGuard<'_, Trackers> {
@@ -253,6 +271,9 @@ impl Reporter {
     fn answer(&self, query: ReportQuery) -> SidecarReport {
         let answer = match query.ask {
             Some(report_query::Ask::StartTap(start)) => Some(self.start_tap(start)),
+            Some(report_query::Ask::GetEdges(_)) => {
+                Some(report_answer::Answer::Edges(self.edges()))
+            }
             Some(report_query::Ask::FindDecision(find)) => u64::from_str_radix(&find.id, 16)
                 .ok()
                 .and_then(|id| self.ledgers.iter().find_map(|ledger| ledger.denial(id)))

@@ -56,7 +56,7 @@ impl Tally {
 }
 
 /// This worker alone writes, so that nothing is lost between load and store.
-fn add_one(cell: &AtomicU64) {
+pub(super) fn add_one(cell: &AtomicU64) {
     cell.store(
         cell.load(Ordering::Relaxed).wrapping_add(1),
         Ordering::Relaxed,

@@ -1,9 +1,10 @@
-//! Who watches requests as they end, beside the metrics: latency budgets and taps.
+//! Who watches requests as they end, beside the metrics: latency budgets, taps, and who talks to whom.
 //!
 //! One [`Watch`] per worker, asked once for every request. With nothing to watch that is a look at an empty list, and a
 //! relaxed load.
 
 pub mod budgets;
+pub mod edges;
 pub mod tap;
 
 use std::sync::Arc;
@@ -16,12 +17,15 @@ use crate::ledger::Ledger;
 use crate::snapshot::SharedSnapshot;
 use crate::worker::metrics::Direction;
 use budgets::Budgets;
+use edges::Edges;
 use tap::Tap;
 
 /// What watches one worker's requests.
 pub struct Watch {
     budgets: Budgets,
     tap: Arc<Tap>,
+    /// Who talks to this workload.
+    pub edges: Edges,
 }
 
 impl Watch {
@@ -30,6 +34,7 @@ impl Watch {
         Self {
             budgets: Budgets::new(Arc::clone(&ledger.tallies)),
             tap: Arc::clone(&ledger.tap),
+            edges: Edges::new(&ledger.edges),
         }
     }
 
