@@ -112,6 +112,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         metrics_listener.local_addr()?,
         readiness_listener.local_addr()?,
     ];
+    crate::telemetry::process::started();
     let seed = seed()?;
     let key_requests = KeyRequests::new();
     let probe = Arc::new(Probe::new(mesh_capture::probe::DESTINATIONS, nonce()?));

@@ -6,6 +6,7 @@
 pub mod readiness;
 
 pub mod dump;
+mod metrics;
 pub mod routes;
 pub mod server;
 

@@ -4,18 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::dump;
 use super::readiness::Readiness;
+use super::{dump, metrics};
 use crate::control::{Clock, ControlStatus};
 use crate::snapshot::SharedSnapshot;
-use crate::telemetry::{Metrics, exposition};
-use crate::worker::metrics;
+use crate::telemetry::Metrics;
 
 /// Who is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,12 +107,9 @@ pub fn respond<B>(state: &AdminState, surface: Surface, request: &Request<B>) ->
         "/readyz" => ready(state, surface),
         "/livez" => json_answer(StatusCode::OK, &json!({"live": true})),
         "/metrics" => {
-            metrics::chains(state.snapshot.load().chains.tally());
-            answer(
-                StatusCode::OK,
-                exposition::CONTENT_TYPE,
-                state.metrics.render(),
-            )
+            let accept = request.headers().get(ACCEPT).and_then(|v| v.to_str().ok());
+            let (content_type, page) = metrics::page(state, accept);
+            answer(StatusCode::OK, content_type, page)
         }
         "/config_dump" => {
             let mut all = dump::snapshot(&state.snapshot.load());

@@ -261,16 +261,18 @@ impl Discovery {
         let complete_by = Instant::now() + FIRST_ANSWERS;
         let mut delayed: Vec<(Instant, DeltaDiscoveryRequest)> = Vec::new();
         // At most one of a type is unanswered.
-        let mut enforcing: Vec<(u64, DeltaDiscoveryRequest)> = Vec::new();
+        let mut enforcing: Vec<(u64, Instant, DeltaDiscoveryRequest)> = Vec::new();
         loop {
             let incomplete = !self.client().missing().is_empty();
             let next_due = delayed.iter().map(|(at, _)| *at).min();
             tokio::select! {
                 message = incoming.message() => match message {
                     Ok(Some(response)) => {
+                        let received = Instant::now();
                         let Reply { request, delay, enforce } = self.apply(response);
+                        took("applied", received);
                         if let Some(epoch) = enforce.filter(|epoch| enforcement.epoch() < *epoch) {
-                            enforcing.push((epoch, request));
+                            enforcing.push((epoch, received, request));
                         } else if !delay.is_zero() {
                             delayed.push((Instant::now() + delay, request));
                         } else if requests.send(request).await.is_err() {
@@ -282,7 +284,8 @@ impl Discovery {
                 },
                 () = enforcement.changed(), if !enforcing.is_empty() => {
                     let enforced = enforcement.epoch();
-                    for (_, request) in enforcing.extract_if(.., |(epoch, _)| *epoch <= enforced) {
+                    for (_, received, request) in enforcing.extract_if(.., |(epoch, ..)| *epoch <= enforced) {
+                        took("enforced", received);
                         if requests.try_send(request).is_err() {
                             return End::Lost("the control API reads no answers".into());
                         }
@@ -455,4 +458,13 @@ impl Discovery {
     pub fn is_complete(&self) -> bool {
         *self.gate() == Gate::Open && self.client().missing().is_empty()
     }
+}
+/// Tells how long an update took to get to a stage.
+fn took(stage: &'static str, since: Instant) {
+    metrics::describe_histogram!(
+        "postern_update_duration_seconds",
+        "Time from an update's arrival until it is in force (applied), and until nothing is open any more that it forbids (enforced)."
+    );
+    metrics::histogram!("postern_update_duration_seconds", "stage" => stage)
+        .record(since.elapsed().as_secs_f64());
 }

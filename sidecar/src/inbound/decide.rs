@@ -41,6 +41,9 @@ pub fn request(
     let (decision, remembered) = policy.recall(&standing, &request);
     observation.decision_cached = remembered;
     worker.counters.decision(remembered);
+    worker
+        .counters
+        .decided(decision.policy, decision.is_allowed());
     if policy.has_audit() {
         audit(policy, &standing, source, &request);
     }

@@ -185,6 +185,9 @@ impl Source {
     }
 
     fn act(&self, worker: &Worker, port: u16, decision: &Decision<'_>) -> Result<(), Refused> {
+        worker
+            .counters
+            .decided(decision.policy, decision.is_allowed());
         if decision.is_allowed() {
             Ok(())
         } else {

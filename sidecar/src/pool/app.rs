@@ -111,6 +111,16 @@ impl Pool {
         }
         idle.retain(|_, connections| !connections.is_empty());
     }
+
+    /// Idle connections held.
+    pub fn len(&self) -> usize {
+        self.idle.borrow().values().map(Vec::len).sum()
+    }
+
+    /// True when none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 struct Leased {

@@ -101,4 +101,14 @@ impl Pool {
             .borrow_mut()
             .retain(|_, held| !held.ended.get() && now.duration_since(held.used) < IDLE_TIMEOUT);
     }
+
+    /// Connections held.
+    pub fn len(&self) -> usize {
+        self.held.borrow().len()
+    }
+
+    /// True when none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }

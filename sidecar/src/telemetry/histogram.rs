@@ -3,11 +3,15 @@
 //! A recording is two additions; there is no sample buffer to drain. Bounds are chosen by the unit in the metric's name and
 //! never change, so that series of different workers and sidecars add up.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use metrics::HistogramFn;
 
+use mesh_trace::TraceId;
+
 use super::cell::Writers;
+use super::exemplar::{Cell, Exemplar};
 
 /// Upper bounds for `_seconds`: 25 µs doubling to 13 s. A mesh's own cost lies in the first six.
 const SECONDS: [f64; 20] = exponential(0.000_025, 2.0);
@@ -51,6 +55,8 @@ pub struct Histogram {
     /// One number per bound, one for what lies above, and the sum as bits of an `f64`.
     lines: Box<[Line]>,
     writers: Writers,
+    /// One per bucket, made with the first traced recording.
+    exemplars: OnceLock<Box<[Cell]>>,
 }
 
 /// A consistent enough copy of a histogram: `count` is the sum of the buckets, so that the exposition adds up even while
@@ -63,6 +69,8 @@ pub struct Reading {
     pub count: u64,
     /// Sum of the recorded values.
     pub sum: f64,
+    /// The last traced recording of each bucket, the one above all bounds last; empty: there is none.
+    pub exemplars: Vec<Option<Exemplar>>,
 }
 
 impl Reading {
@@ -73,6 +81,14 @@ impl Reading {
         }
         self.count += other.count;
         self.sum += other.sum;
+        if self.exemplars.is_empty() {
+            self.exemplars.clone_from(&other.exemplars);
+        }
+        for (ours, theirs) in self.exemplars.iter_mut().zip(&other.exemplars) {
+            if ours.is_none_or(|o| theirs.is_some_and(|t| t.at > o.at)) {
+                *ours = *theirs;
+            }
+        }
     }
 }
 
@@ -85,6 +101,7 @@ impl Histogram {
                 .map(|_| Line::default())
                 .collect(),
             writers,
+            exemplars: OnceLock::new(),
         }
     }
 
@@ -98,14 +115,29 @@ impl Histogram {
 
     /// Records `value` `count` times. A value that is no number is ignored: it would poison the sum for ever.
     pub fn add(&self, value: f64, count: u64) {
+        self.put(value, count);
+    }
+
+    /// Records a value of a request, whose trace is kept as the bucket's exemplar. The histogram has to be one thread's.
+    pub fn add_traced(&self, value: f64, trace: Option<TraceId>) {
+        if let (Some(index), Some(trace), Writers::One(_)) =
+            (self.put(value, 1), trace, self.writers)
+        {
+            let cells = || (0..=self.bounds.len()).map(|_| Cell::default()).collect();
+            self.exemplars.get_or_init(cells)[index].put(trace, value);
+        }
+    }
+
+    fn put(&self, value: f64, count: u64) -> Option<usize> {
         if !value.is_finite() {
-            return;
+            return None;
         }
         let index = self.bounds.partition_point(|bound| *bound < value);
         self.writers.add(self.cell(index), count);
         #[allow(clippy::cast_precision_loss)]
         let added = value * count as f64;
         self.writers.add_f64(self.sum(), added);
+        Some(index)
     }
 
     /// What was recorded so far.
@@ -122,6 +154,9 @@ impl Histogram {
             cumulative,
             count,
             sum: f64::from_bits(self.sum().load(Ordering::Relaxed)),
+            exemplars: (self.exemplars.get())
+                .map(|cells| cells.iter().map(Cell::get).collect())
+                .unwrap_or_default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the sidecar tells about itself: metrics, logs, and of every request what it did ([`observe`]).
 //!
 //! Metrics go through the `metrics` facade into a [`Recorder`] whose memory is bounded whatever labels it is given, and
-//! come out as Prometheus text. A worker has a recorder of its own, so that whatever it counts through the facade's macros
+//! come out as Prometheus text or OpenMetrics. A worker has a recorder of its own, so that whatever it counts through the facade's macros
 //! goes into cells that no other thread writes. Resolve a handle once per key on the hot path and keep it: the macros look
 //! it up, and a handle that was resolved on another thread is not the worker's own.
 
@@ -10,11 +10,13 @@ pub mod cell;
 pub mod histogram;
 mod line;
 pub mod observe;
+pub mod process;
 pub mod recorder;
 pub mod registry;
 pub mod watch;
 
 pub mod ended;
+pub mod exemplar;
 pub mod exposition;
 pub mod logging;
 

@@ -3,16 +3,18 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, header};
 use mesh_auth::token::Verified;
 use mesh_auth::{Reason, SpiffeId};
 use mesh_trace::{Http, Phase, Span, SpanKind, Started, Subject, Timeline, Tracer, Verdict};
-use metrics::{Histogram, histogram};
+use metrics::{Histogram, Key, Label, histogram};
 
 use super::access_log::AccessLog;
 pub use super::ended::{Ended, EndedHttp, Line, Outcome};
+use super::recorder::WorkerRecorder;
 use super::watch::Watch;
 use crate::directory::WorkloadEntry;
 use crate::http::forward::{Exchanged, ForwardError};
@@ -29,7 +31,7 @@ pub struct Observer {
     pub watch: Watch,
     /// Set when nobody wants to know how long anything took: no clock is read.
     timeless: Option<Timeline>,
-    durations: [Histogram; 2],
+    durations: [Option<Arc<super::histogram::Histogram>>; 2],
     phases: [[Histogram; Phase::ALL.len()]; 2],
 }
 
@@ -136,15 +138,15 @@ pub struct Entry<'a> {
 }
 
 impl Observer {
-    /// Resolves the handles. `counting`: phases are counted.
+    /// Resolves the handles. `recorder`: where the worker counts, if it does.
     pub fn new(
         tracer: Tracer,
         access_log: Option<AccessLog>,
         watch: Watch,
-        counting: bool,
+        recorder: Option<&WorkerRecorder>,
     ) -> Self {
         describe();
-        let is_timed = counting || access_log.is_some() || tracer.is_on();
+        let is_timed = recorder.is_some() || access_log.is_some() || tracer.is_on();
         let directions = [Direction::Inbound, Direction::Outbound];
         Self {
             tracer,
@@ -152,7 +154,9 @@ impl Observer {
             watch,
             timeless: (!is_timed).then(Timeline::stopped),
             durations: directions.map(|d| {
-                histogram!("postern_request_duration_seconds", "direction" => d.as_str())
+                let labels = vec![Label::new("direction", d.as_str())];
+                let key = Key::from_parts("postern_request_duration_seconds", labels);
+                recorder?.histogram(&key)
             }),
             phases: directions.map(|d| {
                 Phase::ALL.map(|phase| {
@@ -206,7 +210,10 @@ impl Observer {
         observation.timeline.mark(Phase::Response);
         let direction = observation.direction as usize;
         let total = observation.timeline.total();
-        self.durations[direction].record(total.as_secs_f64());
+        if let Some(durations) = &self.durations[direction] {
+            let sampled = observation.started.filter(|s| s.sampled);
+            durations.add_traced(total.as_secs_f64(), sampled.map(|s| s.trace));
+        }
         for (phase, _, took) in observation.timeline.phases() {
             self.phases[direction][phase as usize].record(took.as_secs_f64());
         }
@@ -283,7 +290,7 @@ impl Observer {
         }
         if let Some(started) = kept {
             self.tracer
-                .hand_over(span(started, &entry, observation.resends));
+                .hand_over(|| span(started, &entry, observation.resends));
         }
     }
 

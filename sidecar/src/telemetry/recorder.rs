@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use metrics::{Counter, Gauge, Key, KeyName, Metadata, SharedString, Unit};
 
+use super::exposition::{Format, Sample};
+use super::histogram::Histogram;
 use super::registry::{Cell, Kind, MAX_SERIES, Owner, Registry};
 
 /// A recorder is already installed in this process.
@@ -61,9 +63,9 @@ impl Metrics {
         }
     }
 
-    /// All metrics as Prometheus text, version 0.0.4.
-    pub fn render(&self) -> String {
-        super::exposition::render(&self.registry)
+    /// All metrics, and some that were looked up.
+    pub fn render(&self, format: Format, samples: &[Sample]) -> String {
+        super::exposition::render(&self.registry, format, samples)
     }
 }
 
@@ -99,6 +101,16 @@ impl WorkerRecorder {
             self.known.borrow_mut().insert(key.clone(), cell.clone());
         }
         Some(cell)
+    }
+}
+
+impl WorkerRecorder {
+    /// The histogram itself, for recordings that the facade cannot express. `None`: there is no place for it.
+    pub fn histogram(&self, key: &Key) -> Option<Arc<Histogram>> {
+        match self.cell(key, Kind::Histogram) {
+            Some(Cell::Histogram(cell)) => Some(cell),
+            _ => None,
+        }
     }
 }
 
@@ -168,7 +180,7 @@ mod tests {
             }
             metrics::counter!("postern_fine_total", "peer" => "p").increment(7);
         });
-        let text = metrics.render();
+        let text = metrics.render(Format::Prometheus, &[]);
         assert!(
             text.contains("postern_denied_total{peer=\"other\"} 4000\n"),
             "{text}"
@@ -204,7 +216,11 @@ mod tests {
             metrics::counter!("postern_x_total").increment(1);
             metrics::gauge!("postern_x_total").set(5.0);
         });
-        assert!(metrics.render().contains("postern_x_total 1\n"));
+        assert!(
+            metrics
+                .render(Format::Prometheus, &[])
+                .contains("postern_x_total 1\n")
+        );
     }
 
     #[test]
@@ -216,7 +232,7 @@ mod tests {
         });
         assert!(
             metrics
-                .render()
+                .render(Format::Prometheus, &[])
                 .contains("postern_x_total{a=\"1\",b=\"2\"} 2\n")
         );
     }
@@ -250,7 +266,7 @@ mod tests {
         for worker in workers {
             worker.join().expect("no panic");
         }
-        let text = metrics.render();
+        let text = metrics.render(Format::Prometheus, &[]);
         assert!(text.contains("postern_requests_total 80120\n"), "{text}");
         assert!(text.contains("postern_open 8\n"));
         assert!(text.contains("postern_took_seconds_count 80000\n"));
@@ -267,7 +283,7 @@ mod tests {
             }
         });
         assert!(recorder.known.borrow().len() <= MAX_SERIES_PER_METRIC);
-        let text = metrics.render();
+        let text = metrics.render(Format::Prometheus, &[]);
         assert!(text.contains("postern_denied_total{peer=\"other\"} 4000\n"));
     }
 }

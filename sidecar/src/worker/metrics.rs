@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use mesh_auth::Reason;
 use mesh_auth::svid::Tally;
-use metrics::{Counter, Label, counter};
+use metrics::{Counter, Gauge, Label, counter, describe_gauge, gauge};
+
+use super::Worker;
 
 /// Tells how often the chains that peers presented were known.
 pub fn chains(tally: &Tally) {
@@ -48,6 +50,7 @@ pub struct Counters {
     decisions: [Counter; 2],
     resumptions: [Counter; 2],
     accept_errors: Counter,
+    decided: RefCell<Decided>,
     denials: RefCell<HashMap<(Direction, &'static str), Counter>>,
 }
 
@@ -78,6 +81,7 @@ impl Counters {
             handshakes: ["ok", "failed"].map(|result| counter!("postern_tls_handshakes_total", "result" => result)),
             resumptions: directions.map(resumptions),
             accept_errors: counter!("postern_accept_errors_total"),
+            decided: RefCell::default(),
             denials: RefCell::default(),
         }
     }
@@ -108,6 +112,12 @@ impl Counters {
     /// A connection was accepted.
     pub fn connection(&self, direction: Direction) {
         self.connections[direction as usize].increment(1);
+    }
+
+    /// Policy decided about a request, or a connection of opaque bytes.
+    pub fn decided(&self, policy: Option<&str>, is_allowed: bool) {
+        let mut decided = self.decided.borrow_mut();
+        decided.by(policy.unwrap_or("-"))[usize::from(!is_allowed)].increment(1);
     }
 
     /// A decision was looked for among those that are remembered.
@@ -150,6 +160,77 @@ impl Counters {
     }
 }
 
+/// Counters by policy, the last one first: requests come in runs that one policy decides.
+#[derive(Default)]
+struct Decided(Vec<(Box<str>, [Counter; 2])>);
+
+/// Policies whose handles are kept; looking for more would take longer than resolving them.
+const MAX_DECIDED: usize = 64;
+
+impl Decided {
+    fn by(&mut self, policy: &str) -> &[Counter; 2] {
+        match self.0.iter().position(|(name, _)| **name == *policy) {
+            Some(found) => self.0.swap(0, found),
+            None => {
+                let counters = ["allow", "deny"].map(|verdict| {
+                    counter!("postern_decisions_total", "policy" => policy.to_owned(), "verdict" => verdict)
+                });
+                self.0.truncate(MAX_DECIDED - 1);
+                self.0.insert(0, (policy.into(), counters));
+            }
+        }
+        &self.0[0].1
+    }
+}
+
+/// The sizes of what one worker holds, looked at now and then.
+pub struct Sizes {
+    connections: Gauge,
+    pools: [Gauge; 3],
+    tokens: Gauge,
+}
+
+impl Sizes {
+    /// Resolves the handles.
+    pub fn new() -> Self {
+        describe_gauge!(
+            "postern_connections_open",
+            "Connections and streams that are being served."
+        );
+        describe_gauge!(
+            "postern_pool_connections",
+            "Connections held: to other sidecars, and idle or shared ones to applications."
+        );
+        describe_gauge!(
+            "postern_token_cache_entries",
+            "Verified tokens that are remembered."
+        );
+        Self {
+            connections: gauge!("postern_connections_open"),
+            pools: ["mesh", "app_http1", "app_http2"]
+                .map(|pool| gauge!("postern_pool_connections", "pool" => pool)),
+            tokens: gauge!("postern_token_cache_entries"),
+        }
+    }
+
+    /// Tells them.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn tell(&self, worker: &Worker) {
+        self.connections.set(worker.drain.live() as f64);
+        let pools = [worker.mesh.len(), worker.apps.len(), worker.clear.len()];
+        for (gauge, size) in self.pools.iter().zip(pools) {
+            gauge.set(size as f64);
+        }
+        self.tokens.set(worker.tokens.len() as f64);
+    }
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Default for Counters {
     fn default() -> Self {
         Self::new()
@@ -169,6 +250,10 @@ fn describe() {
     describe!(
         "postern_bytes_total",
         "Body and tunnel bytes, by direction and flow."
+    );
+    describe!(
+        "postern_decisions_total",
+        "Decisions on requests and on opaque connections, by deciding policy (`-`: none) and verdict."
     );
     describe!(
         "postern_decision_cache_lookups_total",

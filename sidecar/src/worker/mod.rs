@@ -219,12 +219,11 @@ pub fn run(
     seed: u64,
 ) -> io::Result<()> {
     // Before anything resolves a handle: what this thread counts is its own.
-    let counting = telling.metrics.is_some();
-    let recorder: Box<dyn ::metrics::Recorder> = match telling.metrics {
-        Some(metrics) => Box::new(metrics.worker_recorder()),
-        None => Box::new(::metrics::NoopRecorder),
+    let recorder = telling.metrics.as_ref().map(Metrics::worker_recorder);
+    let _installed = match &recorder {
+        Some(recorder) => ::metrics::set_default_local_recorder(recorder),
+        None => ::metrics::set_default_local_recorder(&::metrics::NoopRecorder),
     };
-    let _installed = ::metrics::set_default_local_recorder(recorder.as_ref());
     let runtime = Builder::new_current_thread()
         .enable_all()
         .event_interval(31)
@@ -253,7 +252,7 @@ pub fn run(
                 telling.tracer,
                 telling.access_log,
                 Watch::new(&telling.ledger),
-                counting,
+                recorder.as_ref(),
             ),
             notebook: Notebook::new(telling.ledger),
             decisions: Cell::new(seed.rotate_left(17)),
@@ -370,6 +369,7 @@ where
 }
 
 async fn sweep(worker: Rc<Worker>) {
+    let sizes = metrics::Sizes::new();
     let mut period = tokio::time::interval(SWEEP);
     loop {
         period.tick().await;
@@ -382,5 +382,6 @@ async fn sweep(worker: Rc<Worker>) {
             .balancer
             .retain(|uid| snapshot.directory.workload(uid).is_some());
         worker.learned.sweep(now);
+        sizes.tell(&worker);
     }
 }

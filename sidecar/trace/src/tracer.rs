@@ -30,6 +30,9 @@ pub struct Started {
     pub sampled: bool,
 }
 
+/// Spans that are dropped without a try after the queue was full.
+const PASSING: u32 = 32;
+
 /// Begins and ends the spans of one worker.
 #[derive(Debug)]
 pub struct Tracer {
@@ -45,6 +48,8 @@ struct On {
     /// Spans handed over since the exporter was woken, and how many it is woken for.
     unseen: Cell<usize>,
     wake_at: usize,
+    /// Spans that are still to be dropped without a try.
+    passing: Cell<u32>,
     exporter: Arc<Notify>,
     dropped: Counter,
 }
@@ -76,6 +81,7 @@ impl Tracer {
             queue: sender,
             unseen: Cell::new(0),
             wake_at: (capacity / 4).max(1),
+            passing: Cell::new(0),
             exporter,
             dropped: counter!("postern_spans_dropped_total", "reason" => "queue_full"),
         };
@@ -129,13 +135,21 @@ impl Tracer {
             .is_some_and(|on| started.sampled || on.sampler.keeps(denied, took))
     }
 
-    /// Hands a span to the exporter, or drops it when that is behind.
-    pub fn hand_over(&self, span: Span) {
+    /// Hands a span to the exporter, or drops it when that is behind: then the next few are not even made.
+    pub fn hand_over(&self, span: impl FnOnce() -> Span) {
         let Some(on) = &self.on else {
             return;
         };
-        if on.queue.try_send(Box::new(span)).is_err() {
+        let passing = on.passing.get();
+        if passing > 0 {
+            on.passing.set(passing - 1);
             on.dropped.increment(1);
+            return;
+        }
+        if on.queue.try_send(Box::new(span())).is_err() {
+            on.passing.set(PASSING);
+            on.dropped.increment(1);
+            return;
         }
         let unseen = on.unseen.get() + 1;
         if unseen < on.wake_at {
@@ -226,11 +240,23 @@ mod tests {
         let (tracer, queue) = tracer(Root::Always, 2);
         let started = tracer.start_connection().unwrap();
         for _ in 0..5 {
-            tracer.hand_over(span(started));
+            tracer.hand_over(|| span(started));
         }
         assert_eq!(queue.try_iter().count(), 2);
+        let made = Cell::new(0);
+        for _ in 0..PASSING {
+            tracer.hand_over(|| {
+                made.set(made.get() + 1);
+                span(started)
+            });
+        }
+        assert_eq!(
+            made.get(),
+            2,
+            "after two that were dropped before, one was tried anew"
+        );
         drop(queue);
-        tracer.hand_over(span(started));
+        tracer.hand_over(|| span(started));
     }
 
     #[tokio::test]
@@ -246,7 +272,7 @@ mod tests {
         let started = tracer.start_connection().unwrap();
         let mut woken = Vec::new();
         for _ in 0..6 {
-            tracer.hand_over(span(started));
+            tracer.hand_over(|| span(started));
             let notified = exporter.notified();
             let mut notified = std::pin::pin!(notified);
             woken.push(notified.as_mut().enable());

@@ -62,6 +62,10 @@ impl Cache {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn remove(&mut self, digest: &Digest) {
         // Its place on the clock goes when the hand finds nothing there.
         if let Some(entry) = self.entries.remove(digest) {

@@ -213,6 +213,16 @@ impl Tokens {
         Ok(credential.or(transaction).map(|(verified, _)| verified))
     }
 
+    /// Verified tokens that are remembered.
+    pub fn len(&self) -> usize {
+        self.cache.borrow().len()
+    }
+
+    /// True when none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether the verification of the token of the request that passed, or was stopped, just now was remembered; `None`: it
     /// had none.
     pub fn was_remembered(&self) -> Option<bool> {
