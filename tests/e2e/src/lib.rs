@@ -8,6 +8,8 @@ pub mod collector;
 pub mod envoy;
 pub mod http;
 pub mod oidc;
+pub mod prometheus;
+pub mod promql;
 pub mod sidecar;
 pub mod tls;
 pub mod token;
@@ -155,12 +157,18 @@ impl Mesh {
     /// What the control API's metrics listener says.
     #[must_use]
     pub fn control_api_metrics(&self) -> String {
+        let address = self.control_api_metrics_address();
+        http::get(address, &address.to_string(), "/metrics", "").text()
+    }
+
+    /// The control API's metrics listener.
+    #[must_use]
+    pub fn control_api_metrics_address(&self) -> SocketAddr {
         let ready = self.directory().join("ready/control-api.json");
         let told = std::fs::read(ready).expect("the control API is ready");
         let told: Value = serde_json::from_slice(&told).expect("JSON");
         let address = told["metrics"].as_str().expect("an address");
-        let address: SocketAddr = address.parse().expect("host:port");
-        http::get(address, &address.to_string(), "/metrics", "").text()
+        address.parse().expect("host:port")
     }
 
     /// Runs `meshctl` against the mesh's control API.

@@ -1,62 +1,12 @@
 //! A real Prometheus scrapes a sidecar: it takes the whole page as OpenMetrics, and leads from a bucket to a trace.
 #![allow(clippy::expect_used)]
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-
 use mesh_e2e::collector::Collector;
+use mesh_e2e::prometheus::Prometheus;
 use mesh_e2e::{Mesh, eventually, http};
 use serde_json::Value;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
-
-/// A running Prometheus.
-struct Prometheus {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Prometheus {
-    /// Starts one that scrapes `target` every second.
-    fn start(directory: &Path, target: SocketAddr) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("bound");
-        drop(free);
-        let configuration = directory.join("prometheus.yml");
-        let text = format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: sidecars\n  static_configs: [{{targets: [\"{target}\"]}}]\n"
-        );
-        std::fs::write(&configuration, text).expect("written");
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", configuration.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                directory.join("data").display()
-            ))
-            .arg(format!("--web.listen-address={address}"))
-            .arg("--enable-feature=exemplar-storage")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("prometheus runs (apt-get install prometheus)");
-        Self { child, address }
-    }
-
-    fn ask(&self, path: &str) -> Option<Value> {
-        std::net::TcpStream::connect(self.address).ok()?;
-        let answer = http::get(self.address, &self.address.to_string(), path, "");
-        let answer: Value = serde_json::from_str(&answer.text()).ok()?;
-        (answer["status"] == "success").then(|| answer["data"].clone())
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn prometheus_takes_every_metric_and_leads_from_a_bucket_to_a_trace() {
@@ -93,7 +43,7 @@ fn prometheus_takes_every_metric_and_leads_from_a_bucket_to_a_trace() {
     }
 
     let directory = tempfile::tempdir().expect("a directory");
-    let prometheus = Prometheus::start(directory.path(), target);
+    let prometheus = Prometheus::start(directory.path(), &[("sidecars", &[target])], None);
     let mut last = Value::Null;
     eventually("a scrape", || {
         last = prometheus.ask("/api/v1/targets").unwrap_or_default();
