@@ -21,6 +21,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::admin::{Administration, AuthorityAdministration};
 use crate::args::{InitArgs, RunArgs};
@@ -118,20 +121,28 @@ fn has_authority(dir: &Path) -> bool {
         .any(|name| name.starts_with(roots::FIRST) && name.ends_with(".pem"))
 }
 
+/// Sends this process's logs to stderr, those of libraries from warn on.
+fn init_logging(level: &str) -> anyhow::Result<()> {
+    let filter: Targets =
+        format!("{level},h2=warn,hyper=warn,tonic=warn,tower=warn,rustls=error,redb=warn")
+            .parse()
+            .with_context(|| format!("--log '{level}'"))?;
+    let lines = tracing_subscriber::fmt::layer()
+        .json()
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .try_init()
+        .context("cannot set up logging")
+}
+
 /// `control-api run`.
 ///
 /// # Errors
 /// What kept it from starting.
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .json()
-        .with_writer(std::io::stderr)
-        .with_env_filter(format!(
-            "{},h2=warn,hyper=warn,tonic=warn,tower=warn,rustls=error,redb=warn",
-            args.log
-        ))
-        .try_init()
-        .map_err(|e| anyhow::anyhow!("cannot set up logging: {e}"))?;
+    init_logging(&args.log)?;
     // The signing key is in memory: no core dump, no debugger of the same user.
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "cannot forbid core dumps");

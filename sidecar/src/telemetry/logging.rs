@@ -8,11 +8,24 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Lines written per second at most.
 pub const LINES_PER_SECOND: u32 = 100;
+
+/// Libraries of which only warnings are logged.
+const QUIET: [&str; 6] = [
+    "h2",
+    "hyper",
+    "hyper_util",
+    "tokio_rustls",
+    "tonic",
+    "tower",
+];
 
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -49,13 +62,13 @@ pub struct UnknownWord {
 }
 
 impl LogLevel {
-    fn as_str(self) -> &'static str {
+    fn tracing(self) -> Level {
         match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
+            Self::Error => Level::ERROR,
+            Self::Warn => Level::WARN,
+            Self::Info => Level::INFO,
+            Self::Debug => Level::DEBUG,
+            Self::Trace => Level::TRACE,
         }
     }
 }
@@ -105,24 +118,23 @@ pub struct AlreadyInitialized;
 /// # Errors
 /// When it was called before.
 pub fn init_logging(level: LogLevel, format: LogFormat) -> Result<(), AlreadyInitialized> {
-    let (filter, lines) = match level {
-        LogLevel::Trace => ("trace".to_owned(), u32::MAX),
+    let all = Targets::new().with_default(level.tracing());
+    let (filter, most) = match level {
+        LogLevel::Trace => (all, u32::MAX),
         // The protocol libraries log per frame below warn; their levels must not follow ours.
-        level => (
-            format!(
-                "{level},h2=warn,hyper=warn,hyper_util=warn,rustls=error,tokio_rustls=warn,tonic=warn,tower=warn",
-                level = level.as_str()
-            ),
+        _ => (
+            all.with_targets(QUIET.map(|library| (library, Level::WARN)))
+                .with_target("rustls", Level::ERROR),
             LINES_PER_SECOND,
         ),
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_writer(Limited::new(lines))
+    let lines = fmt::layer()
+        .with_writer(Limited::new(most))
         .with_ansi(false);
+    let registry = tracing_subscriber::registry().with(filter);
     match format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+        LogFormat::Text => registry.with(lines.with_target(false)).try_init(),
     }
     .map_err(|_| AlreadyInitialized)
 }
