@@ -6,6 +6,7 @@ pub mod body;
 pub mod carried;
 pub mod ending;
 pub mod forward;
+pub mod gather;
 pub mod h1;
 pub mod h1_server;
 pub mod h2;

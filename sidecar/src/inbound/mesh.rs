@@ -27,6 +27,7 @@ use super::request;
 use super::source::Source;
 use crate::http::answer::{Answer, Refused};
 use crate::http::body::BodySink as _;
+use crate::http::gather::gather;
 use crate::http::h1::Connection;
 use crate::http::h2 as stream;
 use crate::http::h2_server::Responder;
@@ -180,7 +181,8 @@ pub async fn serve_http2<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let handshake = stream::server_builder().handshake::<_, Bytes>(io);
+    let (io, turn) = gather(io);
+    let handshake = turn.run(stream::server_builder().handshake::<_, Bytes>(io));
     let mut connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
@@ -207,7 +209,7 @@ pub async fn serve_http2<S>(
             if cut.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            connection.poll_accept(cx)
+            turn.poll(cx, |cx| connection.poll_accept(cx))
         })
         .await;
         match accepted {

@@ -20,6 +20,7 @@ use crate::http::answer::Answer;
 use crate::http::body::{BodyError, BodySink as _, BodySource, Pump};
 use crate::http::ending::Endless;
 use crate::http::forward::{Downstream, Exchanged, ForwardError, Head, Response as _, forward};
+use crate::http::gather::gather;
 use crate::http::h1::{self, Connection};
 use crate::http::h1_server::{self, Responder as H1Responder, Watchdog};
 use crate::http::h2_server::Responder;
@@ -152,10 +153,9 @@ pub async fn serve_http2<S>(
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (io, prefix) = connection.into_inner().into_parts();
-    let Ok(mut connection) = stream::server_builder()
-        .handshake::<_, Bytes>(Prefixed::new(prefix, io))
-        .await
-    else {
+    let (io, turn) = gather(Prefixed::new(prefix, io));
+    let handshake = stream::server_builder().handshake::<_, Bytes>(io);
+    let Ok(mut connection) = turn.run(handshake).await else {
         return;
     };
     let mut drain = live.watch();
@@ -166,7 +166,7 @@ pub async fn serve_http2<S>(
                 closing = true;
                 connection.graceful_shutdown();
             }
-            connection.poll_accept(cx)
+            turn.poll(cx, |cx| connection.poll_accept(cx))
         })
         .await;
         let Some(Ok((request, response))) = accepted else {

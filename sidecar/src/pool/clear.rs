@@ -11,6 +11,7 @@ use h2::client::SendRequest;
 use tokio::time::Instant;
 
 use crate::http::body::BodyError;
+use crate::http::gather::gather;
 use crate::http::h2 as stream;
 use crate::worker::dial::{DialError, Dialer};
 
@@ -69,12 +70,13 @@ impl Pool {
             return Ok(held.send.clone());
         }
         let tcp = self.dialer.connect(address).await?;
+        let (tcp, turn) = gather(tcp);
         let (send, connection) = stream::client_builder().handshake(tcp).await?;
         let ended = Rc::new(Cell::new(false));
         let mark = Rc::clone(&ended);
         // Ends with the connection, or when every handle is gone.
         tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = turn.run(connection).await {
                 tracing::debug!(%address, %error, "HTTP/2 connection to the application ended");
             }
             mark.set(true);

@@ -24,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::client::{Client, Proven};
 use crate::directory::WorkloadEntry;
+use crate::http::gather::{Gather, Turn, gather};
 use crate::http::h2 as stream;
 use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::worker::dial::{DialError, Dialer};
@@ -309,6 +310,7 @@ impl Pool {
         if let Some(reason) = review.verdict() {
             return Err(fail(reason.to_string()));
         }
+        let (tls, turn) = gather(tls);
         let (send, connection) =
             stream::client_builder()
                 .handshake(tls)
@@ -328,6 +330,7 @@ impl Pool {
         // Ends when every sender is gone and the last stream has finished, with the connection, or when it has to.
         tokio::task::spawn_local(drive(
             connection,
+            turn,
             Rc::downgrade(&shared),
             key.id.clone(),
             review,
@@ -442,7 +445,8 @@ impl Shared {
 }
 
 async fn drive(
-    connection: h2::client::Connection<TlsStream<TcpStream>, Bytes>,
+    connection: h2::client::Connection<Gather<TlsStream<TcpStream>>, Bytes>,
+    turn: Turn<TlsStream<TcpStream>>,
     shared: Weak<Shared>,
     peer: SpiffeId,
     review: Review,
@@ -458,7 +462,8 @@ async fn drive(
     let mut cut = pin!(tokio::time::sleep(expiry.cut));
     let (mut leaving, mut ended) = (false, false);
     let result = poll_fn(|cx| {
-        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+        let polled = turn.poll(cx, |cx| connection.as_mut().poll(cx));
+        if let Poll::Ready(result) = polled {
             return Poll::Ready(Some(result));
         }
         if !leaving && leave.as_mut().poll(cx).is_ready() {
