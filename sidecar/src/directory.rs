@@ -93,7 +93,7 @@ pub struct ServicePort {
     pub protocol: AppProtocol,
     /// Who answers; may be empty.
     pub endpoints: Vec<Endpoint>,
-    /// Position in the directory: a key for per-worker state that is stable within a snapshot only.
+    /// `namespace/name:port`.
     pub name: Arc<str>,
 }
 
@@ -226,6 +226,16 @@ impl Directory {
     /// The service that requests to `host` (lower-case, no port) are for.
     pub fn by_host(&self, host: &str) -> Option<&Arc<ServiceEntry>> {
         self.services_by_host.get(host)
+    }
+
+    /// The port that a [`ServicePort`] of another directory names.
+    pub fn service_port(&self, name: &str, port: u16) -> Option<&Arc<ServicePort>> {
+        let service = name.strip_suffix(&port.to_string())?.strip_suffix(':')?;
+        let at = self
+            .services
+            .binary_search_by(|entry| (*entry.name).cmp(service))
+            .ok()?;
+        self.services[at].port(port)
     }
 
     /// The workload named `uid`.

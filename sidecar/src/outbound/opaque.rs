@@ -132,6 +132,7 @@ async fn open(
         if endpoint.workload.protocol == MeshProtocol::Mtls {
             continue;
         }
+        worker.in_use.note(port);
         let active = state.begin();
         let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
         // A pooled connection may have gone away unnoticed: once more on another before the endpoint is given up.

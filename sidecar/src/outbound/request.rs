@@ -404,6 +404,7 @@ async fn place(
         let slot = match worker.mesh.ready(workload, &snapshot) {
             Some(slot) => Ok(slot),
             None => {
+                worker.in_use.note(port);
                 let snapshot = arc_swap::Guard::into_inner(snapshot);
                 worker.mesh.slot(workload, &snapshot).await
             }

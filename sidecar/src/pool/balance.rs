@@ -140,6 +140,11 @@ impl Balancer {
         Some(candidates.swap_remove(index))
     }
 
+    /// A number that spreads things; nothing secret may depend on it.
+    pub fn random(&self) -> u64 {
+        self.next()
+    }
+
     fn two_of(&self, n: usize) -> (usize, usize) {
         let a = self.next() as usize % n;
         let b = (a + 1 + self.next() as usize % (n - 1)) % n;

@@ -129,6 +129,15 @@ struct Key {
     id: SpiffeId,
 }
 
+impl Key {
+    fn of(workload: &WorkloadEntry) -> Option<Self> {
+        Some(Self {
+            address: workload.mesh_address()?,
+            id: workload.id.clone(),
+        })
+    }
+}
+
 #[derive(Default)]
 struct Peer {
     connections: RefCell<Vec<Rc<Shared>>>,
@@ -145,6 +154,7 @@ pub struct Pool {
     reviews: Rc<Reviews>,
     snapshot: SharedSnapshot,
     resumptions: metrics::Counter,
+    dialed_ahead: metrics::Counter,
 }
 
 impl Pool {
@@ -155,6 +165,7 @@ impl Pool {
             dialer,
             reviews,
             snapshot,
+            dialed_ahead: metrics::counter!("postern_mesh_dialed_ahead_total"),
             resumptions: crate::worker::metrics::resumptions(Direction::Outbound),
         })
     }
@@ -162,10 +173,7 @@ impl Pool {
     /// A place on a connection that is ready now; the usual case, without waiting.
     pub fn ready(self: &Rc<Self>, workload: &WorkloadEntry, snapshot: &Snapshot) -> Option<Slot> {
         let tls = snapshot.tls.as_ref()?;
-        let key = Key {
-            address: workload.mesh_address()?,
-            id: workload.id.clone(),
-        };
+        let key = Key::of(workload)?;
         let peer = self.peers.borrow().get(&key).cloned()?;
         let slot = peer.least_used(tls.epoch)?;
         if slot.connection.active.get() > GROW_AT
@@ -186,21 +194,10 @@ impl Pool {
         workload: &WorkloadEntry,
         snapshot: &Snapshot,
     ) -> Result<Slot, ConnectError> {
-        let address = workload
-            .mesh_address()
-            .ok_or_else(|| ConnectError::NoAddress(Arc::clone(&workload.uid)))?;
+        let key =
+            Key::of(workload).ok_or_else(|| ConnectError::NoAddress(Arc::clone(&workload.uid)))?;
         let tls = snapshot.tls.as_ref().ok_or(ConnectError::NoIdentity)?;
-        let key = Key {
-            address,
-            id: workload.id.clone(),
-        };
-        let peer = {
-            let mut peers = self.peers.borrow_mut();
-            match peers.get(&key) {
-                Some(peer) => Rc::clone(peer),
-                None => Rc::clone(peers.entry(key.clone()).or_default()),
-            }
-        };
+        let peer = self.peer(&key);
         loop {
             if let Some(slot) = peer.least_used(tls.epoch) {
                 if slot.connection.active.get() > GROW_AT
@@ -230,6 +227,42 @@ impl Pool {
             if let Some(error) = peer.last_error.borrow().clone() {
                 return Err(ConnectError::Shared(error));
             }
+        }
+    }
+
+    /// When a connection to `workload` was used last, were it one that takes no new streams any more.
+    pub fn last_used(&self, workload: &WorkloadEntry) -> Option<Instant> {
+        let key = Key::of(workload)?;
+        let peers = self.peers.borrow();
+        let connections = peers.get(&key)?.connections.borrow();
+        let last = |c: &Rc<Shared>| match c.active.get() {
+            0 => c.last_used.get(),
+            _ => Instant::now(),
+        };
+        connections.iter().map(last).max()
+    }
+
+    /// Makes the first connection to `workload` before a request needs it. Nobody hears of a failure: who needs the connection
+    /// tries again.
+    pub async fn dial_ahead(&self, workload: &WorkloadEntry, snapshot: &Snapshot) {
+        let (Some(key), Some(tls)) = (Key::of(workload), &snapshot.tls) else {
+            return;
+        };
+        let peer = self.peer(&key);
+        if peer.dialing.get() || peer.least_used_exists(tls.epoch) {
+            return;
+        }
+        match self.dial(&peer, &key, snapshot).await {
+            Ok(_) => self.dialed_ahead.increment(1),
+            Err(error) => tracing::debug!(peer = %key.id, %error, "not dialled ahead"),
+        }
+    }
+
+    fn peer(&self, key: &Key) -> Rc<Peer> {
+        let mut peers = self.peers.borrow_mut();
+        match peers.get(key) {
+            Some(peer) => Rc::clone(peer),
+            None => Rc::clone(peers.entry(key.clone()).or_default()),
         }
     }
 

@@ -5,3 +5,4 @@ pub mod balance;
 pub mod clear;
 mod client;
 pub mod mesh;
+pub mod warm;

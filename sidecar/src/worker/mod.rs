@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::key_requests::KeyRequests;
 use crate::ledger::{Ledger, Notebook};
 use crate::pool::balance::Balancer;
-use crate::pool::{app, clear, mesh};
+use crate::pool::{app, clear, mesh, warm};
 use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
@@ -134,6 +134,8 @@ pub struct Worker {
     pub clear: Rc<clear::Pool>,
     /// Choice of endpoints.
     pub balancer: Balancer,
+    /// Services that get connections ahead.
+    pub in_use: warm::InUse,
     /// Protocols learned per destination.
     pub learned: outbound::detect::Learned,
     /// Credentials that come again.
@@ -235,6 +237,7 @@ pub fn run(
             apps: app::Pool::new(settings.dialer),
             clear: clear::Pool::new(settings.dialer),
             balancer: Balancer::new(seed),
+            in_use: warm::InUse::default(),
             learned: outbound::detect::Learned::default(),
             repeated: crate::http::carried::Repeated::default(),
             drain: Drain::new(),
@@ -317,6 +320,7 @@ async fn serve(
         ));
     }
     loops.spawn_local(sweep(Rc::clone(worker)));
+    loops.spawn_local(warm::follow(Rc::clone(worker), epochs.clone()));
     // Goes on while connections drain: what is revoked then is not left to the drain deadline.
     let mut review = tokio::task::JoinSet::new();
     let (watching, changes) = (Rc::clone(worker), epochs.clone());

@@ -154,6 +154,15 @@ impl Mesh {
         self.control_api = Some(child);
     }
 
+    /// The sum of the series of a workload's sidecar whose lines begin with `start`.
+    pub fn counted(&self, workload: &str, start: &str) -> u64 {
+        let admin = self.address(workload, "admin");
+        let text = http::get(admin, &admin.to_string(), "/metrics", "").text();
+        let values = text.lines().filter_map(|line| line.strip_prefix(start));
+        let values = values.filter_map(|rest| rest.rsplit(' ').next()?.parse::<u64>().ok());
+        values.sum()
+    }
+
     /// What the control API's metrics listener says.
     #[must_use]
     pub fn control_api_metrics(&self) -> String {

@@ -23,15 +23,6 @@ metadata: {name: ledger-1, namespace: demo, labels: {app: ledger}}
 spec: {serviceAccount: ledger, addresses: [127.0.0.1]}
 ";
 
-/// The value of a counter of a workload's sidecar, by the start of its line.
-fn count(mesh: &Mesh, workload: &str, start: &str) -> u64 {
-    let admin = mesh.address(workload, "admin");
-    let text = http::get(admin, &admin.to_string(), "/metrics", "").text();
-    let values = text.lines().filter_map(|line| line.strip_prefix(start));
-    let values = values.filter_map(|rest| rest.rsplit(' ').next()?.parse::<u64>().ok());
-    values.sum()
-}
-
 #[test]
 fn a_session_is_resumed_until_anything_changes_and_nowhere_else() {
     let mesh = Mesh::start(&[]);
@@ -47,33 +38,20 @@ fn a_session_is_resumed_until_anything_changes_and_nowhere_else() {
     let resumed = || kind(port).expect("it is let in") == HandshakeKind::Resumed;
     full("nothing to resume");
     assert!(resumed() && resumed());
-    let told = count(
-        &mesh,
+    let told = mesh.counted(
         "orders",
         "postern_tls_resumptions_total{direction=\"inbound\"}",
     );
     assert!(told >= 2, "{told}");
-    let known = count(
-        &mesh,
-        "orders",
-        "postern_verified_chains_total{result=\"hit\"}",
-    );
-    let chains = count(
-        &mesh,
-        "orders",
-        "postern_verified_chains_total{result=\"miss\"}",
-    );
+    let known = mesh.counted("orders", "postern_verified_chains_total{result=\"hit\"}");
+    let chains = mesh.counted("orders", "postern_verified_chains_total{result=\"miss\"}");
     assert!(chains >= 1, "{chains}");
 
     // The ticket of one sidecar, or of one listener, is nothing to another.
     let elsewhere = kind(mesh.address("payments", "mesh")).expect("web may call it");
     assert_eq!(elsewhere, HandshakeKind::Full);
     full("the ticket was the other's");
-    let after = count(
-        &mesh,
-        "orders",
-        "postern_verified_chains_total{result=\"hit\"}",
-    );
+    let after = mesh.counted("orders", "postern_verified_chains_total{result=\"hit\"}");
     assert_eq!(
         after,
         known + 1,
@@ -119,14 +97,12 @@ fn sidecars_resume_with_each_other() {
             tunnel.read_exact(&mut echo).expect("an echo");
             tunnels.push(tunnel);
         }
-        count(
-            &mesh,
+        mesh.counted(
             "web",
             "postern_tls_resumptions_total{direction=\"outbound\"}",
         ) > 0
     });
-    let accepted = count(
-        &mesh,
+    let accepted = mesh.counted(
         "orders",
         "postern_tls_resumptions_total{direction=\"inbound\"}",
     );
