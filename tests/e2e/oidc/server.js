@@ -2,14 +2,15 @@
 // what a test has to make happen: another signing key, and how often the keys were asked for.
 //
 // With TLS_CERT and TLS_KEY (PEM files) its issuer is an https URL; what the test itself asks goes to the plain port all the same.
-// CLIENT_JWKS holds the public key of the client `signer`; certificates of CLIENT_CA (a PEM file) prove CLIENT_SPIFFE_ID.
+// CLIENT_JWKS holds the public key of the client `signer`; certificates of CLIENT_CA (a PEM file) prove CLIENT_SPIFFE_ID, or
+// CLIENT_CERTIFICATE (base64 of DER) itself does.
 //
 // Prints one line of JSON when it listens. Ends with its standard input, so that it never outlives a test.
 
 import { readFileSync } from "node:fs";
 import http from "node:http";
 import https from "node:https";
-import { randomBytes } from "node:crypto";
+import { randomBytes, X509Certificate } from "node:crypto";
 import { Provider } from "oidc-provider";
 import { exportJWK, generateKeyPair } from "jose";
 
@@ -69,10 +70,23 @@ function provider(issuer, keys) {
     const certificate = { client_secret: undefined, token_endpoint_auth_method: "tls_client_auth" };
     clients.push(client(id, { ...certificate, tls_client_auth_san_uri: id }));
   }
+  if (process.env.CLIENT_CERTIFICATE) {
+    const x5c = [process.env.CLIENT_CERTIFICATE];
+    const { publicKey } = new X509Certificate(Buffer.from(x5c[0], "base64"));
+    const jwks = { keys: [{ ...publicKey.export({ format: "jwk" }), use: "sig", x5c }] };
+    const itself = { client_secret: undefined, token_endpoint_auth_method: "self_signed_tls_client_auth", jwks };
+    clients.push(client(process.env.CLIENT_SPIFFE_ID, itself));
+  }
   return new Provider(issuer, {
     adapter: Adapter,
     clients,
-    clientAuthMethods: ["client_secret_basic", "client_secret_post", "private_key_jwt", "tls_client_auth"],
+    clientAuthMethods: [
+      "client_secret_basic",
+      "client_secret_post",
+      "private_key_jwt",
+      "tls_client_auth",
+      "self_signed_tls_client_auth",
+    ],
     cookies: { keys: [randomBytes(32).toString("hex")] },
     jwks: { keys },
     scopes: ["read", "write"],
@@ -84,6 +98,7 @@ function provider(issuer, keys) {
       mTLS: {
         enabled: true,
         tlsClientAuth: true,
+        selfSignedTlsClientAuth: true,
         getCertificate: (ctx) => ctx.socket.getPeerX509Certificate?.()?.toString(),
         certificateAuthorized: (ctx) => ctx.socket.authorized === true,
         certificateSubjectMatches: (ctx, property, expected) =>
@@ -139,9 +154,8 @@ const address = `127.0.0.1:${await listening(http.createServer(answer), port)}`;
 let issuer = `http://${address}`;
 if (process.env.TLS_CERT) {
   const files = { cert: readFileSync(process.env.TLS_CERT), key: readFileSync(process.env.TLS_KEY) };
-  if (process.env.CLIENT_CA) {
-    Object.assign(files, { ca: readFileSync(process.env.CLIENT_CA), requestCert: true, rejectUnauthorized: false });
-  }
+  if (process.env.CLIENT_SPIFFE_ID) Object.assign(files, { requestCert: true, rejectUnauthorized: false });
+  if (process.env.CLIENT_CA) files.ca = readFileSync(process.env.CLIENT_CA);
   issuer = `https://localhost:${await listening(https.createServer(files, answer), 0)}`;
 }
 handle = provider(issuer, keys).callback();

@@ -87,6 +87,16 @@ impl Provider {
         Self::over_tls_with(&[("CLIENT_SPIFFE_ID", id.to_owned()), ("CLIENT_CA", ca)])
     }
 
+    /// As [`Self::over_tls`], with a client called `id` that proves itself by this very certificate, DER (RFC 8705 §2.2).
+    #[must_use]
+    pub fn over_tls_with_pinned(id: &str, certificate: &[u8]) -> Self {
+        let certificate = STANDARD.encode(certificate);
+        Self::over_tls_with(&[
+            ("CLIENT_SPIFFE_ID", id.to_owned()),
+            ("CLIENT_CERTIFICATE", certificate),
+        ])
+    }
+
     fn over_tls_with(more: &[(&str, String)]) -> Self {
         let files = tempfile::tempdir().expect("a directory");
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");

@@ -141,6 +141,18 @@ impl Client {
         Self(Arc::new(config))
     }
 
+    /// The certificate that a server proves itself with, DER.
+    #[must_use]
+    pub fn certificate_of(&self, address: SocketAddr) -> Vec<u8> {
+        let name = ServerName::try_from("mesh").expect("a name");
+        let mut connection = ClientConnection::new(Arc::clone(&self.0), name).expect("a client");
+        let mut stream = super::http::connect(address);
+        while connection.is_handshaking() {
+            connection.complete_io(&mut stream).expect("a handshake");
+        }
+        connection.peer_certificates().expect("a chain")[0].to_vec()
+    }
+
     /// Handshakes; the server's first byte of HTTP/2, proof that it took the certificate, and whether that was resumed.
     ///
     /// # Errors

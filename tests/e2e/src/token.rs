@@ -1,8 +1,8 @@
 //! An issuer of tokens, good ones and others.
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -87,10 +87,12 @@ pub fn hmac_signed(header: &Value, claims: &Value, key: &[u8]) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
 }
 
-/// The thumbprint of a certificate (RFC 8705 §3.1).
+/// The thumbprint (RFC 8705 §3.1) of a certificate whose SHA-256 digest is told in hexadecimal.
 #[must_use]
-pub fn thumbprint(der: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, der))
+pub fn thumbprint(hex: &str) -> String {
+    let each = (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16));
+    let digest: Result<Vec<u8>, _> = each.collect();
+    URL_SAFE_NO_PAD.encode(digest.expect("hexadecimal"))
 }
 
 /// A document that has `orders` judge tokens by `rule`, an entry of `jwtRules`.

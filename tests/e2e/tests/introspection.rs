@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use mesh_e2e::http::{self, field};
 use mesh_e2e::oidc::Provider;
-use mesh_e2e::token;
 use mesh_e2e::{Mesh, PATIENCE};
+use mesh_e2e::{tls, token};
 use serde_json::{Value, json};
 
 const RESOURCE: &str = "urn:opaque:orders";
@@ -125,6 +125,24 @@ fn the_workloads_own_certificate_proves_the_client_and_no_other_does() {
         } else {
             refused(&mesh, &token, 503, "introspection_failed");
         }
+    }
+}
+
+#[test]
+fn a_provider_that_knows_the_very_certificate_takes_that_and_no_other() {
+    let mesh = Mesh::start(&[]);
+    let id = "spiffe://demo.postern.internal/ns/demo/sa/orders";
+    let anybody = tls::Client::new(None);
+    for (workload, accepted) in [("orders", true), ("web", false)] {
+        let pinned = anybody.certificate_of(mesh.address(workload, "mesh"));
+        let provider = Provider::over_tls_with_pinned(id, &pinned);
+        demand(&mesh, &provider, json!({"auth": "svid", "clientId": id}));
+        let token = provider.token("web", RESOURCE);
+        let expected = if accepted { 200 } else { 503 };
+        // The rule of the provider before may still be in force.
+        mesh_e2e::eventually("it is asked about", || {
+            call(&mesh, &token).status == expected
+        });
     }
 }
 

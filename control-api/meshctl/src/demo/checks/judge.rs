@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use serde_json::Value;
 
@@ -55,6 +57,21 @@ fn told(app: &Value, caller: &str) -> Result<(), String> {
     } else {
         Err(format!("the app was told {header}"))
     }
+}
+
+/// The thumbprint (RFC 8705 §3.1) of the caller's certificate, of which the application was told the digest.
+pub(super) fn thumbprint(app: &Value) -> Result<String, String> {
+    let header = app["headers"][XFCC].as_str().unwrap_or_default();
+    let mut parts = header.split([';', ',']);
+    let digest = parts.find_map(|part| part.trim().strip_prefix("Hash="));
+    let bytes: Option<Vec<u8>> = digest
+        .filter(|digest| digest.is_ascii() && digest.len() == 64)
+        .and_then(|digest| {
+            let each = (0..32).map(|i| u8::from_str_radix(&digest[2 * i..2 * i + 2], 16).ok());
+            each.collect()
+        });
+    let bytes = bytes.ok_or_else(|| format!("the app was told no digest: {header:?}"))?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// An allowed call whose application was told the caller.
@@ -412,6 +429,16 @@ mod tests {
 
     fn mirror(xfcc: &str) -> Value {
         json!({"app": "orders", "headers": {XFCC: xfcc}})
+    }
+
+    #[test]
+    fn a_thumbprint_is_the_digest_that_the_application_was_told() {
+        let told = mirror(&format!("By=x;Hash={}{};URI=y", "00".repeat(31), "ff"));
+        let expected = format!("{}P8", "A".repeat(41));
+        assert_eq!(thumbprint(&told), Ok(expected));
+        for other in ["", "Hash=00", &format!("Hash={}", "z".repeat(64)), "URI=y"] {
+            assert!(thumbprint(&mirror(other)).is_err(), "{other}");
+        }
     }
 
     #[test]

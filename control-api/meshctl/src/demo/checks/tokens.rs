@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use super::judge::{self, Outcome};
@@ -13,6 +13,7 @@ use crate::connect;
 use crate::demo::client::{Answer, Upgraded};
 use crate::demo::documents::SERVICE_PORT;
 use crate::demo::issuer::{self, GUARDED, Issuer};
+use crate::demo::mesh::Workload;
 
 /// How long an open stream may outlive its token's revocation before the check has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -93,6 +94,22 @@ impl Attempt<'_> {
                 ),
             ),
             Check::of(
+                "token-bound-to-certificate",
+                "with a token that names the thumbprint of web's certificate",
+                "200, orders told whom the token speaks of",
+                judge::subject_told(self.bound("web", self.web, issuer).await),
+            ),
+            Check::of(
+                "token-stolen-with-certificate",
+                "payments presents such a token of web",
+                "401 token_binding_mismatch",
+                judge::token_refused(
+                    self.bound("payments", self.payments, issuer).await,
+                    "token_binding_mismatch",
+                    "its certificate is not the one that the token names (RFC 8705)",
+                ),
+            ),
+            Check::of(
                 "token-revoked-while-open",
                 "web's token is revoked while a WebSocket that it opened is in use",
                 "the WebSocket ends; then 401 token_revoked",
@@ -105,8 +122,31 @@ impl Attempt<'_> {
         self.get_guarded(Some(&token?)).await
     }
 
-    async fn get_guarded(&self, token: Option<&str>) -> Result<Answer, String> {
+    /// A token for `client` that is bound to web's certificate, presented by the application at `from`.
+    async fn bound(
+        &self,
+        client: &str,
+        from: &Workload,
+        issuer: &Issuer,
+    ) -> Result<Answer, String> {
         let route = self.route(self.web, self.orders, SERVICE_PORT);
+        let told = self.get(&route, "/", &[]).await?.json();
+        let mut claims = issuer::claims(client, "bound-token");
+        claims["cnf"] = json!({"x5t#S256": judge::thumbprint(&told)?});
+        let token = issuer.sign(&claims)?;
+        self.get_guarded_from(from, Some(&token)).await
+    }
+
+    async fn get_guarded(&self, token: Option<&str>) -> Result<Answer, String> {
+        self.get_guarded_from(self.web, token).await
+    }
+
+    async fn get_guarded_from(
+        &self,
+        from: &Workload,
+        token: Option<&str>,
+    ) -> Result<Answer, String> {
+        let route = self.route(from, self.orders, SERVICE_PORT);
         let bearer = token.map(|token| format!("Bearer {token}"));
         let header = bearer.as_deref().map(|value| ("authorization", value));
         self.get(&route, GUARDED, header.as_slice()).await
