@@ -5,8 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
 use mesh_e2e::app::{App, Arrived};
+use mesh_e2e::token::{self, ISSUER, Issuer, bearer, claims, in_seconds};
 use mesh_e2e::{Mesh, eventually, http};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Opens once, for everybody.
 #[derive(Clone, Default)]
@@ -55,12 +56,17 @@ struct Open {
 }
 
 fn open(outbound: SocketAddr, side: &str, kind: &str) -> Open {
+    open_with(outbound, side, kind, "")
+}
+
+/// The same with more header lines.
+fn open_with(outbound: SocketAddr, side: &str, kind: &str, lines: &str) -> Open {
     let mut stream = BufReader::new(http::connect(outbound));
     let upgrade = match kind {
         "websocket" => "Connection: Upgrade\r\nUpgrade: websocket\r\n",
         _ => "Connection: close, TE\r\nTE: trailers\r\n",
     };
-    let request = format!("GET /{side}/{kind} HTTP/1.1\r\nHost: orders\r\n{upgrade}\r\n");
+    let request = format!("GET /{side}/{kind} HTTP/1.1\r\nHost: orders\r\n{upgrade}{lines}\r\n");
     stream
         .get_mut()
         .write_all(request.as_bytes())
@@ -155,6 +161,63 @@ fn streams_that_policy_no_longer_allows_end_with_the_reason_and_the_others_go_on
     });
     assert!(ended.is_some_and(|l| l.ends_with(" 4")), "{ended:?}");
 
+    gate.open();
+    for open in &mut kept {
+        let text = rest(open);
+        assert!(text.contains("done"), "{}: {text}", open.name);
+    }
+}
+
+#[test]
+fn streams_end_with_their_token_except_where_their_route_lets_them_go_on() {
+    let gate = Gate::default();
+    let answering = gate.clone();
+    let app = App::start(move |arrived| stream(arrived, &answering));
+    let mesh = Mesh::with_orders(&app);
+    let issuer = Issuer::new("k1");
+    mesh.apply(&token::orders_tokens(&json!({
+        "issuer": ISSUER, "audiences": ["orders"], "jwks": issuer.jwks(), "required": true,
+        "leeway": "0s", "expiryGrace": "1s",
+        "routes": [{"paths": ["/kept/*"], "expiredStreams": "keep"}],
+    })));
+    eventually("a token is demanded", || mesh.call_orders().status == 401);
+    let outbound = mesh.address("web", "outbound");
+    let mut claims = claims();
+    let expires = in_seconds(8);
+    claims["exp"] = expires.into();
+    let line = bearer(&issuer.sign(&issuer.header(), &claims));
+    let [mut closed, mut kept] =
+        ["closed", "kept"].map(|side| KINDS.map(|kind| open_with(outbound, side, kind, &line)));
+    for _ in 0..2 * KINDS.len() {
+        app.heads.recv().expect("all of them arrived");
+    }
+    let [wait, download, grpc, websocket] = &mut closed;
+    let answer = rest(wait);
+    assert!(
+        in_seconds(0) > expires,
+        "not before it expired, and a second of grace"
+    );
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    assert_eq!(
+        http::field(&answer, "postern-reason"),
+        Some("token_expired")
+    );
+    let text = rest(download);
+    assert!(
+        !text.contains("0\r\n\r\n") && !text.contains("done"),
+        "cut, not ended: {text}"
+    );
+    let trailers = rest(grpc).to_ascii_lowercase();
+    assert!(trailers.contains("grpc-status: 16\r\n"), "{trailers}");
+    assert!(
+        trailers.contains("grpc-message: token_expired\r\n"),
+        "{trailers}"
+    );
+    let text = rest(websocket);
+    assert!(
+        text.ends_with("token_expired") && !text.contains("done"),
+        "{text:?}"
+    );
     gate.open();
     for open in &mut kept {
         let text = rest(open);
