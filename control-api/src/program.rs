@@ -45,7 +45,7 @@ use crate::reports::{self, Board, Reports};
 use crate::rotation::{self, Rotation};
 use crate::status::Tracker;
 use crate::store::roots::{self, RootsRecord};
-use crate::store::{Store, issued};
+use crate::store::{Store, issued, seen};
 use crate::trust::Trust;
 use crate::xds::server::{Discovery, Parts};
 
@@ -53,6 +53,8 @@ use crate::xds::server::{Discovery, Parts};
 const SHUTDOWN: Duration = Duration::from_secs(3);
 /// Time between two looks for what the store can forget.
 const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+/// Between two notes of who is connected.
+const SEEN: Duration = Duration::from_secs(60);
 /// Time between two looks at what has to be rotated or published.
 const TENDING: Duration = Duration::from_secs(5);
 /// Accepted connections that wait for the server to take them.
@@ -228,7 +230,10 @@ async fn serve(
         now,
     )?;
     let shared = Shared {
-        tracker: Arc::new(Tracker::new(store.read(issued::last_ends)?)),
+        tracker: Arc::new(Tracker::new(
+            store.read(issued::last_ends)?,
+            store.read(seen::all)?,
+        )),
         registry: Arc::new(registry),
         metrics: Arc::new(Metrics::default()),
         authorities,
@@ -337,6 +342,12 @@ fn spawn(
     });
     let housekeeping = housekeeping(Arc::clone(&issuance), shared.clock.clone());
     tasks.spawn(until(stop.clone(), housekeeping));
+    tasks.spawn(done(remember_seen(
+        Arc::clone(&shared.tracker),
+        Arc::clone(&shared.store),
+        shared.clock.clone(),
+        stop.clone(),
+    )));
     let tending = tend_keys(
         shared.trust.clone(),
         Arc::clone(&shared.registry),
@@ -579,6 +590,27 @@ async fn housekeeping(issuance: Arc<Issuance>, clock: Clock) {
             tracing::warn!(%error, "cannot forget what ended long ago");
         }
         tokio::time::sleep(HOUSEKEEPING).await;
+    }
+}
+
+/// Writes down who was connected when, now and then and at the end.
+async fn remember_seen(
+    tracker: Arc<Tracker>,
+    store: Arc<Store>,
+    clock: Clock,
+    stop: CancellationToken,
+) {
+    loop {
+        let stopped = tokio::time::timeout(SEEN, stop.cancelled()).await.is_ok();
+        let (seen, store) = (tracker.seen(clock.seconds()), Arc::clone(&store));
+        let written =
+            tokio::task::spawn_blocking(move || store.write(|write| seen::replace(write, &seen)));
+        if let Ok(Err(error)) = written.await {
+            tracing::warn!(%error, "cannot write down who was connected");
+        }
+        if stopped {
+            return;
+        }
     }
 }
 

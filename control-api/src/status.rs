@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 /// Moments that are remembered per sidecar.
 const REMEMBERED: usize = 64;
 
-/// The sidecars seen since the start, by workload.
+/// The sidecars that were ever seen, by workload.
 #[derive(Debug, Default)]
 pub struct Tracker {
     inner: Mutex<Inner>,
@@ -44,11 +44,20 @@ pub struct Trusting {
 }
 
 impl Tracker {
-    /// Knows the certificates that were issued before the start.
-    pub fn new(certificates: BTreeMap<String, i64>) -> Self {
+    /// Knows the certificates that were issued, and the sidecars that were seen, before the start.
+    pub fn new(certificates: BTreeMap<String, i64>, seen: BTreeMap<String, i64>) -> Self {
+        let away = |(workload, since): (String, i64)| {
+            let status = SidecarStatus {
+                workload: workload.clone(),
+                since,
+                ..SidecarStatus::default()
+            };
+            (workload, (0, status))
+        };
         Self {
             inner: Mutex::new(Inner {
                 certificates,
+                sidecars: seen.into_iter().map(away).collect(),
                 ..Inner::default()
             }),
             moved: Notify::new(),
@@ -224,6 +233,16 @@ impl Tracker {
             .collect()
     }
 
+    /// When each sidecar was connected last, where it is `now` for those that are.
+    pub fn seen(&self, now: i64) -> BTreeMap<String, i64> {
+        let inner = self.lock();
+        let seen = inner.sidecars.values().map(|(_, status)| {
+            let at = if status.connected { now } else { status.since };
+            (status.workload.clone(), at)
+        });
+        seen.collect()
+    }
+
     /// Streams that are open.
     pub fn streams(&self) -> u64 {
         self.lock().streams
@@ -257,6 +276,24 @@ mod tests {
     }
 
     #[test]
+    fn who_was_seen_before_a_restart_is_known_as_away_since_then() {
+        let before = Tracker::default();
+        before.connected(1, status("a/away"));
+        before.connected(2, status("a/here"));
+        before.disconnected(1, "a/away", 70);
+        let seen = before.seen(100);
+        assert_eq!(seen, [("a/away".into(), 70), ("a/here".into(), 100)].into());
+        let after = Tracker::new(BTreeMap::new(), seen.clone());
+        assert_eq!(after.seen(200), seen);
+        let all = after.all(|_| true);
+        assert!(all.iter().all(|s| !s.connected) && all[0].since == 70);
+        assert!(after.enforcement(1).is_empty(), "nobody waits for them");
+        after.connected(1, status("a/away"));
+        assert_eq!(after.seen(200)["a/away"], 200);
+        assert_eq!(after.all(|workload| workload == "a/away").len(), 1);
+    }
+
+    #[test]
     fn the_newest_stream_speaks_for_a_workload() {
         let tracker = Tracker::default();
         tracker.connected(1, status("ns/a"));
@@ -276,7 +313,7 @@ mod tests {
 
     #[test]
     fn certificates_are_shown_with_their_sidecar() {
-        let tracker = Tracker::new(BTreeMap::from([("ns/a".to_owned(), 7)]));
+        let tracker = Tracker::new(BTreeMap::from([("ns/a".to_owned(), 7)]), BTreeMap::new());
         tracker.connected(1, status("ns/a"));
         assert_eq!(tracker.all(|_| true)[0].certificate_not_after, 7);
         tracker.certified("ns/a", 9);

@@ -10,6 +10,7 @@ pub mod issued;
 pub mod jwt_keys;
 pub mod keysets;
 pub mod roots;
+pub mod seen;
 pub mod tokens;
 
 use std::fmt::Display;
@@ -159,6 +160,7 @@ impl Store {
             jwt_keys::make_table(write)?;
             keysets::make_table(write)?;
             roots::make_table(write)?;
+            seen::make_table(write)?;
             let mut meta = write.open_table(META).map_err(failed)?;
             let mut facts = write.open_table(FACTS).map_err(failed)?;
             let format = redb::ReadableTable::get(&meta, FORMAT)

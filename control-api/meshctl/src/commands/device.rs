@@ -229,7 +229,7 @@ struct Entry {
     owner: String,
     posture: String,
     enrolled: String,
-    /// Unix seconds; `None`: not since the control API started.
+    /// Unix seconds; `None`: never.
     last_seen: Option<i64>,
     state: &'static str,
 }
