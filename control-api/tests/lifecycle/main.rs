@@ -7,3 +7,4 @@ mod jwt_svid;
 mod nack;
 mod owners;
 mod rotation;
+mod watching;

@@ -250,7 +250,10 @@ impl Observer {
         let took = observation.timeline.total();
         let phases = &self.phases[observation.direction as usize];
         phases[Phase::Handshake as usize].record(took.as_secs_f64());
-        self.tell(observation, took, false, ended);
+        let is_over = self
+            .watch
+            .shook_hands(observation.direction, &observation.timeline);
+        self.tell(observation, took, is_over, ended);
     }
 
     fn tell<'a>(

@@ -27,7 +27,7 @@ pub enum Phase {
     Policy,
     /// Finding an endpoint and a connection to it.
     Connect,
-    /// The TLS handshake of a connection that was opened for it.
+    /// The TLS handshake: inbound, of a connection; outbound, of one that was opened for a request.
     Handshake,
     /// To the head of the response.
     Upstream,
@@ -146,27 +146,19 @@ impl Budget {
         let Some(phase) = Phase::of_proto(message.phase) else {
             return wrong("phase", format!("{} is unknown", message.phase));
         };
-        let never = match direction {
-            Direction::Inbound => phase == Phase::Handshake,
-            Direction::Outbound => {
-                matches!(phase, Phase::Token | Phase::Introspect | Phase::Policy)
-            }
-        };
-        if never {
+        if direction == Direction::Outbound
+            && matches!(phase, Phase::Token | Phase::Introspect | Phase::Policy)
+        {
             return wrong(
                 "phase",
-                format!(
-                    "'{}' is no phase of {} requests",
-                    phase.as_str(),
-                    match direction {
-                        Direction::Inbound => "inbound",
-                        Direction::Outbound => "outbound",
-                    }
-                ),
+                format!("'{}' is no phase of outbound requests", phase.as_str()),
             );
         }
         if message.issuer.len() > MAX_ISSUER {
             return wrong("issuer", format!("is longer than {MAX_ISSUER} bytes"));
+        }
+        if !message.issuer.is_empty() && phase == Phase::Handshake {
+            return wrong("issuer", "a handshake has no token: leave it out".into());
         }
         if !message.issuer.is_empty() && direction == Direction::Outbound {
             return wrong(
@@ -243,7 +235,13 @@ mod tests {
         let cases: &[(Change, &str)] = &[
             (|m| m.direction = 9, "direction"),
             (|m| m.phase = 99, "phase"),
-            (|m| m.phase = mesh::LatencyPhase::Handshake.into(), "phase"),
+            (
+                |m| {
+                    m.phase = mesh::LatencyPhase::Handshake.into();
+                    m.issuer = "https://idp".into();
+                },
+                "issuer",
+            ),
             (|m| m.direction = 1, "phase"),
             (|m| m.target_millionths = 0, "target_millionths"),
             (|m| m.target_millionths = 1_000_000, "target_millionths"),

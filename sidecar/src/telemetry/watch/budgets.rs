@@ -128,6 +128,21 @@ impl Budgets {
     }
 }
 
+impl Budgets {
+    /// Counts the handshake of a connection, which is no request. True if it is over a budget.
+    pub fn count_handshake(&self, direction: Direction, timeline: &Timeline) -> bool {
+        let mut over = false;
+        for tally in &*self.tallies[direction as usize].borrow() {
+            if tally.budget.phase == latency::Phase::Handshake
+                && let Some(nanos) = nanos(timeline, latency::Phase::Handshake)
+            {
+                over |= tally.count(nanos);
+            }
+        }
+        over
+    }
+}
+
 fn is(direction: latency::Direction, wanted: Direction) -> bool {
     match direction {
         latency::Direction::Inbound => wanted == Direction::Inbound,
@@ -191,6 +206,23 @@ mod tests {
         timeline.mark_at(Phase::Token, token_end);
         timeline.mark_at(Phase::Upstream, end);
         timeline
+    }
+
+    #[test]
+    fn a_handshake_counts_for_its_own_budgets_only() {
+        let shelf = Arc::new(Shelf::default());
+        let budgets = Budgets::new(Arc::clone(&shelf));
+        let all = [
+            budget(latency::Phase::Handshake, "", Duration::from_millis(1)),
+            budget(latency::Phase::Request, "", Duration::from_millis(1)),
+        ];
+        budgets.replace(&all);
+        let mut timeline = Timeline::start();
+        let end = timeline.started() + Duration::from_millis(2);
+        timeline.mark_at(Phase::Handshake, end);
+        assert!(budgets.count_handshake(Direction::Inbound, &timeline));
+        let overs: Vec<_> = shelf.tallies().iter().map(|t| t.over()).collect();
+        assert_eq!(overs, [1, 0]);
     }
 
     #[test]

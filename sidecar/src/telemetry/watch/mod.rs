@@ -48,6 +48,11 @@ impl Watch {
         self.budgets.count(direction, timeline, issuer)
     }
 
+    /// The handshake of an inbound connection ended. True if it took longer than one of its budgets lets it.
+    pub fn shook_hands(&self, direction: Direction, timeline: &Timeline) -> bool {
+        self.budgets.count_handshake(direction, timeline)
+    }
+
     /// Whether somebody wants to see what ends.
     pub fn is_tapped(&self) -> bool {
         self.tap.is_on()
