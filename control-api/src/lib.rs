@@ -32,4 +32,5 @@ pub mod clock;
 pub mod files;
 pub mod metrics;
 pub mod operator_files;
+pub mod propagation;
 pub mod throttle;

@@ -125,6 +125,7 @@ pub fn text(metrics: &Metrics, tracker: &Tracker, world: &World, ca_not_after: i
         "End of validity of the certificate authority.",
         &ca_not_after,
     );
+    tracker.propagation().write(&mut out);
     out
 }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use mesh_proto::admin::{Nack, SidecarStatus};
 use tokio::sync::Notify;
 
+use crate::propagation::Propagation;
+
 /// Moments that are remembered per sidecar.
 const REMEMBERED: usize = 64;
 
@@ -32,6 +34,8 @@ struct Inner {
     enforced: BTreeMap<String, VecDeque<(u64, Instant)>>,
     /// When revisions were asked for, oldest first.
     begun: VecDeque<(u64, Instant)>,
+    /// How long they took to be acknowledged.
+    propagation: Propagation,
 }
 
 /// What matters of a connected sidecar when roots change.
@@ -80,10 +84,31 @@ impl Tracker {
 
     /// What a stream acknowledged or rejected changed.
     pub fn progressed(&self, stream: u64, workload: &str, acked_revision: u64, nacks: Vec<Nack>) {
+        let mut before = acked_revision;
         self.update(stream, workload, |status| {
+            before = status.acked_revision;
             status.acked_revision = acked_revision;
             status.nacks = nacks;
         });
+        // A sidecar that held nothing before came late to what was asked for earlier.
+        if before == 0 || before >= acked_revision {
+            return;
+        }
+        let mut inner = self.lock();
+        let Inner {
+            begun, propagation, ..
+        } = &mut *inner;
+        for (_, at) in begun
+            .iter()
+            .filter(|(revision, _)| before < *revision && *revision <= acked_revision)
+        {
+            propagation.record(at.elapsed());
+        }
+    }
+
+    /// How long changes took to be acknowledged by connected sidecars.
+    pub fn propagation(&self) -> Propagation {
+        self.lock().propagation.clone()
     }
 
     /// What the sidecar of a stream trusts and shows.

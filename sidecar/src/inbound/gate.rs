@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use super::decide;
 use super::source::Source;
+use super::timing;
 use super::token::{Patience, Stop};
 use crate::http::answer::Refused;
 use crate::http::ending::is_grpc;
@@ -133,6 +134,7 @@ async fn pass(
     let decided = decide::request(worker, source, &snapshot, port, head, subject, observation);
     observation.timeline.mark(Phase::Policy);
     decided?;
+    observation.tells_timing = timing::is_asked(worker, source, &mut head.headers);
     source.stamp(&mut head.headers);
     Ok(Passed {
         port,

@@ -13,4 +13,5 @@ pub mod plain;
 pub mod request;
 mod shadow;
 pub mod source;
+mod timing;
 pub mod token;

@@ -17,6 +17,7 @@ use super::gate::{self, AppProtocol, Passed};
 use super::lifetime::Lifetime;
 use super::mesh::flush;
 use super::source::Source;
+use super::timing::Telling;
 use crate::http::answer::{Answer, Refused};
 use crate::http::body::{BodySink as _, BodySource, Pump};
 use crate::http::forward::{
@@ -264,6 +265,8 @@ where
             .await
             .map_err(|e| unreachable(e.to_string()))?;
         observation.timeline.mark(Phase::Connect);
+        let responder =
+            &mut Telling::new(responder, &observation.timeline, observation.tells_timing);
         let result = forward(head, body, length, responder, Http2(sender), lifetime).await;
         observation.answered(&result);
         if matches!(&result, Err(ForwardError::NoResponse { .. })) {
@@ -276,6 +279,7 @@ where
         .lease(address)
         .await
         .map_err(|e| unreachable(e.to_string()))?;
+    let timing = observation.tells_timing;
     loop {
         observation.timeline.mark(Phase::Connect);
         let reused = lease.reused();
@@ -284,6 +288,7 @@ where
             limits: worker.settings.limits.clone(),
             upgrade: None,
         };
+        let responder = &mut Telling::new(responder, &observation.timeline, timing);
         let result = forward(head, body, length, responder, upstream, lifetime).await;
         observation.answered(&result);
         match result {

@@ -52,6 +52,8 @@ pub struct Observation {
     pub decision_cached: Option<bool>,
     /// Port of the service that it is for, outbound; 0: not known.
     pub port: u16,
+    /// Whether the caller is told how long it took, inbound.
+    pub tells_timing: bool,
     /// How often it was sent again.
     pub resends: u32,
     /// Its verified token.
@@ -176,6 +178,7 @@ impl Observer {
             token_cached: None,
             decision_cached: None,
             port: 0,
+            tells_timing: false,
             resends: 0,
             token: None,
             direction,

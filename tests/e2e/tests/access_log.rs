@@ -96,6 +96,43 @@ fn a_line_says_whether_the_token_was_remembered_and_a_refused_one_waited_for_nob
 }
 
 #[test]
+fn a_caller_of_the_trust_domain_who_asks_is_told_how_long_authentication_took() {
+    let mesh = Mesh::start(&[]);
+    let ask = |line: &str| {
+        let outbound = mesh.address("web", "outbound");
+        let answer = http::get(outbound, "orders", "/headers", line);
+        let timing = http::field(&answer.head, "x-auth-timing").map(str::to_owned);
+        (answer.text(), timing)
+    };
+    let (seen, timing) = ask("x-auth-timing: please\r\n");
+    let timing = timing.expect("told");
+    assert!(timing.starts_with("admit;dur=0."), "{timing}");
+    assert!(timing.contains(", policy;dur=0."), "{timing}");
+    assert!(
+        !seen.to_ascii_lowercase().contains("x-auth-timing"),
+        "{seen}"
+    );
+    assert_eq!(ask("").1, None);
+    // Plaintext has no trust domain.
+    mesh.apply(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: open, namespace: demo}\n\
+         spec: {selector: {matchLabels: {app: orders}}, mtls: {mode: PERMISSIVE}}\n---\n\
+         apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: everybody, namespace: demo}\n\
+         spec: {selector: {matchLabels: {app: orders}}, rules: [{}]}\n",
+    );
+    let inbound = mesh.address("orders", "inbound");
+    let mut plain = None;
+    eventually("plaintext is let in", || {
+        let answer = http::get(inbound, "orders", "/", "x-auth-timing: please\r\n");
+        let status = answer.status;
+        plain = Some(answer);
+        status == 200
+    });
+    let head = plain.expect("answered").head;
+    assert_eq!(http::field(&head, "x-auth-timing"), None, "{head}");
+}
+
+#[test]
 fn a_handshake_is_a_span_and_a_refused_one_a_line() {
     let collector = Collector::start();
     let endpoint = format!("http://127.0.0.1:{}", collector.grpc);

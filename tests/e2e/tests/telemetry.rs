@@ -148,6 +148,9 @@ fn a_request_through_three_services_is_one_tree_of_spans_and_tells_no_secret() {
     for entry in fs::read_dir(mesh.directory().join("logs")).expect("there") {
         told.push_str(&fs::read_to_string(entry.expect("readable").path()).expect("text"));
     }
+    for workload in ["web", "orders", "payments"] {
+        told.push_str(&metrics(&mesh, workload));
+    }
     for secret in ["s3cret", "czNjcmV0"] {
         assert!(!told.contains(secret), "{secret}");
     }
