@@ -66,7 +66,9 @@ pub fn request(
             revision = decision.revision,
             "allowed"
         );
-        observation.allowed(decision.reason, decision.policy);
+        observation.allowed(decision.reason, || {
+            decision.policy.map(|p| worker.counters.policy_name(p))
+        });
         return Ok(());
     }
     Err(source.refuse_by(worker, port, &decision, Some(&request)))

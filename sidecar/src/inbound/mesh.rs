@@ -135,7 +135,7 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Option<(TlsStream<S>, VerifiedPeer)> {
     let mut failed = |error: &dyn std::fmt::Display, reason: Reason| {
         *refusal = Some(reason);
-        worker.counters.handshake(false);
+        worker.counters.handshake(Direction::Inbound, false);
         worker.counters.denial(Direction::Inbound, reason);
         tracing::info!(source = %address, reason = reason.code(), error = %error, "TLS handshake failed");
     };
@@ -149,7 +149,7 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(tls)) => match trust.peer_of(tls.get_ref().1, Usage::Client, now()) {
             Ok(peer) => {
-                worker.counters.handshake(true);
+                worker.counters.handshake(Direction::Inbound, true);
                 if is_resumed(&tls) {
                     worker.counters.resumption(Direction::Inbound);
                 }

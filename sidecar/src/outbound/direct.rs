@@ -82,8 +82,10 @@ async fn open(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Proven, String
     let tcp = dialer.connect(address).await.map_err(|e| e.to_string())?;
     let began = std::time::Instant::now();
     let handshake = TlsConnector::from(config).connect(tls::server_name(), tcp);
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
-        .await
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+    let is_done = matches!(stream, Ok(Ok(_)));
+    worker.counters.handshake(Direction::Outbound, is_done);
+    let stream = stream
         .map_err(|_| format!("no answer within {HANDSHAKE_TIMEOUT:?}"))?
         .map_err(|e| e.to_string())?;
     let session = stream.get_ref().1;

@@ -155,6 +155,7 @@ pub struct Pool {
     snapshot: SharedSnapshot,
     resumptions: metrics::Counter,
     dialed_ahead: metrics::Counter,
+    handshakes: [metrics::Counter; 2],
 }
 
 impl Pool {
@@ -167,6 +168,7 @@ impl Pool {
             snapshot,
             dialed_ahead: metrics::counter!("postern_mesh_dialed_ahead_total"),
             resumptions: crate::worker::metrics::resumptions(Direction::Outbound),
+            handshakes: crate::worker::metrics::handshakes(Direction::Outbound),
         })
     }
 
@@ -307,6 +309,16 @@ impl Pool {
     }
 
     async fn connect(&self, key: &Key, client: &Client) -> Result<Rc<Shared>, ConnectError> {
+        let connected = self.open(key, client).await;
+        match &connected {
+            Err(ConnectError::Tls { .. }) => self.handshakes[1].increment(1),
+            Ok(_) | Err(ConnectError::Http2 { .. }) => self.handshakes[0].increment(1),
+            Err(_) => {}
+        }
+        connected
+    }
+
+    async fn open(&self, key: &Key, client: &Client) -> Result<Rc<Shared>, ConnectError> {
         let tcp = self.dialer.connect(key.address).await?;
         let fail = |error: String| ConnectError::Tls {
             address: key.address,

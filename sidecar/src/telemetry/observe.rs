@@ -91,12 +91,12 @@ impl Observation {
     }
 
     /// Writes down an admission, if somebody will read it.
-    pub fn allowed(&mut self, reason: Reason, policy: Option<&str>) {
+    pub fn allowed(&mut self, reason: Reason, policy: impl FnOnce() -> Option<Arc<str>>) {
         if self.detailed {
             self.verdict = Some(Verdict {
                 allowed: true,
                 reason: reason.code(),
-                policy: policy.map(Into::into),
+                policy: policy(),
                 id: 0,
                 token_cached: self.token_cached,
                 decision_cached: self.decision_cached,

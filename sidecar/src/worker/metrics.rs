@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use mesh_auth::Reason;
 use mesh_auth::svid::Tally;
@@ -15,6 +16,14 @@ pub fn chains(tally: &Tally) {
     for (result, count) in results {
         counter!("postern_verified_chains_total", "result" => result).absolute(count);
     }
+}
+
+/// Counts handshakes that succeeded and that failed.
+pub fn handshakes(direction: Direction) -> [Counter; 2] {
+    let direction = direction.as_str();
+    ["ok", "failed"].map(
+        |result| counter!("postern_tls_handshakes_total", "direction" => direction, "result" => result),
+    )
 }
 
 /// Counts handshakes that resumed a session.
@@ -46,7 +55,7 @@ pub struct Counters {
     requests: [[Counter; 5]; 2],
     connections: [Counter; 2],
     bytes: [[Counter; 2]; 2],
-    handshakes: [Counter; 2],
+    handshakes: [[Counter; 2]; 2],
     decisions: [Counter; 2],
     resumptions: [Counter; 2],
     accept_errors: Counter,
@@ -78,7 +87,7 @@ impl Counters {
                     .map(|flow| counter!("postern_bytes_total", "direction" => d.as_str(), "flow" => flow))
             }),
             decisions: ["hit", "miss"].map(|result| counter!("postern_decision_cache_lookups_total", "result" => result)),
-            handshakes: ["ok", "failed"].map(|result| counter!("postern_tls_handshakes_total", "result" => result)),
+            handshakes: directions.map(handshakes),
             resumptions: directions.map(resumptions),
             accept_errors: counter!("postern_accept_errors_total"),
             decided: RefCell::default(),
@@ -117,7 +126,13 @@ impl Counters {
     /// Policy decided about a request, or a connection of opaque bytes.
     pub fn decided(&self, policy: Option<&str>, is_allowed: bool) {
         let mut decided = self.decided.borrow_mut();
-        decided.by(policy.unwrap_or("-"))[usize::from(!is_allowed)].increment(1);
+        let (_, counters) = decided.by(policy.unwrap_or("-"));
+        counters[usize::from(!is_allowed)].increment(1);
+    }
+
+    /// A policy's name, shared by all that is told of its decisions.
+    pub fn policy_name(&self, policy: &str) -> Arc<str> {
+        Arc::clone(&self.decided.borrow_mut().by(policy).0)
     }
 
     /// A decision was looked for among those that are remembered.
@@ -128,8 +143,8 @@ impl Counters {
     }
 
     /// A TLS handshake ended.
-    pub fn handshake(&self, ok: bool) {
-        self.handshakes[usize::from(!ok)].increment(1);
+    pub fn handshake(&self, direction: Direction, ok: bool) {
+        self.handshakes[direction as usize][usize::from(!ok)].increment(1);
     }
 
     /// A TLS handshake that is done went by a ticket, without certificates.
@@ -162,13 +177,13 @@ impl Counters {
 
 /// Counters by policy, the last one first: requests come in runs that one policy decides.
 #[derive(Default)]
-struct Decided(Vec<(Box<str>, [Counter; 2])>);
+struct Decided(Vec<(Arc<str>, [Counter; 2])>);
 
 /// Policies whose handles are kept; looking for more would take longer than resolving them.
 const MAX_DECIDED: usize = 64;
 
 impl Decided {
-    fn by(&mut self, policy: &str) -> &[Counter; 2] {
+    fn by(&mut self, policy: &str) -> &(Arc<str>, [Counter; 2]) {
         match self.0.iter().position(|(name, _)| **name == *policy) {
             Some(found) => self.0.swap(0, found),
             None => {
@@ -179,7 +194,7 @@ impl Decided {
                 self.0.insert(0, (policy.into(), counters));
             }
         }
-        &self.0[0].1
+        &self.0[0]
     }
 }
 
@@ -261,7 +276,7 @@ fn describe() {
     );
     describe!(
         "postern_tls_handshakes_total",
-        "TLS handshakes with peers, by result."
+        "TLS handshakes with peers, by direction and result."
     );
     describe!(
         "postern_tls_resumptions_total",

@@ -104,7 +104,8 @@ impl Propagation {
     ) {
         if self.w3c {
             let text = write_traceparent(trace, span, flags);
-            if let Ok(value) = HeaderValue::from_bytes(&text) {
+            if let Ok(mut value) = HeaderValue::from_bytes(&text) {
+                once(&mut value);
                 headers.insert(TRACEPARENT, value);
             }
             if !continues {
@@ -113,16 +114,19 @@ impl Propagation {
         }
         let sampled = if flags & SAMPLED == 0 { "0" } else { "1" };
         if self.b3_single
-            && let Ok(value) = HeaderValue::try_from(format!("{trace}-{span}-{sampled}"))
+            && let Ok(mut value) = HeaderValue::try_from(format!("{trace}-{span}-{sampled}"))
         {
+            once(&mut value);
             headers.insert(B3, value);
         }
         if self.b3_multi
-            && let (Ok(trace), Ok(span)) = (
+            && let (Ok(mut trace), Ok(mut span)) = (
                 HeaderValue::try_from(trace.to_string()),
                 HeaderValue::try_from(span.to_string()),
             )
         {
+            once(&mut trace);
+            once(&mut span);
             headers.insert(B3_TRACE, trace);
             headers.insert(B3_SPAN, span);
             headers.remove(B3_PARENT);
@@ -130,6 +134,12 @@ impl Propagation {
             headers.insert(B3_SAMPLED, HeaderValue::from_static(sampled));
         }
     }
+}
+
+/// Keeps a value that never comes again out of HPACK's dynamic table (RFC 7541 §6.2.3), where it would push out those that
+/// do: forty requests fill it.
+fn once(value: &mut HeaderValue) {
+    value.set_sensitive(true);
 }
 
 /// The value of a header that is there once.
@@ -384,6 +394,7 @@ mod tests {
         let (trace, span) = (ids.trace(), ids.span());
         Propagation::default().write(&mut map, trace, span, SAMPLED, false);
         assert_eq!(map["traceparent"], format!("00-{trace}-{span}-01").as_str());
+        assert!(map["traceparent"].is_sensitive(), "never indexed");
         assert!(!map.contains_key("tracestate"));
         let mut map = headers(&[("tracestate", "a=b")]);
         Propagation::default().write(&mut map, trace, span, 0, true);

@@ -124,11 +124,11 @@ impl Settings {
             endpoint: endpoint_of(
                 &endpoint,
                 protocol,
-                env.is_true("OTEL_EXPORTER_OTLP_INSECURE"),
+                env.value("INSECURE").0.is_some_and(|t| is_true(&t)),
             )?,
             protocol,
             headers: headers_of(&env.value("HEADERS"))?,
-            timeout: env.millis("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000)?,
+            timeout: env.millis(&env.value("TIMEOUT").1, 10_000)?,
             certificate: env.value("CERTIFICATE").0.map(PathBuf::from),
             client,
             sampler: env.sampler()?,
@@ -153,6 +153,11 @@ fn fail(variable: &str, problem: impl Into<String>) -> SettingsError {
         variable: variable.to_owned(),
         problem: problem.into(),
     }
+}
+
+/// Only `true`, in any case, is true.
+fn is_true(text: &str) -> bool {
+    text.trim().eq_ignore_ascii_case("true")
 }
 
 /// The endpoint and whether it came from the variable of the traces alone.
@@ -281,10 +286,8 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         (endpoint, given)
     }
 
-    /// Only `true`, in any case, is true.
     fn is_true(&self, name: &str) -> bool {
-        self.text(name)
-            .is_some_and(|t| t.trim().eq_ignore_ascii_case("true"))
+        self.text(name).is_some_and(|text| is_true(&text))
     }
 
     fn number(&self, name: &str, default: usize) -> Result<usize, SettingsError> {
@@ -456,7 +459,8 @@ mod tests {
         assert_eq!(own.endpoint, "https://c/x");
         let bare = some(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4317"),
-            ("OTEL_EXPORTER_OTLP_INSECURE", "true"),
+            ("OTEL_EXPORTER_OTLP_INSECURE", "false"),
+            ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "true"),
         ]);
         assert_eq!(bare.endpoint, "http://c:4317");
     }
@@ -479,6 +483,8 @@ mod tests {
             ),
             ("OTEL_SERVICE_NAME", "web"),
             ("OTEL_BSP_SCHEDULE_DELAY", "200"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "7"),
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "300"),
         ]);
         assert_eq!(all.headers.0[0].1, "Bearer s3cret");
         assert!(!format!("{all:?}").contains("s3cret"));
@@ -493,6 +499,7 @@ mod tests {
                 .contains(&("k8s.pod.name".into(), "web-1".into()))
         );
         assert_eq!(all.delay, Duration::from_millis(200));
+        assert_eq!(all.timeout, Duration::from_millis(300));
         for (variable, value) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://c"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:pass@c"),

@@ -243,7 +243,7 @@ fn metrics_are_as_prometheus_wants_them_and_have_every_phase() {
         "postern_request_duration_seconds_count{direction=\"inbound\"}",
         "postern_phase_duration_seconds_count{direction=\"inbound\",phase=\"policy\"}",
         "postern_phase_duration_seconds_count{direction=\"inbound\",phase=\"upstream\"}",
-        "postern_tls_handshakes_total{result=\"ok\"}",
+        "postern_tls_handshakes_total{direction=\"inbound\",result=\"ok\"}",
     ] {
         assert!(text.contains(series), "{series}: {text}");
     }
