@@ -27,7 +27,7 @@ use super::request;
 use super::source::Source;
 use crate::http::answer::{Answer, Refused};
 use crate::http::body::BodySink as _;
-use crate::http::gather::gather;
+use crate::http::gather::{Gather, Turn, gather};
 use crate::http::h1::Connection;
 use crate::http::h2 as stream;
 use crate::http::h2_server::Responder;
@@ -88,7 +88,15 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
         &snapshot,
     );
     drop(snapshot);
-    serve_http2(worker, tls_stream, Rc::new(source), live, expiry, &review).await;
+    serve_http2(
+        worker,
+        gather(tls_stream),
+        Rc::new(source),
+        live,
+        expiry,
+        &review,
+    )
+    .await;
 }
 
 /// Accepts TLS and names the peer; failures are counted and logged.
@@ -173,7 +181,7 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
 /// it: then it says GOAWAY, takes no new stream, and is cut soon after.
 pub async fn serve_http2<S>(
     worker: &Rc<Worker>,
-    io: S,
+    (io, turn): (Gather<S>, Turn<S>),
     source: Rc<Source>,
     live: &Live,
     expiry: Expiry,
@@ -181,7 +189,6 @@ pub async fn serve_http2<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let (io, turn) = gather(io);
     let handshake = turn.run(stream::server_builder().handshake::<_, Bytes>(io));
     let mut connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(connection)) => connection,
@@ -359,4 +366,30 @@ pub async fn flush(sink: &mut stream::Sink) {
         Poll::Pending => Poll::Pending,
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_accept<S, F: Future>(_: fn(&'static Rc<Worker>, S, &'static Live) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    fn size_of_stream<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    /// Each connection and each stream is a task: what its future holds is held while it is idle, and moved when it is spawned.
+    #[test]
+    fn tasks_stay_small() {
+        let sizes = [
+            (size_of_accept(accept), 4_400),
+            (size_of_stream(serve_stream), 3_300),
+            (size_of_accept(crate::outbound::accept), 8_200),
+        ];
+        for (size, most) in sizes {
+            assert!(size <= most, "{sizes:?}: {size} bytes, at most {most}");
+        }
+    }
 }

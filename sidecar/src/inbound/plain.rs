@@ -21,6 +21,7 @@ use super::source::Source;
 use super::{mesh, request};
 use crate::http::answer::{Answer, Refused};
 use crate::http::ending::Ending as _;
+use crate::http::gather::gather;
 use crate::http::h1::Connection;
 use crate::http::h1_server::Responder;
 use crate::outbound::detect::{self, Protocol};
@@ -146,7 +147,7 @@ async fn terminate(
     let source = Source::new(Some(peer), plain.address, plain.own, Some(port), &snapshot);
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         let source = Rc::new(source);
-        return mesh::serve_http2(worker, stream, source, live, expiry, &review).await;
+        return mesh::serve_http2(worker, gather(stream), source, live, expiry, &review).await;
     }
     if let Err(refused) = source.authorize(worker, &snapshot, port) {
         return source.turned_away(worker, port, &refused);
@@ -195,7 +196,7 @@ async fn plaintext(
             let (stream, prefix) = connection.into_inner().into_parts();
             mesh::serve_http2(
                 worker,
-                Prefixed::new(prefix, stream),
+                gather(Prefixed::new(prefix, stream)),
                 Rc::new(source),
                 live,
                 Expiry::of_plaintext(),
