@@ -257,7 +257,7 @@ impl Source {
         worker.observer.request_ended(observation, |_| {
             self.ended(worker, port, Some(head), outcome)
         });
-        let (is_denied, took) = (is_decided(observation), observation.timeline.total());
+        let (is_denied, took) = (observation.is_decided(), observation.timeline.total());
         self.with_edge(worker, port, |edge| edge.request(outcome, is_denied, took));
     }
 
@@ -271,7 +271,11 @@ impl Source {
             Some(peer) => From::Peer(peer.id().to_shared()),
             None => From::Address(self.address.ip().to_canonical()),
         };
-        let edge = worker.observer.watch.edges.find(from, port);
+        let edge = worker
+            .observer
+            .watch
+            .edges
+            .find(Direction::Inbound, from, port);
         count(&edge);
         if edges.len() == MAX_PORTS {
             edges.remove(0);
@@ -287,7 +291,7 @@ impl Source {
         port: u16,
         outcome: &Outcome,
     ) {
-        let is_denied = is_decided(observation);
+        let is_denied = observation.is_decided();
         self.with_edge(worker, port, |edge| edge.connection(outcome, is_denied));
         worker
             .observer
@@ -388,12 +392,6 @@ impl Source {
             headers.insert(headers::XFCC, xfcc.clone());
         }
     }
-}
-
-/// Whether it was refused by a decision, and not because the application did not answer.
-fn is_decided(observation: &Observation) -> bool {
-    let reason = observation.verdict.as_ref().map(|verdict| verdict.reason);
-    observation.is_denied() && reason != Some(Reason::ConnectFailed.code())
 }
 
 /// What is remembered of a token.

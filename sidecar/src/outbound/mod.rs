@@ -239,6 +239,11 @@ fn observe(worker: &Worker, port: u16) -> Observation {
 fn connection_ended(worker: &Worker, observation: &mut Observation, outcome: &Outcome) {
     worker
         .observer
+        .watch
+        .edges
+        .left(observation, false, outcome);
+    worker
+        .observer
         .connection_ended(observation, |observation| {
             ended(worker, observation, None, outcome)
         });

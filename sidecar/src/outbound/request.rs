@@ -241,6 +241,7 @@ fn tell(worker: &Worker, observation: &mut Observation, head: &request::Parts, o
     worker.observer.request_ended(observation, |observation| {
         super::ended(worker, observation, Some(head), outcome)
     });
+    worker.observer.watch.edges.left(observation, true, outcome);
 }
 
 /// Counts, logs and answers a request that got no response.

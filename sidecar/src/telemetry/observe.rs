@@ -16,7 +16,7 @@ use super::access_log::AccessLog;
 pub use super::ended::{Ended, EndedHttp, Line, Outcome};
 use super::recorder::WorkerRecorder;
 use super::watch::Watch;
-use crate::directory::WorkloadEntry;
+use crate::directory::{MeshProtocol, WorkloadEntry};
 use crate::http::forward::{Exchanged, ForwardError};
 use crate::worker::metrics::Direction;
 
@@ -58,6 +58,8 @@ pub struct Observation {
     pub resends: u32,
     /// Its verified token.
     pub token: Option<Rc<Verified>>,
+    /// A sidecar at the other end tells of it too.
+    pub is_told_there: bool,
     direction: Direction,
     started: Option<Started>,
     detailed: bool,
@@ -80,6 +82,7 @@ impl Observation {
         }
         self.peer = Some(peer.id.clone());
         self.address = peer.mesh_address();
+        self.is_told_there = peer.protocol != MeshProtocol::Mtls;
     }
 
     /// Marks the moment of the response's head, if there is one.
@@ -114,6 +117,13 @@ impl Observation {
             token_cached: self.token_cached,
             decision_cached: self.decision_cached,
         });
+    }
+
+    /// True if it was refused by a decision, and not because nobody answered.
+    pub fn is_decided(&self) -> bool {
+        let reason = self.verdict.as_ref().map(|verdict| verdict.reason);
+        let unanswered = [Reason::ConnectFailed, Reason::NoHealthyEndpoint];
+        self.is_denied() && !unanswered.iter().any(|r| reason == Some(r.code()))
     }
 
     /// True if it was refused, for whatever reason.
@@ -181,6 +191,7 @@ impl Observer {
             tells_timing: false,
             resends: 0,
             token: None,
+            is_told_there: false,
             direction,
             started: None,
             detailed: self.access_log.is_some() || self.watch.is_tapped(),

@@ -321,6 +321,19 @@ spec:
     );
     // What sidecars tell each other is not for others.
     assert_eq!(http::field(&answer.head, "x-saw-port"), None, "{}", about());
+    // No sidecar tells of what reaches Envoy: the caller's does.
+    let edges = mesh.meshctl(&["edges", "-o", "json"]);
+    let edges: Value = serde_json::from_slice(&edges.stdout).expect("JSON");
+    let listed = edges["edges"].as_array().expect("edges");
+    let edge = listed.iter().find(|e| e["to"] == "demo/ledger");
+    let edge = edge.unwrap_or_else(|| panic!("{edges:#}"));
+    assert_eq!(edge["from"]["name"], "demo/web");
+    assert_eq!(
+        (&edge["told_by"], &edge["port"]),
+        (&"caller".into(), &80.into())
+    );
+    assert_eq!(edge["from"]["mtls"], true);
+    assert!(edge["requests"].as_u64() >= Some(2), "{edge:#}");
     // Another caller is proven just as well, and Envoy wants nobody but web.
     let orders = mesh.address("orders", "outbound");
     eventually("Envoy refuses orders by its identity", || {

@@ -78,8 +78,8 @@ pub(crate) enum TapDirection {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What sidecars saw come to their workloads since they started. A SPIFFE ID was proved by mutual TLS; an address came in \
-                  plaintext. Calls to where no sidecar is are not seen."
+    after_help = "What sidecars saw come to their workloads since they started. A SPIFFE ID was proved by mutual TLS; an address means \
+                  plaintext. Calls to where no sidecar is are told by the caller's; whatever is asked of a workload includes them."
 )]
 pub(crate) struct EdgesArgs {
     /// Destination workload, `namespace/name`; all when omitted

@@ -43,7 +43,7 @@ pub(super) struct Origin {
     pub(super) address: String,
     /// Workloads that it may be.
     pub(super) workloads: Vec<String>,
-    /// Proved by mutual TLS.
+    /// Proved by mutual TLS; of a destination, that it proved itself.
     pub(super) mtls: bool,
 }
 
@@ -72,6 +72,22 @@ impl Origin {
     }
 }
 
+/// Both ends: who called, and the name of whom.
+pub(super) fn ends(teller: &WorkloadEdges, view: &EdgeView) -> (Origin, String) {
+    let other = Origin::of(view);
+    if !view.counts.as_ref().is_some_and(|c| c.outbound) {
+        return (other, teller.workload.clone());
+    }
+    let own = Origin {
+        name: short(&teller.spiffe_id),
+        spiffe_id: teller.spiffe_id.clone(),
+        address: String::new(),
+        workloads: vec![teller.workload.clone()],
+        mtls: other.mtls,
+    };
+    (own, other.name)
+}
+
 /// `namespace/account` of an identity that has these; otherwise all of it.
 fn short(id: &str) -> String {
     let parsed = SpiffeId::parse(id).ok();
@@ -90,6 +106,8 @@ fn short(id: &str) -> String {
 struct Row {
     from: Origin,
     to: String,
+    /// Whose sidecar told: `receiver`, or `caller` where the other end has none.
+    told_by: &'static str,
     port: u32,
     requests: u64,
     failed: u64,
@@ -146,9 +164,15 @@ pub(super) fn silence(silent: &[String]) -> String {
 
 fn row(to: &WorkloadEdges, view: &EdgeView) -> Option<Row> {
     let counts = view.counts.as_ref()?;
+    let (from, to) = ends(to, view);
     Some(Row {
-        from: Origin::of(view),
-        to: to.workload.clone(),
+        from,
+        to,
+        told_by: if counts.outbound {
+            "caller"
+        } else {
+            "receiver"
+        },
         port: counts.port,
         requests: counts.requests,
         failed: counts.failed,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mesh_auth::latency::{self, BUCKETS};
-use mesh_proto::admin::EdgesResponse;
+use mesh_proto::admin::{EdgeView, EdgesResponse, WorkloadEdges};
 use mesh_proto::mesh::Edge;
 use serde::Serialize;
 use serde_json::json;
@@ -89,7 +89,7 @@ fn compare(before: &EdgesResponse, after: &EdgesResponse) -> Vec<Row> {
     for to in &before.workloads {
         for view in &to.edges {
             if let Some(counts) = &view.counts {
-                let key = (&to.workload, &to.instance, Origin::of(view), counts.port);
+                let key = key(to, view, counts.port);
                 earlier.insert(key, counts);
             }
         }
@@ -101,10 +101,10 @@ fn compare(before: &EdgesResponse, after: &EdgesResponse) -> Vec<Row> {
             let Some(counts) = &view.counts else {
                 continue;
             };
-            let from = Origin::of(view);
-            let key = (&to.workload, &to.instance, from.clone(), counts.port);
+            let key = key(to, view, counts.port);
             let earlier = earlier.get(&key).copied().unwrap_or(&nothing);
-            rows.push(row(from, &to.workload, earlier, counts, seconds));
+            let ends = edges::ends(to, view);
+            rows.push(row(ends, earlier, counts, seconds));
         }
     }
     rows.sort_by(|a, b| {
@@ -118,7 +118,17 @@ fn compare(before: &EdgesResponse, after: &EdgesResponse) -> Vec<Row> {
     rows
 }
 
-fn row(from: Origin, to: &str, before: &Edge, after: &Edge, seconds: f64) -> Row {
+/// What two readings have the same of.
+fn key<'a>(
+    teller: &'a WorkloadEdges,
+    view: &EdgeView,
+    port: u32,
+) -> (&'a str, &'a str, (Origin, String), u32) {
+    let ends = edges::ends(teller, view);
+    (&teller.workload, &teller.instance, ends, port)
+}
+
+fn row((from, to): (Origin, String), before: &Edge, after: &Edge, seconds: f64) -> Row {
     let since = |value: fn(&Edge) -> u64| value(after).saturating_sub(value(before));
     #[allow(clippy::cast_precision_loss)]
     let rate = |count: u64| count as f64 / seconds;
@@ -139,7 +149,7 @@ fn row(from: Origin, to: &str, before: &Edge, after: &Edge, seconds: f64) -> Row
     });
     Row {
         from,
-        to: to.to_owned(),
+        to,
         port: after.port,
         requests_per_second: rate(requests),
         success,
@@ -204,7 +214,6 @@ fn table(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mesh_proto::admin::{EdgeView, WorkloadEdges};
     use mesh_proto::mesh::edge;
 
     use super::*;

@@ -8,11 +8,12 @@ use mesh_auth::latency::BUCKETS;
 use mesh_proto::mesh::{self, edge};
 
 use crate::telemetry::watch::edges::{Edge, From, Numbers};
+use crate::worker::metrics::Direction;
 
 /// The edges.
 #[derive(Debug, Default)]
 pub(super) struct EdgeBook {
-    held: BTreeMap<(From, u16), Held>,
+    held: BTreeMap<(bool, From, u16), Held>,
 }
 
 #[derive(Debug)]
@@ -28,7 +29,8 @@ impl EdgeBook {
     /// Takes in new edges, and notes at `now` (Unix seconds) which were seen since the last time.
     pub(super) fn tick(&mut self, new: impl IntoIterator<Item = Arc<Edge>>, now: i64) {
         for edge in new {
-            let key = (edge.from.clone(), edge.port);
+            let is_outbound = edge.direction == Direction::Outbound;
+            let key = (is_outbound, edge.from.clone(), edge.port);
             let held = self.held.entry(key).or_insert_with(|| Held {
                 edges: Vec::new(),
                 ended: 0,
@@ -54,7 +56,7 @@ impl EdgeBook {
     }
 }
 
-fn told(((from, port), held): (&(From, u16), &Held)) -> mesh::Edge {
+fn told(((is_outbound, from, port), held): (&(bool, From, u16), &Held)) -> mesh::Edge {
     let mut sum = Numbers {
         requests: 0,
         failed: 0,
@@ -95,6 +97,7 @@ fn told(((from, port), held): (&(From, u16), &Held)) -> mesh::Edge {
         last_seen: held.last,
         buckets: filled().map(|(bucket, _)| bucket).collect(),
         counts: filled().map(|(_, count)| *count).collect(),
+        outbound: *is_outbound,
     }
 }
 
@@ -112,7 +115,8 @@ mod tests {
         let edges = workers.each_ref().map(Edges::new);
         let mut book = EdgeBook::default();
         let mut count = |worker: usize, now: i64| {
-            let edge = edges[worker].find(From::Peer("spiffe://td/a".into()), 80);
+            let edge =
+                edges[worker].find(Direction::Inbound, From::Peer("spiffe://td/a".into()), 80);
             edge.request(&Outcome::default(), false, Duration::from_millis(1));
             book.tick(workers.iter().flat_map(Learned::take), now);
             book.all()

@@ -1,4 +1,4 @@
-//! Who talks to this workload, as one worker learns it.
+//! Who talks to this workload, and where it calls that nobody else would tell of, as one worker learns it.
 //!
 //! An [`Edge`] has one writer, its worker, and is read by the control thread. A connection looks for its edge once per
 //! port; then a request costs a few additions. Tables are bounded whatever peers do: who names many ports, or comes from
@@ -15,7 +15,8 @@ use std::time::Duration;
 use mesh_auth::latency::{self, BUCKETS};
 
 use super::budgets::add_one;
-use crate::telemetry::observe::Outcome;
+use crate::telemetry::observe::{Observation, Outcome};
+use crate::worker::metrics::Direction;
 
 /// Identities, addresses, and ports of one of them, that are told apart.
 const MAX_PEERS: usize = 512;
@@ -38,6 +39,8 @@ pub enum From {
 /// What came from one other end to one port.
 #[derive(Debug)]
 pub struct Edge {
+    /// Which way.
+    pub direction: Direction,
     /// The other end.
     pub from: From,
     /// Application port; 0: several.
@@ -71,9 +74,10 @@ pub struct Numbers {
 }
 
 impl Edge {
-    fn new(from: From, port: u16) -> Self {
+    fn new(direction: Direction, from: From, port: u16) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
+            direction,
             from,
             port,
             requests: zero(),
@@ -184,7 +188,8 @@ impl Learned {
 
 /// One worker's edges.
 pub struct Edges {
-    tables: RefCell<Tables>,
+    /// By direction: destinations do not take the place of callers.
+    tables: [RefCell<Tables>; 2],
     /// Bounded by the tables: every edge is sent once.
     learned: Sender<Arc<Edge>>,
 }
@@ -202,14 +207,14 @@ impl Edges {
     /// Tells `learned`.
     pub fn new(learned: &Learned) -> Self {
         Self {
-            tables: RefCell::default(),
+            tables: [RefCell::default(), RefCell::default()],
             learned: learned.sender.clone(),
         }
     }
 
-    /// The edge from `from` to `port`.
-    pub fn find(&self, from: From, port: u16) -> Arc<Edge> {
-        let mut tables = self.tables.borrow_mut();
+    /// The edge from `from` to `port`; outbound, the one to `port` of `from`.
+    pub fn find(&self, direction: Direction, from: From, port: u16) -> Arc<Edge> {
+        let mut tables = self.tables[direction as usize].borrow_mut();
         let key = (from, port);
         if let Some(edge) = tables.edges.get(&key) {
             return Arc::clone(edge);
@@ -218,11 +223,30 @@ impl Edges {
         if let Some(edge) = tables.edges.get(&key) {
             return Arc::clone(edge);
         }
-        let edge = Arc::new(Edge::new(key.0.clone(), key.1));
+        let edge = Arc::new(Edge::new(direction, key.0.clone(), key.1));
         tables.edges.insert(key, Arc::clone(&edge));
         // The control thread ends after the workers.
         let _ = self.learned.send(Arc::clone(&edge));
         edge
+    }
+}
+
+impl Edges {
+    /// Something went out and ended. Counted where no sidecar tells of it at the other end.
+    pub fn left(&self, observation: &Observation, is_request: bool, outcome: &Outcome) {
+        let to = match (&observation.peer, observation.address) {
+            (Some(_), _) if observation.is_told_there => return,
+            (Some(peer), _) => From::Peer(peer.to_shared()),
+            (None, Some(address)) => From::Address(address.ip().to_canonical()),
+            (None, None) => return,
+        };
+        let edge = self.find(Direction::Outbound, to, observation.port);
+        let is_denied = observation.is_decided();
+        if is_request {
+            edge.request(outcome, is_denied, observation.timeline.total());
+        } else {
+            edge.connection(outcome, is_denied);
+        }
     }
 }
 
@@ -271,7 +295,7 @@ mod tests {
         let learned = Learned::default();
         let edges = Edges::new(&learned);
         let from = From::Peer("spiffe://td/a".into());
-        let edge = edges.find(from.clone(), 80);
+        let edge = edges.find(Direction::Inbound, from.clone(), 80);
         let took = Duration::from_micros(300);
         edge.request(&outcome(200, None), false, took);
         edge.request(&outcome(404, None), false, took);
@@ -281,7 +305,7 @@ mod tests {
         edge.request(&outcome(403, None), true, took);
         edge.connection(&outcome(0, None), false);
         edge.connection(&outcome(0, None), true);
-        let numbers = edges.find(from, 80).numbers();
+        let numbers = edges.find(Direction::Inbound, from, 80).numbers();
         assert_eq!((numbers.requests, numbers.failed), (6, 2));
         assert_eq!((numbers.denied, numbers.connections), (2, 1));
         assert_eq!((numbers.sent, numbers.received), (16, 24));
@@ -296,19 +320,24 @@ mod tests {
         let edges = Edges::new(&learned);
         let peer = |n: usize| From::Peer(format!("spiffe://td/{n}").into());
         for port in 1..1_000 {
-            edges.find(peer(0), port);
+            edges.find(Direction::Inbound, peer(0), port);
         }
-        assert_eq!(edges.find(peer(0), 5).port, 5);
-        assert_eq!(edges.find(peer(0), 999).port, 0);
+        assert_eq!(edges.find(Direction::Inbound, peer(0), 5).port, 5);
+        assert_eq!(edges.find(Direction::Inbound, peer(0), 999).port, 0);
         for n in 0..2_000 {
-            edges.find(peer(n), 80);
+            edges.find(Direction::Inbound, peer(n), 80);
             let address = u32::try_from(n).unwrap().to_be_bytes();
-            edges.find(From::Address(address.into()), 80);
+            edges.find(Direction::Inbound, From::Address(address.into()), 80);
         }
-        assert_eq!(edges.find(peer(7), 80).from, peer(7));
-        assert_eq!(edges.find(peer(1_999), 80).from, From::OtherPeers);
+        assert_eq!(edges.find(Direction::Inbound, peer(7), 80).from, peer(7));
         assert_eq!(
-            edges.find(From::Address([9, 9, 9, 9].into()), 80).from,
+            edges.find(Direction::Inbound, peer(1_999), 80).from,
+            From::OtherPeers
+        );
+        assert_eq!(
+            edges
+                .find(Direction::Inbound, From::Address([9, 9, 9, 9].into()), 80)
+                .from,
             From::OtherAddresses
         );
         let all = learned.take().len();
