@@ -85,6 +85,10 @@ pub struct RunArgs {
         default_value = "127.0.0.1:15014"
     )]
     pub metrics: SocketAddr,
+    /// Roots (PEM) of another authority that signs for workloads of this trust domain, SPIRE's say: believed beside the own ones
+    /// and published with them. Whoever holds them can be any workload of the trust domain.
+    #[arg(long, env = "POSTERN_WORKLOAD_ROOTS", value_name = "FILE")]
+    pub workload_roots: Option<PathBuf>,
     /// Lifetime of the certificates it signs where no shorter one is asked for, for example 24h.
     #[arg(long, env = "POSTERN_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = parse_duration)]
     pub certificate_lifetime: Duration,

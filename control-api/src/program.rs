@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mesh_auth::TrustDomain;
+use mesh_auth::bundle::TrustBundle;
 use mesh_proto::admin::admin_service_server::AdminServiceServer;
 use mesh_proto::admin::authority_service_server::AuthorityServiceServer;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
@@ -150,7 +151,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         tracing::warn!(%error, "cannot forbid core dumps");
     }
     let clock = Clock::system();
-    let (authorities, store, is_new) = open(&args.init, &clock)?;
+    let (mut authorities, store, is_new) = open(&args.init, &clock)?;
+    if let Some(path) = &args.workload_roots {
+        let pem = files::read(path).context("--workload-roots")?;
+        let roots = TrustBundle::from_pem(authorities.trust_domain().clone(), &pem)
+            .and_then(|bundle| authorities.with_others(bundle.authorities().to_vec()));
+        authorities = roots.with_context(|| format!("--workload-roots: {}", path.display()))?;
+    }
     if is_new {
         OperatorFiles::new(args.init.operator_directory()).make(&authorities, clock.seconds())?;
     }

@@ -33,7 +33,12 @@ impl Trust {
         let state = self.authorities.state();
         let mut bundles = vec![mesh::TrustBundle {
             trust_domain: self.authorities.trust_domain().to_string(),
-            x509_authorities: state.roots().iter().map(|root| root.to_vec()).collect(),
+            x509_authorities: self
+                .authorities
+                .trusted()
+                .iter()
+                .map(|root| root.to_vec())
+                .collect(),
             jwt_authorities: self.jwt.authorities(),
             renew_certificates_before: state.renew_before(),
             renew_spread_seconds: state.record().spread,

@@ -113,6 +113,8 @@ pub struct Authorities {
     domain: TrustDomain,
     store: Arc<Store>,
     state: ArcSwap<State>,
+    /// Roots of somebody else who signs for workloads of the trust domain.
+    others: Vec<CertificateDer<'static>>,
     /// One step at a time.
     turn: Mutex<()>,
     changes: watch::Sender<u64>,
@@ -164,11 +166,32 @@ impl Authorities {
                 signing: Arc::new(signing),
                 other,
             }),
+            others: vec![],
             turn: Mutex::new(()),
             changes: watch::Sender::new(0),
         };
         this.remove_leftovers()?;
         Ok(this)
+    }
+
+    /// Believes roots of somebody else, SPIRE say, who signs for workloads of the same trust domain.
+    ///
+    /// # Errors
+    /// One cannot be used as a root.
+    pub fn with_others(
+        mut self,
+        others: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, BundleError> {
+        self.others = others;
+        self.bundle(0)?;
+        Ok(self)
+    }
+
+    /// Every root that workloads are to believe: the own ones, then those of others.
+    pub fn trusted(&self) -> Vec<CertificateDer<'static>> {
+        let mut roots = self.state().roots();
+        roots.extend(self.others.iter().cloned());
+        roots
     }
 
     /// What is in force.
@@ -196,10 +219,10 @@ impl Authorities {
     /// # Errors
     /// A root cannot be used as one.
     pub fn bundle(&self, sequence: u64) -> Result<TrustBundle, BundleError> {
-        TrustBundle::new(self.domain.clone(), self.state().roots(), sequence)
+        TrustBundle::new(self.domain.clone(), self.trusted(), sequence)
     }
 
-    /// Every trusted root, PEM.
+    /// The own roots, PEM.
     pub fn bundle_pem(&self) -> String {
         let roots = self.state().roots();
         roots.iter().map(|root| pem("CERTIFICATE", root)).collect()

@@ -1,9 +1,13 @@
 //! A sidecar that takes its identity from a Workload API that is not the control API's: that of another sidecar, which
 //! speaks the protocol of SPIRE's agent.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mesh_e2e::sidecar::Sidecar;
+use mesh_e2e::tls::{self, credential, first_byte};
 use mesh_e2e::{Mesh, eventually, http, signal};
 use serde_json::Value;
+use time::Duration;
 
 const SECOND_WEB: &str = "
 apiVersion: postern.dev/v1alpha1
@@ -64,4 +68,33 @@ fn an_outside_workload_api_gives_renews_and_takes_back_the_identity() {
         ask("/readyz").contains("does not serve")
     });
     assert_eq!(http::get(outbound, "orders", "/", "").status, 200);
+}
+
+#[test]
+fn the_control_api_believes_another_authority_of_the_trust_domain_that_it_is_told_of() {
+    let mut mesh = Mesh::start(&[]);
+    let (authority, root) = tls::root();
+    let port = mesh.address("orders", "mesh");
+    let web = credential(&authority, &[WEB], Duration::hours(-1));
+    let stranger = credential(
+        &authority,
+        &["spiffe://other.test/web"],
+        Duration::hours(-1),
+    );
+    first_byte(port, Some(&web)).expect_err("nobody said so yet");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("spire.pem");
+    let text = STANDARD.encode(root);
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+    std::fs::write(&file, pem).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    mesh.restart_control_api(&[("POSTERN_WORKLOAD_ROOTS", file)]);
+    // Its sidecars look for the control API where it was, which is away: one that starts now asks the new one.
+    mesh.apply(SECOND_WEB);
+    let mut sidecar = Sidecar::start(&mesh, "demo/web-2", directory.path(), &[]);
+    let port = sidecar.address("mesh");
+    eventually("the other authority's workloads are believed", || {
+        first_byte(port, Some(&web)).is_ok()
+    });
+    first_byte(port, Some(&stranger)).expect_err("of another trust domain");
 }

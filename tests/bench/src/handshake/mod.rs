@@ -267,11 +267,6 @@ fn tell(report: &mut Report, arms: &[Arm<'_>]) {
         over("postern.x25519.resumed", full),
         RESUMED_OVER_FULL,
     );
-    report.at_most(
-        "hybrid.resumed_over_full",
-        over("postern.hybrid.resumed", "postern.hybrid.full"),
-        RESUMED_OVER_FULL,
-    );
     for (name, ours, theirs) in [
         ("resumed_over_known_chain", "postern.x25519.resumed", known),
         (
@@ -283,6 +278,11 @@ fn tell(report: &mut Report, arms: &[Arm<'_>]) {
             "resumed_over_envoys",
             "postern.x25519.resumed",
             "envoy.x25519.resumed",
+        ),
+        (
+            "hybrid_resumed_over_full",
+            "postern.hybrid.resumed",
+            "postern.hybrid.full",
         ),
         (
             "hybrid_full_over_envoys_x25519",
