@@ -634,6 +634,39 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_that_did_not_change_is_the_same_one_and_one_too_many_is_named() {
+        let budget = |name: &str, threshold_nanos| mesh::LatencyBudget {
+            name: name.into(),
+            namespace: "demo".into(),
+            target_millionths: 990_000,
+            threshold_nanos,
+            window_seconds: 60,
+            ..Default::default()
+        };
+        let with = |budgets: Vec<mesh::LatencyBudget>| {
+            let named = budgets
+                .into_iter()
+                .map(|b| (b.resource_name(), Arc::new(b)));
+            Arc::new(Resources {
+                latency_budgets: named.collect(),
+                ..Default::default()
+            })
+        };
+        let trust_domain = TrustDomain::new("demo.test").expect("a domain");
+        let empty = Snapshot::empty("demo/orders-1", trust_domain);
+        let first = with(vec![budget("a", 5_000), budget("b", 5_000)]);
+        let first = empty.build(&first, None, &[]).expect("builds");
+        let second = with(vec![budget("a", 5_000), budget("b", 6_000)]);
+        let second = first.build(&second, None, &[]).expect("builds");
+        assert!(Arc::ptr_eq(&first.budgets[0], &second.budgets[0]));
+        assert!(!Arc::ptr_eq(&first.budgets[1], &second.budgets[1]));
+        let many = (0..=MAX_BUDGETS).map(|n| budget(&format!("b{n:02}"), 5_000));
+        let error = first.build(&with(many.collect()), None, &[]).err();
+        let error = error.expect("one too many").to_string();
+        assert!(error.contains("demo/b32"), "{error}");
+    }
+
+    #[test]
     fn a_policy_that_cannot_be_read_lets_nobody_in_whom_it_may_keep_out() {
         use mesh::PolicyAction::{Allow, Audit, Deny};
         let peer = SpiffeId::parse("spiffe://demo.test/ns/demo/sa/web").expect("an id");

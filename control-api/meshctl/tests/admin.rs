@@ -271,6 +271,9 @@ fn every_table_is_also_json_and_fits_its_width() {
         &["token", "revoke", "t1"],
         &["status"],
         &["check"],
+        &["budget"],
+        &["edges"],
+        &["top", "--once", "--interval", "1s"],
     ] {
         let (output, asked) = meshctl(healthy(), arguments);
         assert_eq!(

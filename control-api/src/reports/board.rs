@@ -60,7 +60,7 @@ impl Held {
         self.plaintext.values()
     }
 
-    fn take(&mut self, batch: ReportBatch, now: i64) {
+    fn take(&mut self, workload: &str, batch: ReportBatch, now: i64) {
         let mut dropped = 0;
         for mut count in batch.shadows {
             for text in [
@@ -94,10 +94,28 @@ impl Held {
         if let Some(mut told) = batch.latency_budgets {
             told.budgets.truncate(MAX_BUDGETS);
             told.budgets.iter_mut().for_each(|b| clean(&mut b.budget));
+            tell_breaches(workload, &self.budgets, &told.budgets);
             self.budgets = told.budgets;
         }
         self.overflow = batch.overflow.saturating_add(dropped);
         self.reported_at = now;
+    }
+}
+
+/// Logs which budgets are breached now and were not `before`.
+fn tell_breaches(workload: &str, before: &[LatencyBudgetStatus], now: &[LatencyBudgetStatus]) {
+    let is_breached = |status: &LatencyBudgetStatus| status.state() == LatencyBudgetState::Breached;
+    for status in now.iter().filter(|status| is_breached(status)) {
+        let held = before.iter().find(|held| held.budget == status.budget);
+        if !held.is_some_and(is_breached) {
+            tracing::warn!(
+                workload,
+                budget = status.budget,
+                percentile_us = status.percentile_nanos / 1_000,
+                burn_rate = status.burn_rate,
+                "latency budget breached"
+            );
+        }
     }
 }
 
@@ -171,7 +189,7 @@ impl Board {
         if let Some(held) = self.lock().get_mut(workload)
             && held.stream == stream
         {
-            held.take(batch, now);
+            held.take(workload, batch, now);
         }
     }
 

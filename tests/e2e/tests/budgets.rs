@@ -26,10 +26,10 @@ spec: {selector: {matchLabels: {app: web}}, direction: outbound, phase: own, tar
 fn budgets(mesh: &Mesh, arguments: &[&str]) -> (Option<i32>, Value) {
     let output = mesh.meshctl(&[&["budget", "-o", "json"], arguments].concat());
     let text = String::from_utf8_lossy(&output.stdout);
-    let value = serde_json::from_str(&text).unwrap_or_else(|e| {
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| {
         panic!("{e}: {text} {}", String::from_utf8_lossy(&output.stderr));
     });
-    (output.status.code(), value)
+    (output.status.code(), value["budgets"].clone())
 }
 
 fn row<'a>(rows: &'a Value, name: &str) -> &'a Value {
@@ -102,6 +102,13 @@ fn a_breach_is_told_by_meshctl_metrics_and_the_spans_that_were_over() {
     assert!(
         control.contains("postern_control_latency_budgets_breached 1\n"),
         "{control}"
+    );
+
+    let check = mesh.meshctl(&["check"]);
+    let check = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(
+        check.contains("latency budgets: demo/tight at demo/orders is breached"),
+        "{check}"
     );
 
     let of = |workload: &str| {

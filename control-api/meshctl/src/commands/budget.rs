@@ -8,6 +8,7 @@ use mesh_manifest::Resource;
 use mesh_proto::admin::ReportsRequest;
 use mesh_proto::mesh::{LatencyBudgetState, LatencyBudgetStatus};
 use serde::Serialize;
+use serde_json::json;
 
 use super::documents;
 use crate::cli::{BudgetArgs, Format};
@@ -110,7 +111,8 @@ pub(super) async fn run(
                 .next("run `meshctl budget` to see which there are"),
         );
     }
-    output::print(format, &rows, || table(&rows))?;
+    let value = json!({"budgets": rows});
+    output::print(format, &value, || table(&rows))?;
     let is_breached = rows.iter().any(|row| row.state == State::Breached);
     Ok(ExitCode::from(u8::from(is_breached)))
 }

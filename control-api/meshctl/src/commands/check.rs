@@ -3,13 +3,14 @@
 //! Each step is judged by a pure function of what was learnt; a problem always comes with its cause and one command to
 //! run. Steps that cannot be judged because an earlier one failed are left out rather than reported as failures.
 
+mod budgets;
 mod judge;
 mod sidecar;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use mesh_proto::admin::{GetRequest, InfoRequest, StatusResponse};
+use mesh_proto::admin::{GetRequest, InfoRequest, ReportsRequest, StatusResponse};
 use serde_json::json;
 
 use self::judge::{Finding, Level};
@@ -87,6 +88,12 @@ async fn mesh(target: &Target, findings: &mut Vec<Finding>) -> Result<(), Failur
     findings.extend(judge::rejections(&status));
     findings.push(judge::in_sync(&status));
     findings.push(judge::certificates(&status, now));
+    let reports = admin
+        .reports(ReportsRequest::default())
+        .await
+        .map_err(|status| Failure::from_status("no reports could be read", &status))?
+        .into_inner();
+    findings.extend(budgets::latency(&reports.workloads));
     Ok(())
 }
 

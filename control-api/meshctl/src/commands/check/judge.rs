@@ -48,7 +48,7 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn good(name: &str, found: impl Into<String>) -> Self {
+    pub(super) fn good(name: &str, found: impl Into<String>) -> Self {
         Self {
             name: name.to_owned(),
             level: Level::Good,
@@ -57,7 +57,12 @@ impl Finding {
         }
     }
 
-    fn bad(level: Level, name: &str, found: impl Into<String>, next: impl Into<String>) -> Self {
+    pub(super) fn bad(
+        level: Level,
+        name: &str,
+        found: impl Into<String>,
+        next: impl Into<String>,
+    ) -> Self {
         Self {
             level,
             next: Some(next.into()),
