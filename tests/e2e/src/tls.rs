@@ -19,6 +19,20 @@ use time::{Duration, OffsetDateTime};
 #[derive(Debug)]
 pub struct Credential(CertificateDer<'static>, KeyPair);
 
+impl Credential {
+    /// The certificate, DER.
+    #[must_use]
+    pub fn certificate(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The key, PKCS#8 in DER.
+    #[must_use]
+    pub fn key(&self) -> Vec<u8> {
+        self.1.serialize_der()
+    }
+}
+
 /// Who signs.
 pub type Authority = Issuer<'static, KeyPair>;
 

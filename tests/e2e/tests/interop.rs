@@ -6,14 +6,23 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mesh_e2e::app::App;
 use mesh_e2e::envoy::{self, Envoy};
 use mesh_e2e::sidecar::Sidecar;
+use mesh_e2e::tls::{self, Authority};
 use mesh_e2e::{Mesh, eventually, http, token, venv};
 use serde_json::{Value, json};
 
 const WEB: &str = "spiffe://demo.postern.internal/ns/demo/sa/web";
 const ORDERS: &str = "spiffe://demo.postern.internal/ns/demo/sa/orders";
+const SECOND_WEB: &str = "
+apiVersion: postern.dev/v1alpha1
+kind: Workload
+metadata: {name: web-2, namespace: demo, labels: {app: web}}
+spec: {serviceAccount: web, addresses: [127.0.0.1]}
+";
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -365,4 +374,84 @@ spec:
     eventually("web has seen that", || {
         http::get(web, "ledger", "/", "").status == 503
     });
+}
+
+/// A process that is ended with the test.
+struct Program(std::process::Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Puts an SVID for `WEB` into `directory` and has it served.
+fn serve(directory: &Path, name: &str, authority: &Authority, root: &[u8]) {
+    let svid = tls::credential(authority, &[WEB], time::Duration::hours(-1));
+    for (kind, bytes) in [
+        ("id", WEB.as_bytes()),
+        ("chain", svid.certificate()),
+        ("key", &svid.key()),
+        ("roots", root),
+    ] {
+        std::fs::write(directory.join(format!("{name}.{kind}")), bytes).expect("written");
+    }
+    say(directory, name);
+}
+
+fn say(directory: &Path, name: &str) {
+    let whole = directory.join("next");
+    std::fs::write(&whole, name).expect("written");
+    std::fs::rename(whole, directory.join("current")).expect("put in place");
+}
+
+#[test]
+fn an_identity_by_another_authority_and_another_workload_api_is_used_renewed_and_given_up() {
+    let mut mesh = Mesh::start(&[]);
+    let scratch = tempfile::tempdir().expect("a directory");
+    let directory = scratch.path();
+    let (authority, root) = tls::root();
+    let pem = directory.join("roots.pem");
+    let text = STANDARD.encode(&root);
+    let text = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+    std::fs::write(&pem, text).expect("written");
+    let pem = pem.to_str().expect("UTF-8");
+    mesh.restart_control_api(&[("POSTERN_WORKLOAD_ROOTS", pem)]);
+    mesh.apply(SECOND_WEB);
+
+    serve(directory, "first", &authority, &root);
+    let socket = directory.join("api.sock");
+    let python = Command::new(venv::programs().join("python"))
+        .arg(script("serve_x509.py"))
+        .args([&socket, directory])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("python runs");
+    let _python = Program(python);
+    let from = ["--identity-socket", socket.to_str().expect("UTF-8")];
+    let mut sidecar = Sidecar::without_token(&mesh, "demo/web-2", directory, &from);
+    // Ready: the control API took the certificate and sent everything.
+    let admin = sidecar.address("admin");
+    let certificate = || -> Value {
+        let dump = http::get(admin, &admin.to_string(), "/config_dump", "").text();
+        let dump: Value = serde_json::from_str(&dump).expect("JSON");
+        dump["control"]["certificate"].clone()
+    };
+    let first = certificate();
+    assert_eq!(first["spiffe_id"], WEB, "{first}");
+    // It lets in who has an identity of either authority.
+    let port = sidecar.address("mesh");
+    let ours = tls::mesh_authority(&mesh.directory());
+    for authority in [&authority, &ours] {
+        let peer = tls::credential(authority, &[ORDERS], time::Duration::hours(-1));
+        tls::first_byte(port, Some(&peer)).expect("it is let in");
+    }
+    serve(directory, "second", &authority, &root);
+    eventually("the next certificate is used", || {
+        let now = certificate();
+        now["serial"].is_string() && now["serial"] != first["serial"]
+    });
+    say(directory, "none");
+    eventually("it is given up", || certificate().is_null());
 }
