@@ -192,6 +192,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
                 })?,
         );
     }
+    #[allow(clippy::cast_precision_loss)]
+    metrics_of_workers(workers as f64);
     readiness.set("listeners", Ok(()));
     tracing::info!(workload = args.workload, workers, outbound = %bound.outbound, inbound = %bound.inbound, mesh = %bound.mesh, "sidecar started");
 
@@ -416,6 +418,11 @@ async fn watch_capture(probe: Arc<Probe>, readiness: Arc<Readiness>, stop: Cance
         }
         readiness.set(admin::readiness::CAPTURE, proven);
     }
+}
+
+fn metrics_of_workers(workers: f64) {
+    ::metrics::describe_gauge!("postern_workers", "Worker threads.");
+    ::metrics::gauge!("postern_workers").set(workers);
 }
 
 /// Whole CPUs of the cgroup's quota, or of the machine; at least 1.

@@ -5,19 +5,23 @@
 //! goes into cells that no other thread writes. Resolve a handle once per key on the hot path and keep it: the macros look
 //! it up, and a handle that was resolved on another thread is not the worker's own.
 
-pub mod access_log;
-pub mod cell;
-pub mod histogram;
-mod line;
 pub mod observe;
-pub mod process;
-pub mod recorder;
-pub mod registry;
-pub mod watch;
 
 pub mod ended;
+pub mod watch;
+
+pub mod access_log;
+mod line;
+
+pub mod cell;
 pub mod exemplar;
+pub mod histogram;
+pub mod recorder;
+pub mod registry;
+
 pub mod exposition;
+pub mod process;
+
 pub mod logging;
 
 pub use logging::{LogFormat, LogLevel, init_logging};
