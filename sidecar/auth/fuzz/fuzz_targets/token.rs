@@ -1,8 +1,8 @@
 //! Looks for a token that makes the verifier panic, for one that it accepts although nobody signed it, and for claims that
 //! read differently once written again.
 //!
-//! With cargo-fuzz and a nightly compiler, in `sidecar/auth`:
-//! `cargo +nightly fuzz run token -- -max_len=4096 -max_total_time=600`.
+//! With cargo-fuzz, in `sidecar/auth`:
+//! `RUSTC_BOOTSTRAP=1 cargo fuzz run -s none token -- -max_len=4096 -max_total_time=600`.
 
 #![no_main]
 

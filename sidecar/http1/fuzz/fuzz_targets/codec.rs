@@ -1,7 +1,7 @@
 //! Looks for input that panics, that reads differently when it arrives in two pieces, or that is written ambiguously.
 //!
-//! With cargo-fuzz and a nightly compiler, in `sidecar/http1`:
-//! `cargo +nightly fuzz run codec -- -max_len=512 -max_total_time=600`.
+//! With cargo-fuzz, in `sidecar/http1`:
+//! `RUSTC_BOOTSTRAP=1 cargo fuzz run -s none codec -- -max_len=512 -max_total_time=600`.
 
 #![no_main]
 

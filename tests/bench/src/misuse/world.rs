@@ -61,14 +61,14 @@ impl World {
             mesh_port: server_port,
             apps: vec![(PORT, address)],
             // What is searched for tokens afterwards.
-            flags: vec!["--log".to_owned(), "debug".to_owned()],
+            flags: vec!["--log".to_owned(), "trace".to_owned()],
             ..SidecarOptions::default()
         };
         let server = Sidecar::start(&ours, &mut api, &server).await?;
         let client = SidecarOptions {
             name: CLIENT.to_owned(),
             mesh_port: client_port,
-            flags: vec!["--log".to_owned(), "debug".to_owned()],
+            flags: vec!["--log".to_owned(), "trace".to_owned()],
             ..SidecarOptions::default()
         };
         let client = Sidecar::start(&ours, &mut api, &client).await?;
