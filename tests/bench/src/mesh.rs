@@ -178,12 +178,12 @@ impl ControlApi {
         }
     }
 
-    /// When it last said that it issued a certificate to a workload, milliseconds since the epoch. It must log at `info`.
+    /// When it first said that it issued a certificate to a workload; the application gets another later, milliseconds since the epoch. It must log at `info`.
     pub(crate) fn issued_at(&self, workload: &str) -> anyhow::Result<f64> {
         let log = self.kid.log()?;
         let line = log
             .lines()
-            .rfind(|l| l.contains("certificate issued") && l.contains(workload))
+            .find(|l| l.contains("certificate issued") && l.contains(workload))
             .with_context(|| format!("no certificate was issued to {workload}"))?;
         moment(line).with_context(|| format!("a line of the log has no time: {line}"))
     }
