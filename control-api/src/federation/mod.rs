@@ -27,17 +27,22 @@ pub fn check(documents: &[Document], world: &World, own: &TrustDomain) -> Result
         Resource::Federation(federation) => Some(federation.trust_domain.clone()),
         _ => None,
     };
-    let replaced = |stored: &Document| documents.iter().any(|d| d.key() == stored.key());
+    let given: Vec<_> = documents
+        .iter()
+        .filter_map(|document| Some((document, federation(document)?)))
+        .collect();
+    if given.is_empty() {
+        return Ok(());
+    }
+    let replaced = |stored: &Document| given.iter().any(|(d, _)| d.key() == stored.key());
     let mut held: Vec<_> = world
         .documents
         .values()
-        .filter(|s| !replaced(&s.document))
-        .filter_map(|s| federation(&s.document).map(|domain| (domain, s.document.name.clone())))
+        .filter_map(|s| Some((federation(&s.document)?, &s.document)))
+        .filter(|(_, stored)| !replaced(stored))
+        .map(|(domain, stored)| (domain, stored.name.clone()))
         .collect();
-    for document in documents {
-        let Some(domain) = federation(document) else {
-            continue;
-        };
+    for (document, domain) in given {
         let refuse = |why: String| {
             Err(format!(
                 "Federation {}/{}: spec.trustDomain: {why}",
