@@ -3,7 +3,8 @@
 //! A resource keeps the revision that last changed its content; one whose content is what it was before is shared with
 //! the world before, bytes and all.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
+use std::iter::Peekable;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -105,14 +106,19 @@ pub fn build(inputs: Inputs<'_>, prior: &Prior<'_>, revision: u64) -> World {
         inputs.key_sets,
     );
     let services = Services::index(resources());
-    for resource in resources() {
+    let mut kept = Kept::of(prior, &inputs.documents);
+    for (key, stored) in &inputs.documents {
+        let resource = &stored.document.resource;
         let scope = Scope::of(resource, &defaults.root_namespace);
         match resource {
             Resource::MeshDefaults(_) | Resource::Federation(_) => {}
             Resource::Revocation(revocation) => builder.add_revocation(revocation),
             Resource::Service { service, .. } => builder.add_service(service),
             Resource::Workload(workload) => {
-                builder.add_workload(workload, &services, inputs.trust_domain);
+                let same = kept.as_mut().and_then(|kept| kept.world(key, stored));
+                if !same.is_some_and(|before| builder.keep_workload(before, workload)) {
+                    builder.add_workload(workload, &services, inputs.trust_domain);
+                }
             }
             Resource::AuthorizationPolicy(policy) => builder.add(policy, vec![], scope),
             Resource::RequestAuthentication(policy) => builder.add(policy, vec![], scope),
@@ -245,6 +251,19 @@ impl Builder<'_> {
         self.add(&workload, aliases, None);
     }
 
+    /// Takes over what became of a workload in a world where nothing was different for it.
+    fn keep_workload(&mut self, before: &World, workload: &mesh::Workload) -> bool {
+        let name = workload.resource_name();
+        let Some(entry) = before.table(ResourceType::Workload).get(&name) else {
+            return false;
+        };
+        if let Some((uid, registered)) = before.workloads.get_key_value(&workload.uid) {
+            self.workloads.insert(uid.clone(), Arc::clone(registered));
+        }
+        self.insert(Arc::clone(entry));
+        true
+    }
+
     #[allow(clippy::too_many_arguments)] // One resource's parts, from three places that compute them differently.
     fn put(
         &mut self,
@@ -268,7 +287,11 @@ impl Builder<'_> {
                 digest,
             }),
         };
-        let table = self.tables.entry(kind).or_default();
+        self.insert(entry);
+    }
+
+    fn insert(&mut self, entry: Arc<Entry>) {
+        let table = self.tables.entry(entry.kind).or_default();
         for alias in &entry.aliases {
             table
                 .aliases
@@ -301,6 +324,42 @@ impl Builder<'_> {
             key_sources: self.key_sources,
         }
     }
+}
+
+/// Walks the documents of the world before beside those of the next, in the order of both.
+struct Kept<'a> {
+    before: &'a World,
+    documents: Peekable<btree_map::Iter<'a, Key, Arc<Stored>>>,
+}
+
+impl<'a> Kept<'a> {
+    /// `None` if a service is another one: what becomes of a workload depends on them.
+    fn of(prior: &Prior<'a>, documents: &BTreeMap<Key, Arc<Stored>>) -> Option<Self> {
+        let Prior::World(before) = prior else {
+            return None;
+        };
+        services(documents)
+            .eq(services(&before.documents))
+            .then(|| Self {
+                before,
+                documents: before.documents.iter().peekable(),
+            })
+    }
+
+    /// The world before if this very document was in it. Keys must be asked for in ascending order.
+    fn world(&mut self, key: &Key, stored: &Arc<Stored>) -> Option<&'a World> {
+        while self.documents.next_if(|(held, _)| *held < key).is_some() {}
+        let (held, document) = self.documents.peek()?;
+        (*held == key && Arc::ptr_eq(document, stored)).then_some(self.before)
+    }
+}
+
+/// Which documents of services there are.
+fn services(documents: &BTreeMap<Key, Arc<Stored>>) -> impl Iterator<Item = *const Stored> {
+    documents
+        .values()
+        .filter(|stored| matches!(stored.document.resource, Resource::Service { .. }))
+        .map(Arc::as_ptr)
 }
 
 /// Names whose entry came, went, or is another one: for its content, or for whom it selects.
@@ -397,3 +456,6 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
     sum
 }
+
+#[cfg(test)]
+mod tests;

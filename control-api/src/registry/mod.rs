@@ -227,7 +227,9 @@ impl Registry {
         // What is computed may differ from what was published: another root, or a program that computes more.
         let next = loaded.revision + 1;
         let world = registry.build(stored, &Prior::Records(&loaded.published), next)?;
-        let published = published(&world, &loaded.published.keys().cloned().collect(), next);
+        let there: BTreeSet<String> = world.entries().map(Entry::record_key).collect();
+        let gone = loaded.published.keys().filter(|key| !there.contains(*key));
+        let published = published(&world, next, gone.cloned());
         if published.is_empty() {
             registry.worlds.send_replace(Arc::new(World {
                 revision: loaded.revision,
@@ -456,11 +458,10 @@ impl Registry {
     ) -> Result<(), StoreError> {
         let number = world.revision + 1;
         let next = self.build(documents, &Prior::World(world), number)?;
-        let before = world.entries().map(Entry::record_key).collect();
         let revision = Revision {
             number,
             documents: records,
-            published: published(&next, &before, number),
+            published: published(&next, number, gone(world, &next)),
             change,
         };
         self.commit(next, &revision)
@@ -523,25 +524,27 @@ fn record_key((kind, namespace, name): &Key) -> String {
     format!("{kind}/{namespace}/{name}")
 }
 
+/// Record keys of what is in `before` and not in `world`.
+fn gone(before: &World, world: &World) -> impl Iterator<Item = String> {
+    let gone = before
+        .entries()
+        .filter(|entry| world.table(entry.kind).get(&entry.name).is_none());
+    gone.map(Entry::record_key)
+}
+
 /// The records of resources that `revision` changed, and of those that are gone.
 fn published(
     world: &World,
-    before: &BTreeSet<String>,
     revision: u64,
+    gone: impl Iterator<Item = String>,
 ) -> BTreeMap<String, Option<PublishedRecord>> {
-    let mut gone: BTreeSet<&String> = before.iter().collect();
-    let mut records = BTreeMap::new();
-    for entry in world.entries() {
-        let key = entry.record_key();
-        gone.remove(&key);
-        if entry.revision == revision {
-            let record = PublishedRecord {
-                revision,
-                digest: hex(&entry.digest),
-            };
-            records.insert(key, Some(record));
-        }
-    }
-    records.extend(gone.into_iter().map(|key| (key.clone(), None)));
-    records
+    let changed = world.entries().filter(|entry| entry.revision == revision);
+    let changed = changed.map(|entry| {
+        let record = PublishedRecord {
+            revision,
+            digest: hex(&entry.digest),
+        };
+        (entry.record_key(), Some(record))
+    });
+    changed.chain(gone.map(|key| (key, None))).collect()
 }
