@@ -62,6 +62,7 @@ pub async fn http2(
     let Some(port) = source.port.or(named) else {
         return Err(source.refuse(worker, 0, Reason::BadRequest, None));
     };
+    observation.port = port;
     if source.port.is_some() && is_grpc(&head.headers) {
         protocol = AppProtocol::Http2;
     }

@@ -51,7 +51,8 @@ pub async fn serve_http2(
         Err(refused) => {
             observation.refused(refused.reason, refused.id, refused.policy.as_deref());
             let outcome = answer(worker, &mut responder, &head.headers, refused).await;
-            return tell(worker, source, &mut observation, &head, 0, &outcome);
+            let port = observation.port;
+            return tell(worker, source, &mut observation, &head, port, &outcome);
         }
     };
     let Passed { port, protocol, .. } = passed;

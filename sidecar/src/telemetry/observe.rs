@@ -50,7 +50,7 @@ pub struct Observation {
     pub token_cached: Option<bool>,
     /// Whether the decision was remembered; `None` where nothing is remembered.
     pub decision_cached: Option<bool>,
-    /// Port of the service that it is for, outbound; 0: not known.
+    /// Port of the service that it is for; inbound, the application's. 0: not known.
     pub port: u16,
     /// Whether the caller is told how long it took, inbound.
     pub tells_timing: bool,

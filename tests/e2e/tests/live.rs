@@ -201,6 +201,7 @@ fn edges_say_who_talks_to_whom_and_how_that_was_proved() {
         (&denied["requests"], &denied["denied"]),
         (&1.into(), &1.into())
     );
+    assert!(denied["port"].as_u64() > Some(0), "{denied:#}");
     let plain = edge(&all, "127.0.0.", "demo/orders", false).expect("plaintext");
     assert_eq!(plain["denied"], 1, "{plain:#}");
     let only = told(&mesh, &["edges", "demo/orders", "--plaintext"]);
