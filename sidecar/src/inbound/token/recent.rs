@@ -18,7 +18,7 @@ use mesh_auth::SpiffeId;
 const TOKEN_LIFE: i64 = 24 * 3600;
 /// Certificates remembered of one identity: of every replica, those of two days.
 const MAX_OF_IDENTITY: usize = 1024;
-/// Certificates remembered, about 60 bytes each.
+/// Certificates remembered, about 70 bytes each.
 const MAX_CERTIFICATES: usize = 65_536;
 
 /// What the sidecar saw.
@@ -27,14 +27,37 @@ pub struct Recent(RwLock<Held>);
 
 #[derive(Debug, Default)]
 struct Held {
-    identities: HashMap<Box<str>, Vec<Seen>>,
+    identities: HashMap<Box<str>, Seen>,
     certificates: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// What one identity presented: until when each certificate counts.
+#[derive(Debug, Default)]
 struct Seen {
-    certificate: [u8; 32],
-    until: i64,
+    until: HashMap<[u8; 32], i64>,
+    /// Nothing of it has ended before.
+    first_end: i64,
+}
+
+impl Seen {
+    fn keep_after(&mut self, moment: i64) {
+        self.until.retain(|_, until| moment < *until);
+        self.first_end = self.until.values().copied().min().unwrap_or(i64::MAX);
+    }
+
+    /// Forgets an eighth, what ends first: rare enough to be looked for among all.
+    fn make_room(&mut self) {
+        let mut ends: Vec<i64> = self.until.values().copied().collect();
+        let mut excess = ends.len() / 8;
+        let (_, last, _) = ends.select_nth_unstable(excess.saturating_sub(1));
+        let last = *last;
+        // Many may end in the same second.
+        self.until.retain(|_, until| {
+            let goes = *until <= last && excess > 0;
+            excess -= usize::from(goes);
+            !goes
+        });
+    }
 }
 
 impl Recent {
@@ -45,41 +68,37 @@ impl Recent {
             return;
         }
         let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let seen = Seen {
-            certificate: *certificate,
-            until: not_after.saturating_add(TOKEN_LIFE),
-        };
-        held.add(id, seen, now);
+        held.add(id, *certificate, not_after.saturating_add(TOKEN_LIFE), now);
     }
 
     /// Until when a certificate counts that `id` presented, Unix seconds; `None` if it does not at `now`.
     pub fn until(&self, id: &SpiffeId, certificate: &[u8; 32], now: i64) -> Option<i64> {
         let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let seen = held.identities.get(id.as_str())?;
-        let seen = seen.iter().find(|s| s.certificate == *certificate)?;
-        (now < seen.until).then_some(seen.until)
+        let until = *seen.until.get(certificate)?;
+        (now < until).then_some(until)
     }
 }
 
 impl Held {
-    fn add(&mut self, id: &SpiffeId, seen: Seen, now: i64) {
+    fn add(&mut self, id: &SpiffeId, certificate: [u8; 32], until: i64, now: i64) {
         if self.certificates >= MAX_CERTIFICATES {
             self.make_room(now);
         }
-        let list = match self.identities.get_mut(id.as_str()) {
-            Some(list) => list,
+        let seen = match self.identities.get_mut(id.as_str()) {
+            Some(seen) => seen,
             None => self.identities.entry(id.as_str().into()).or_default(),
         };
-        self.certificates -= list.len();
-        // Two workers may have met it at once.
-        list.retain(|s| now < s.until && s.certificate != seen.certificate);
-        if list.len() >= MAX_OF_IDENTITY
-            && let Some(first) = (0..list.len()).min_by_key(|i| list[*i].until)
-        {
-            list.swap_remove(first);
+        self.certificates -= seen.until.len();
+        if now >= seen.first_end {
+            seen.keep_after(now);
         }
-        list.push(seen);
-        self.certificates += list.len();
+        if seen.until.len() >= MAX_OF_IDENTITY {
+            seen.make_room();
+        }
+        seen.until.insert(certificate, until);
+        seen.first_end = seen.first_end.min(until);
+        self.certificates += seen.until.len();
     }
 
     /// Forgets what has ended; if that is less than a quarter, also the half that ends first, so that this is rare.
@@ -89,8 +108,7 @@ impl Held {
             let mut ends: Vec<i64> = self
                 .identities
                 .values()
-                .flatten()
-                .map(|s| s.until)
+                .flat_map(|seen| seen.until.values().copied())
                 .collect();
             let middle = ends.len() / 2;
             let (_, median, _) = ends.select_nth_unstable(middle);
@@ -99,11 +117,11 @@ impl Held {
     }
 
     fn keep_after(&mut self, moment: i64) {
-        self.identities.retain(|_, list| {
-            list.retain(|s| moment < s.until);
-            !list.is_empty()
+        self.identities.retain(|_, seen| {
+            seen.keep_after(moment);
+            !seen.until.is_empty()
         });
-        self.certificates = self.identities.values().map(Vec::len).sum();
+        self.certificates = self.identities.values().map(|seen| seen.until.len()).sum();
     }
 }
 
@@ -163,9 +181,26 @@ mod tests {
             recent.note(&id("web"), &certificate(i), not_after, NOW);
         }
         let counts = |name, number| recent.until(&id(name), &certificate(number), NOW).is_some();
-        assert_eq!(recent.0.read().unwrap().certificates, MAX_OF_IDENTITY + 1);
-        assert!(counts("orders", 0) && counts("web", 2 * MAX_OF_IDENTITY - 1));
+        let of_web = recent.0.read().unwrap().certificates - 1;
+        assert!(
+            (MAX_OF_IDENTITY / 8 * 7..=MAX_OF_IDENTITY).contains(&of_web),
+            "{of_web}"
+        );
+        for i in 2 * MAX_OF_IDENTITY - MAX_OF_IDENTITY / 8 * 7..2 * MAX_OF_IDENTITY {
+            assert!(counts("web", i), "{i}");
+        }
+        assert!(counts("orders", 0));
         assert!(!counts("web", 0), "it would have ended first");
+    }
+
+    #[test]
+    fn of_replicas_that_were_issued_in_one_second_few_are_forgotten_at_once() {
+        let recent = Recent::default();
+        for i in 0..=MAX_OF_IDENTITY {
+            recent.note(&id("web"), &certificate(i), NOW, NOW);
+        }
+        let held = recent.0.read().unwrap().certificates;
+        assert_eq!(held, MAX_OF_IDENTITY / 8 * 7 + 1);
     }
 
     #[test]
