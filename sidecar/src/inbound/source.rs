@@ -396,11 +396,15 @@ impl Source {
 
 /// What is remembered of a token.
 fn token_facts(token: &VerifiedToken) -> TokenFacts {
-    let texts = |texts: &[Box<str>]| texts.iter().take(16).map(|t| ledger::cut(t)).collect();
     TokenFacts {
         issuer: ledger::cut(token.issuer().unwrap_or_default()),
         subject: ledger::cut(token.subject().unwrap_or_default()),
-        audiences: texts(token.audiences()),
-        scopes: texts(token.scopes()),
+        audiences: some(token.audiences()),
+        scopes: some(token.scopes().iter().map(AsRef::as_ref)),
     }
+}
+
+/// The first of them, cut.
+fn some<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Box<str>> {
+    texts.take(16).map(ledger::cut).collect()
 }

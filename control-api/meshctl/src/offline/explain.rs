@@ -307,7 +307,7 @@ fn present(name: &str, case: &Case) -> String {
             |token| part(token).unwrap_or_else(|| "not in the token".to_owned()),
         )
     };
-    let words = |words: &[Box<str>]| (!words.is_empty()).then(|| words.join(", "));
+    let words = |words: &[&str]| (!words.is_empty()).then(|| words.join(", "));
     match name {
         "principals" | "notPrincipals" | "source.principal" => {
             of_peer(|peer| peer.as_str().strip_prefix("spiffe://").map(str::to_owned))
@@ -331,9 +331,14 @@ fn present(name: &str, case: &Case) -> String {
         "requestPrincipals" | "notRequestPrincipals" | "request.auth.principal" => {
             of_token(&|token| token.principal().map(str::to_owned))
         }
-        "request.auth.audiences" => of_token(&|token| words(token.audiences())),
+        "request.auth.audiences" => {
+            of_token(&|token| words(&token.audiences().collect::<Vec<_>>()))
+        }
         "request.auth.presenter" => of_token(&|token| token.presenter().map(str::to_owned)),
-        "scopes" => of_token(&|token| words(token.scopes())),
+        "scopes" => of_token(&|token| {
+            let scopes = token.scopes().iter();
+            words(&scopes.map(AsRef::as_ref).collect::<Vec<_>>())
+        }),
         "binding" => of_token(&|_| Some("a token that is not bound to the peer".to_owned())),
         "hosts" | "notHosts" => of_request(&|http| http.host.clone()),
         "methods" | "notMethods" => of_request(&|http| http.method.to_string()),

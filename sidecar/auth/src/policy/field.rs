@@ -125,11 +125,10 @@ impl Field {
                 .and_then(VerifiedToken::presenter)
                 .into_iter()
                 .for_each(told),
-            Self::Audience => {
-                for audience in token().map_or(&[][..], VerifiedToken::audiences) {
-                    told(audience);
-                }
-            }
+            Self::Audience => token()
+                .into_iter()
+                .flat_map(VerifiedToken::audiences)
+                .for_each(told),
             Self::Claim(names) => match token().and_then(|token| claim(token, names)) {
                 Some(Value::String(words)) if is_space_delimited(names) => {
                     words.split(' ').for_each(told);

@@ -409,9 +409,7 @@ impl Condition {
                     (_, None) => list.hold(None),
                     (Attribute::TokenPrincipal, Some(token)) => list.hold(token.principal()),
                     (Attribute::TokenPresenter, Some(token)) => list.hold(token.presenter()),
-                    (Attribute::TokenAudiences, Some(token)) => {
-                        list.hold_any(token.audiences().iter().map(AsRef::as_ref))
-                    }
+                    (Attribute::TokenAudiences, Some(token)) => list.hold_any(token.audiences()),
                     (Attribute::TokenClaim(names), Some(token)) => {
                         claim_holds(list, token, names, effect)
                     }
