@@ -1,7 +1,7 @@
 //! TLS peers that present what a test wants them to present.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +11,10 @@ use rcgen::{
 pub use rustls::HandshakeKind;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection,
+    SignatureScheme, StreamOwned,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use time::{Duration, OffsetDateTime};
 
@@ -191,4 +194,46 @@ pub fn first_byte(address: SocketAddr, credential: Option<&Credential>) -> std::
     Client::new(credential)
         .connect(address)
         .map(|(byte, _)| byte)
+}
+
+/// Serves what `body` says at the time, over HTTPS with `credential`, for as long as the process runs; returns the port.
+#[must_use]
+pub fn serve_https(
+    credential: &Credential,
+    body: impl Fn() -> String + Send + Sync + 'static,
+) -> SocketAddr {
+    let key = PrivateKeyDer::Pkcs8(credential.key().into());
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(vec![credential.0.clone()], key)
+        .expect("they belong together");
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let connection = ServerConnection::new(Arc::clone(&config)).expect("a server");
+            // A client that does not believe the certificate goes away.
+            let _ = answer(StreamOwned::new(connection, stream), &body());
+        }
+    });
+    address
+}
+
+fn answer(mut stream: StreamOwned<ServerConnection, TcpStream>, body: &str) -> std::io::Result<()> {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        seen.push(byte[0]);
+    }
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )?;
+    stream.conn.send_close_notify();
+    stream.flush()
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use mesh_e2e::sidecar::Sidecar;
 use mesh_e2e::tls::{self, Authority, Credential, credential};
 use mesh_e2e::{Mesh, eventually};
 use serde_json::json;
@@ -14,12 +15,15 @@ const PEER: &str = "spiffe://partner.example/ns/shop/sa/web";
 const OWN: &str = "spiffe://demo.postern.internal/ns/demo/sa/web";
 const THIRD: &str = "spiffe://third.example/ns/shop/sa/web";
 
-fn bundle(file: &Path, root: &[u8], sequence: u64) {
+fn text(root: &[u8], sequence: u64) -> String {
     let entry =
         json!({"kty": "EC", "crv": "P-256", "use": "x509-svid", "x5c": [STANDARD.encode(root)]});
-    let text = json!({"keys": [entry], "spiffe_sequence": sequence, "spiffe_refresh_hint": 60});
+    json!({"keys": [entry], "spiffe_sequence": sequence, "spiffe_refresh_hint": 60}).to_string()
+}
+
+fn bundle(file: &Path, root: &[u8], sequence: u64) {
     let whole = file.with_extension("new");
-    fs::write(&whole, text.to_string()).expect("written");
+    fs::write(&whole, text(root, sequence)).expect("written");
     fs::rename(whole, file).expect("put in place");
 }
 
@@ -86,4 +90,48 @@ fn another_trust_domain_is_believed_by_its_own_roots_only_and_for_as_long_as_it_
     eventually("nobody of the partner is believed", || {
         !believed(&next_peer)
     });
+}
+
+#[test]
+fn a_bundle_is_fetched_from_who_proves_to_be_the_endpoint_and_from_nobody_else() {
+    const ENDPOINT: &str = "spiffe://demo.postern.internal/ns/partners/sa/bundles";
+    let mut mesh = Mesh::start(&[]);
+    let ours = tls::mesh_authority(&mesh.directory());
+    let (partner, root) = tls::root();
+    let (impostor, impostors_root) = tls::root();
+    let right = valid(&ours, ENDPOINT);
+    // One of ours, but not the one that speaks for the partner.
+    let wrong = valid(&ours, OWN);
+    let good = tls::serve_https(&right, move || text(&root, 3));
+    let bad = tls::serve_https(&wrong, move || text(&impostors_root, 4));
+    mesh.restart_control_api(&[("POSTERN_ALLOW_LOCAL_FETCH", "true")]);
+    mesh.apply(&format!(
+        "
+apiVersion: postern.dev/v1alpha1
+kind: Workload
+metadata: {{name: ledger-1, namespace: demo, labels: {{app: ledger}}}}
+spec: {{serviceAccount: ledger, addresses: [127.0.0.1]}}
+---
+apiVersion: postern.dev/v1alpha1
+kind: Federation
+metadata: {{name: partner, namespace: postern-system}}
+spec: {{trustDomain: partner.example, refreshSeconds: 1, bundleEndpoint: {{url: 'https://{good}/', profile: https_spiffe, spiffeId: '{ENDPOINT}'}}}}
+---
+apiVersion: postern.dev/v1alpha1
+kind: Federation
+metadata: {{name: third, namespace: postern-system}}
+spec: {{trustDomain: third.example, refreshSeconds: 1, bundleEndpoint: {{url: 'https://{bad}/', profile: https_spiffe, spiffeId: '{ENDPOINT}'}}}}
+"
+    ));
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut sidecar = Sidecar::start(&mesh, "demo/ledger-1", dir.path(), &[]);
+    let port = sidecar.address("mesh");
+    let believed = |credential: &Credential| tls::first_byte(port, Some(credential)).is_ok();
+    let peer = valid(&partner, PEER);
+    eventually("the partner's workloads are believed", || believed(&peer));
+    assert!(
+        !believed(&valid(&impostor, THIRD)),
+        "its endpoint proved another identity"
+    );
+    assert!(!believed(&valid(&partner, THIRD)));
 }
