@@ -137,8 +137,10 @@ async fn measure(
     let (rounds, seconds) = arguments.length();
     for round in 1..=rounds {
         say(&format!("round {round} of {rounds}: CPU"));
-        for arm in &mut cost {
-            arm.spend(wrk, seconds, &collector).await?;
+        // Nobody is always first, or always after the same neighbour's heat.
+        for turn in 0..cost.len() {
+            let arm = (turn + round as usize) % cost.len();
+            cost[arm].spend(wrk, seconds, &collector).await?;
         }
         say(&format!("round {round} of {rounds}: latency"));
         // The arm with lines and without spans is what a bad collector is compared with.
