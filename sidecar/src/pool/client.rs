@@ -26,7 +26,8 @@ pub(super) struct Client {
     pub(super) own_not_after: i64,
     /// The TLS contexts it was made under.
     pub(super) tls_epoch: u64,
-    trust_epoch: u64,
+    /// The bundles and revocations it was made under.
+    pub(super) trust_epoch: u64,
 }
 
 /// A peer that has proven who it is.

@@ -138,12 +138,19 @@ impl Key {
     }
 }
 
+/// Why dialling failed last, and under which epochs.
+struct DialFailure {
+    tls_epoch: u64,
+    trust_epoch: u64,
+    error: Arc<str>,
+}
+
 #[derive(Default)]
 struct Peer {
     connections: RefCell<Vec<Rc<Shared>>>,
     dialing: Cell<bool>,
     dialed: Notify,
-    last_error: RefCell<Option<Arc<str>>>,
+    last_error: RefCell<Option<DialFailure>>,
     client: RefCell<Option<Client>>,
 }
 
@@ -226,8 +233,12 @@ impl Pool {
             if peer.least_used_exists(tls.epoch) {
                 continue;
             }
-            if let Some(error) = peer.last_error.borrow().clone() {
-                return Err(ConnectError::Shared(error));
+            // What failed under other certificates, bundles or revocations may succeed under these.
+            if let Some(failed) = peer.last_error.borrow().as_ref()
+                && failed.tls_epoch == tls.epoch
+                && failed.trust_epoch == snapshot.trust_epoch
+            {
+                return Err(ConnectError::Shared(Arc::clone(&failed.error)));
             }
         }
     }
@@ -244,8 +255,7 @@ impl Pool {
         connections.iter().map(last).max()
     }
 
-    /// Makes the first connection to `workload` before a request needs it. Nobody hears of a failure: who needs the connection
-    /// tries again.
+    /// Makes the first connection to `workload` before a request needs it. A failure is told to requests that came meanwhile.
     pub async fn dial_ahead(&self, workload: &WorkloadEntry, snapshot: &Snapshot) {
         let (Some(key), Some(tls)) = (Key::of(workload), &snapshot.tls) else {
             return;
@@ -302,7 +312,13 @@ impl Pool {
                 peer.connections.borrow_mut().push(Rc::clone(shared));
                 peer.last_error.borrow_mut().take();
             }
-            Err(error) => *peer.last_error.borrow_mut() = Some(error.to_string().into()),
+            Err(error) => {
+                *peer.last_error.borrow_mut() = Some(DialFailure {
+                    tls_epoch: client.tls_epoch,
+                    trust_epoch: client.trust_epoch,
+                    error: error.to_string().into(),
+                });
+            }
         }
         drop(guard);
         result
