@@ -88,9 +88,11 @@ impl Certificates {
                 .await
             }
             (None, Some(peer)) => {
-                let peer = peer.clone();
-                tokio::task::spawn_blocking(move || issuance.by_peer(&peer, &csr, lifetime, now))
-                    .await
+                let (peer, only_by_others) = (peer.clone(), caller.only_by_others);
+                tokio::task::spawn_blocking(move || {
+                    issuance.by_peer(&peer, only_by_others, &csr, lifetime, now)
+                })
+                .await
             }
             (None, None) => {
                 return Err(Status::unauthenticated(

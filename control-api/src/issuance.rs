@@ -49,6 +49,28 @@ pub enum IssueError {
     Store(#[from] StoreError),
 }
 
+/// How long something issued may last.
+#[derive(Clone, Copy)]
+struct Term {
+    lifetime: Duration,
+    /// As [`IssuedRecord::bound`].
+    bound: i64,
+}
+
+impl Term {
+    fn free(lifetime: Duration) -> Self {
+        Self { lifetime, bound: 0 }
+    }
+
+    fn from(self, now: i64) -> Duration {
+        let left = Duration::from_secs(u64::try_from(self.bound - now).unwrap_or(0));
+        match self.bound {
+            0 => self.lifetime,
+            _ => self.lifetime.min(left),
+        }
+    }
+}
+
 /// An issued certificate and whom it is for.
 #[derive(Debug)]
 pub struct Granted {
@@ -100,27 +122,37 @@ impl Issuance {
                     workload: subject.workload,
                     id: subject.id,
                 })?;
-            self.issue(write, &key, workload, &serial, lifetime, now)
+            self.issue(write, &key, workload, &serial, Term::free(lifetime), now)
         })?;
         Ok(self.granted(granted))
     }
 
-    /// For the workload that a verified peer is.
+    /// For the workload that a verified peer is. `only_by_others`: another authority vouches for it, so that what is issued,
+    /// and whatever is issued for that, ends with the peer's certificate.
     ///
     /// # Errors
     /// Why not.
     pub fn by_peer(
         &self,
         peer: &VerifiedPeer,
+        only_by_others: bool,
         request: &[u8],
         lifetime: Duration,
         now: i64,
     ) -> Result<Granted, IssueError> {
         let workload = self.workload_of(peer, now)?;
         let key = RequestedKey::parse(request)?;
+        let bound = if only_by_others {
+            peer.not_after()
+        } else {
+            let serial = hex(peer.serial());
+            let record = self.store.read(|read| issued::get(read, &serial))?;
+            record.map_or(0, |record| record.bound)
+        };
         let granted = self.store.write(|write| {
             let serial = unused_serial(write)?;
-            self.issue(write, &key, workload, &serial, lifetime, now)
+            let term = Term { lifetime, bound };
+            self.issue(write, &key, workload, &serial, term, now)
         })?;
         Ok(self.granted(granted))
     }
@@ -160,7 +192,7 @@ impl Issuance {
         key: &RequestedKey,
         workload: Arc<Registered>,
         serial: &Serial,
-        lifetime: Duration,
+        term: Term,
         now: i64,
     ) -> Result<Granted, IssueError> {
         // In the transaction that signs: a revocation that was committed before is seen.
@@ -175,13 +207,14 @@ impl Issuance {
             return Err(IssueError::KeyReused);
         }
         let authority = self.authorities.signing();
-        let issued = authority.sign(key, &workload.id, lifetime, serial, now)?;
+        let issued = authority.sign(key, &workload.id, term.from(now), serial, now)?;
         let record = IssuedRecord {
             workload: workload.uid.clone(),
             spiffe_id: workload.id.to_string(),
             issued_at: now,
             not_after: issued.not_after,
             root: authority.root_sha256(),
+            bound: term.bound,
         };
         issued::record(write, &issued.serial, &fingerprint, &record)?;
         Ok(Granted { issued, workload })

@@ -31,6 +31,10 @@ impl Operator {
             (Some(uid), _) => Err(Status::permission_denied(format!(
                 "user {uid} may not administer: be user {own_uid}, as which the control API runs, or root"
             ))),
+            (None, Some(peer)) if caller.only_by_others => Err(Status::permission_denied(format!(
+                "'{}' is no operator: its certificate is of another authority (--workload-roots), which vouches for workloads only",
+                peer.id()
+            ))),
             (None, Some(peer)) if is_operator(domain, peer.id()) => Ok(Self(peer.id().to_string())),
             (None, Some(peer)) => Err(Status::permission_denied(format!(
                 "'{}' is no operator: administration needs an identity spiffe://{domain}/operator/<name>",

@@ -7,11 +7,13 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mesh_auth::TrustDomain;
-use mesh_auth::bundle::{BundleError, TrustBundle};
-use rustls_pki_types::CertificateDer;
+use mesh_auth::bundle::{BundleError, TrustBundle, TrustBundles};
+use mesh_auth::svid::{self, Usage};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 
 use super::authority::{BACKDATE, hex, pem};
@@ -174,7 +176,8 @@ impl Authorities {
         Ok(this)
     }
 
-    /// Believes roots of somebody else, SPIRE say, who signs for workloads of the same trust domain.
+    /// Believes roots of somebody else, SPIRE say, who signs for workloads of the same trust domain and for nobody else: see
+    /// [`Self::vouch_for`].
     ///
     /// # Errors
     /// One cannot be used as a root.
@@ -220,6 +223,19 @@ impl Authorities {
     /// A root cannot be used as one.
     pub fn bundle(&self, sequence: u64) -> Result<TrustBundle, BundleError> {
         TrustBundle::new(self.domain.clone(), self.trusted(), sequence)
+    }
+
+    /// Whether a client's chain, verified already by [`Self::bundle`], ends at an own root. One that does not is a workload's,
+    /// whatever name it carries.
+    pub fn vouch_for(&self, chain: &[CertificateDer<'_>], now: i64) -> bool {
+        if self.others.is_empty() {
+            return true;
+        }
+        let own = TrustBundle::new(self.domain.clone(), self.state().roots(), 0);
+        let mut bundles = TrustBundles::default();
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
+        own.and_then(|own| bundles.insert(own)).is_ok()
+            && svid::verify(chain, Usage::Client, &bundles, at).is_ok()
     }
 
     /// The own roots, PEM.

@@ -29,6 +29,8 @@ use crate::clock::Clock;
 pub struct Caller {
     /// Verified client certificate, over TLS.
     pub peer: Option<VerifiedPeer>,
+    /// Its chain ends at a root of another authority (`--workload-roots`) only: a workload at most, until its certificate ends.
+    pub only_by_others: bool,
     /// User, over the Unix socket.
     pub uid: Option<u32>,
     /// Where from, over TLS.

@@ -193,7 +193,12 @@ impl Acceptor {
                 return self.complain(Some(address), &error);
             }
         };
-        let peer = tls::peer_of(io.get_ref().1).ok();
+        let tls = io.get_ref().1;
+        let peer = tls::peer_of(tls).ok();
+        let chain = tls.peer_certificates().unwrap_or_default();
+        let authorities = &self.identity.authorities;
+        let only_by_others =
+            peer.is_some() && !authorities.vouch_for(chain, self.identity.clock.seconds());
         let (mut permits, mut deadline) = (vec![permit], None);
         if peer.is_none() {
             let Ok(stranger) = Arc::clone(&self.strangers).try_acquire_owned() else {
@@ -207,6 +212,7 @@ impl Acceptor {
             io,
             caller: Caller {
                 peer,
+                only_by_others,
                 uid: None,
                 ip: Some(address.ip().to_canonical()),
                 address: address.to_string(),

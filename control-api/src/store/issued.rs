@@ -28,6 +28,10 @@ pub struct IssuedRecord {
     /// SHA-256 of the root that it leads to, hexadecimal; empty in records from before roots could change.
     #[serde(default)]
     pub root: String,
+    /// What is issued on the strength of this certificate ends no later, Unix seconds: it was itself issued on the strength
+    /// of another authority's certificate, which ended then. 0: no bound.
+    #[serde(default)]
+    pub bound: i64,
 }
 
 /// A record as it is kept.

@@ -5,6 +5,7 @@ mod support;
 mod federation;
 mod jwt_svid;
 mod nack;
+mod other_authority;
 mod owners;
 mod rotation;
 mod watching;

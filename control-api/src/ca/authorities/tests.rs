@@ -1,10 +1,6 @@
 use std::path::Path;
-use std::time::Duration;
 
 use mesh_auth::SpiffeId;
-use mesh_auth::bundle::TrustBundles;
-use mesh_auth::svid::{self, Usage};
-use rustls_pki_types::UnixTime;
 
 use super::*;
 
