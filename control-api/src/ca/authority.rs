@@ -17,8 +17,7 @@ use super::{CaError, RequestedKey, leaf, root};
 use crate::files;
 use crate::store::roots::{self, RootRecord};
 
-/// How far certificates are backdated, seconds: clocks differ.
-pub const BACKDATE: i64 = 300;
+pub use mesh_auth::revocation::BACKDATE;
 
 /// A serial number: positive, 159 bits, random.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,8 +10,12 @@ use mesh_proto::mesh::{self, revocation};
 
 use crate::svid::VerifiedPeer;
 use crate::token::revoked::{RevokedToken, RevokedTokens};
+use crate::token::{Verified, VerifiedToken};
 use crate::{SpiffeId, TrustDomain};
 
+/// By how much the mesh's authority sets back the start of a certificate's validity, seconds: clocks differ. The moment of
+/// an entry about age is set back as much when it is published, so that it is compared with what certificates show.
+pub const BACKDATE: i64 = 300;
 /// Longest serial number (RFC 5280 §4.1.2.2 allows 20 bytes).
 const MAX_SERIAL: usize = 20;
 /// Longest reason that is kept.
@@ -66,7 +70,7 @@ impl Revoked {
 enum Subject {
     Serial(TrustDomain, Vec<u8>),
     Id(SpiffeId),
-    /// With a moment: only certificates whose validity starts earlier.
+    /// With a moment: only certificates whose validity starts earlier, and JWT-SVIDs issued then.
     Prefix(TrustDomain, String, Option<i64>),
     Token(RevokedToken),
 }
@@ -252,6 +256,36 @@ impl Revocations {
         serials
             .find(|mark| mark.is_in_force(now))
             .or_else(|| domain.of_id(id, Some(not_before), now))
+    }
+
+    /// The entry that revokes a JWT-SVID by whom it speaks of and when it was issued, Unix seconds; `None`: it does not say,
+    /// and no moment is early enough. It shows the moment itself, certificates one that is set back by [`BACKDATE`].
+    pub fn of_issued(&self, id: &SpiffeId, issued_at: Option<i64>, now: i64) -> Option<&Revoked> {
+        let start = issued_at.map_or(i64::MIN, |at| at.saturating_sub(BACKDATE));
+        self.domains
+            .get(id.trust_domain())?
+            .of_id(id, Some(start), now)
+    }
+
+    /// The entry that revokes a JWT-SVID of `id` at `now`, Unix seconds: one about the identity, or one about tokens.
+    pub fn of_jwt_svid(&self, id: &SpiffeId, token: &VerifiedToken, now: i64) -> Option<&Revoked> {
+        self.of_issued(id, token.issued_at(), now)
+            .or_else(|| self.tokens.of_token(id.trust_domain(), token, now))
+    }
+
+    /// The entry that revokes a token that a rule accepted, at `now`, Unix seconds. A JWT-SVID ends with its subject too.
+    pub fn of_verified(&self, verified: &Verified, now: i64) -> Option<&Revoked> {
+        if self.is_empty() {
+            return None;
+        }
+        let (token, provider) = (verified.token(), verified.provider());
+        let about_tokens = self.tokens.of_token(provider.authority(), token, now);
+        if about_tokens.is_some() || provider.rule().profile() != mesh::TokenProfile::JwtSvid {
+            return about_tokens;
+        }
+        // Without such a subject it would not have been accepted.
+        let id = SpiffeId::parse(token.subject()?).ok()?;
+        self.of_issued(&id, token.issued_at(), now)
     }
 
     /// The entry that revokes an identity as a whole, whatever certificate it has: nothing new is issued to it.

@@ -60,7 +60,7 @@ impl JwtSvid {
 
     /// It has no serial number; whom it speaks of and its age can be revoked.
     fn is_revoked(&self, revocations: &Revocations, now: i64) -> bool {
-        let revoked = revocations.of_certificate(&self.id, &[], self.issued_at, now);
+        let revoked = revocations.of_issued(&self.id, Some(self.issued_at), now);
         revoked.is_some()
     }
 }
@@ -117,12 +117,7 @@ impl JwtSvids {
             .verify(token, audience, now, name)
             .and_then(|svid| {
                 let revocations = Arc::clone(&self.shared.load().revocations);
-                let issued_at = svid.token.issued_at().unwrap_or(i64::MIN);
-                let domain = svid.id.trust_domain();
-                let revoked = revocations
-                    .of_certificate(&svid.id, &[], issued_at, now)
-                    .or_else(|| revocations.tokens().of_token(domain, &svid.token, now));
-                match revoked {
+                match revocations.of_jwt_svid(&svid.id, &svid.token, now) {
                     None => Ok(svid),
                     Some(_) => Err(Reason::TokenRevoked),
                 }
@@ -357,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_token_ends_with_whom_it_speaks_of_and_with_its_age() {
-        use mesh_auth::revocation::Entry;
+        use mesh_auth::revocation::{BACKDATE, Entry};
         use mesh_proto::mesh::revocation::Subject;
         use mesh_proto::mesh::{Revocation, RevokedIssuedBefore};
         let svid = JwtSvid {
@@ -366,7 +361,9 @@ mod tests {
             issued_at: 1_000,
             expires_at: 1_300,
         };
-        let before = |not_before| {
+        // The control API publishes what certificates show that were issued then.
+        let before = |moment: i64| {
+            let not_before = moment - BACKDATE;
             Subject::IssuedBefore(RevokedIssuedBefore {
                 trust_domain: "td".into(),
                 path: "/ns/a".into(),
@@ -395,7 +392,7 @@ mod tests {
         use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
         use base64::Engine as _;
         use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-        use mesh_auth::revocation::Entry;
+        use mesh_auth::revocation::{BACKDATE, Entry};
         use mesh_proto::mesh;
         use mesh_proto::mesh::revocation::Subject;
 
@@ -410,7 +407,7 @@ mod tests {
             r#"{{"keys":[{{"kty":"EC","crv":"P-256","use":"jwt-svid","kid":"k","x":"{x}","y":"{y}"}}]}}"#
         );
         let verifier = JwtSvidVerifier::new([("td", set.as_str())]);
-        let payload = br#"{"sub":"spiffe://td/ns/a/sa/b","aud":"orders","jti":"j","iat":1,"exp":253402300000}"#;
+        let payload = br#"{"sub":"spiffe://td/ns/a/sa/b","aud":"orders","jti":"j","iat":1001,"exp":253402300000}"#;
         let head = encode(br#"{"alg":"ES256","kid":"k"}"#);
         let signed = format!("{head}.{}", encode(payload));
         let signature = key.sign(&SystemRandom::new(), signed.as_bytes());
@@ -449,11 +446,20 @@ mod tests {
             }))
         };
         let id = |id: &str| Some(Subject::SpiffeId(id.into()));
+        let before = |moment: i64| {
+            Some(Subject::IssuedBefore(mesh::RevokedIssuedBefore {
+                trust_domain: "td".into(),
+                path: String::new(),
+                not_before: moment - BACKDATE,
+            }))
+        };
         let good = Ok("spiffe://td/ns/a/sa/b".to_owned());
         assert_eq!(told("orders", None), good);
         assert_eq!(told("orders", jti("i")), good);
         assert_eq!(told("orders", id("spiffe://td/ns/a/sa/c")), good);
         let revoked = Err("svid: token_revoked".to_owned());
+        assert_eq!(told("orders", before(1_001)), good);
+        assert_eq!(told("orders", before(1_002)), revoked);
         assert_eq!(told("orders", jti("j")), revoked);
         assert_eq!(told("orders", id("spiffe://td/ns/a/sa/b")), revoked);
         assert_eq!(told("", None), Err("audience: is required".to_owned()));

@@ -159,9 +159,8 @@ impl Subject for TokenStream {
     }
 
     fn review(&self, snapshot: &Snapshot) -> Option<Reason> {
-        let revoked = snapshot.revocations.tokens();
         let now = unix_seconds();
-        if revoked.of(&self.token, now).is_some() {
+        if snapshot.revocations.of_verified(&self.token, now).is_some() {
             return Some(Reason::TokenRevoked);
         }
         // Without any rule nobody vouches for what the stream was opened with.

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 
 use mesh_proto::mesh;
 
-use super::provider::Verified;
 use super::verified::VerifiedToken;
 use crate::revocation::Revoked;
 
@@ -118,15 +117,6 @@ impl RevokedTokens {
     /// True when no token is revoked.
     pub fn is_empty(&self) -> bool {
         self.issuers.is_empty()
-    }
-
-    /// The entry that revokes `verified` at `now`, Unix seconds.
-    pub fn of(&self, verified: &Verified, now: i64) -> Option<&Revoked> {
-        if self.is_empty() {
-            return None;
-        }
-        let token = verified.token();
-        self.of_token(verified.provider().authority(), token, now)
     }
 
     /// The entry that revokes `token` at `now`, Unix seconds. `authority`: who is believed to have issued it, for tokens

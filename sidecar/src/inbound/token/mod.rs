@@ -522,7 +522,7 @@ impl Tokens {
         digest: Digest,
         now: i64,
     ) -> Result<(), Failed> {
-        let Some(revoked) = snapshot.revocations.tokens().of(verified, now) else {
+        let Some(revoked) = snapshot.revocations.of_verified(verified, now) else {
             return Ok(());
         };
         tracing::info!(
@@ -666,3 +666,6 @@ fn describe() {
         "Verified tokens forgotten to make room."
     );
 }
+
+#[cfg(test)]
+mod tests;

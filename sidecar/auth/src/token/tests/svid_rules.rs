@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use super::{NOW, Signer, policy, verdict};
 use crate::Reason;
-use crate::token::{Algorithm, TokenPolicy};
+use crate::revocation::{BACKDATE, Entry, Revocations};
+use crate::token::places::Presented;
+use crate::token::{Algorithm, Fingerprint, HeaderMemo, Outcome, TokenPolicy, Verified};
 use mesh_proto::mesh;
 
 /// A claim or a member of the header that is set, or removed with null.
@@ -160,4 +162,80 @@ fn only_keys_of_a_trust_bundle_for_jwt_svids_verify() {
         Err(Reason::TokenBadSignature),
         "another's key"
     );
+}
+
+fn verified(policy: &TokenPolicy, token: &str) -> Verified {
+    let presented = Presented {
+        text: token.as_bytes(),
+        place: 0,
+    };
+    let name = Fingerprint::new([0; 8]);
+    match policy.verify(presented, NOW, name, &mut HeaderMemo::default()) {
+        Ok(Outcome::Verified(verified)) => verified,
+        _ => panic!("not accepted"),
+    }
+}
+
+#[test]
+fn what_a_rule_accepted_ends_with_its_subject_and_its_age_if_it_is_a_jwt_svid() {
+    use mesh::revocation::Subject;
+    let signer = Signer::new(Algorithm::Es256);
+    let signed = |changes: &[Change]| signer.sign(signer.header(), claims(changes));
+    let svid = verifier(&jwk(&signer));
+    let dated = verified(&svid, &signed(&[("iat", json!(NOW - 10))]));
+    let undated = verified(&svid, &signed(&[]));
+    // Whatever another issuer's token says of itself, it is none of an identity of the mesh.
+    let issued = [("iss", json!(super::ISSUER)), ("iat", json!(NOW - 10))];
+    let generic = verified(&policy(super::rule(signer.jwks())), &signed(&issued));
+    let id = |id: &str| Subject::SpiffeId(id.into());
+    let prefix = |path: &str| {
+        Subject::Prefix(mesh::RevokedPrefix {
+            trust_domain: "td".into(),
+            path: path.into(),
+        })
+    };
+    // As the control API publishes it.
+    let before = |moment: i64| {
+        Subject::IssuedBefore(mesh::RevokedIssuedBefore {
+            trust_domain: "td".into(),
+            path: "/ns/a".into(),
+            not_before: moment - BACKDATE,
+        })
+    };
+    let token = |issuer: &str| {
+        Subject::Token(mesh::RevokedToken {
+            issuer: issuer.into(),
+            subject: "spiffe://td/ns/a/sa/b".into(),
+            ..Default::default()
+        })
+    };
+    for (subject, [of_dated, of_undated, of_generic]) in [
+        (id("spiffe://td/ns/a/sa/b"), [true, true, false]),
+        (id("spiffe://td/ns/a/sa/c"), [false; 3]),
+        (id("spiffe://other/ns/a/sa/b"), [false; 3]),
+        (prefix("/ns/a"), [true, true, false]),
+        (prefix("/ns/b"), [false; 3]),
+        (prefix(""), [true, true, false]),
+        (before(NOW - 9), [true, true, false]),
+        (before(NOW - 10), [false, true, false]),
+        (token("td"), [true, true, false]),
+        (token(super::ISSUER), [false, false, true]),
+    ] {
+        let message = mesh::Revocation {
+            name: "r".into(),
+            subject: Some(subject.clone()),
+            expires_at: NOW + 100,
+            ..Default::default()
+        };
+        let revocations = Revocations::new([Entry::parse(&message).unwrap()]);
+        for (token, revoked) in [
+            (&dated, of_dated),
+            (&undated, of_undated),
+            (&generic, of_generic),
+        ] {
+            let found = |now| revocations.of_verified(token, now).is_some();
+            assert_eq!(found(NOW), revoked, "{subject:?}: {:?}", token.token());
+            assert!(!found(NOW + 100), "it has ended");
+        }
+    }
 }
