@@ -97,6 +97,22 @@ impl Object {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// About how many bytes it takes, for whoever keeps many.
+    pub fn weight(&self) -> usize {
+        fn of(value: &Value) -> usize {
+            let inner = match value {
+                Value::String(text) | Value::Number(Number::Other(text)) => text.len(),
+                Value::Array(values) => values.iter().map(of).sum(),
+                Value::Object(object) => object.weight(),
+                Value::Null | Value::Bool(_) | Value::Number(Number::Integer(_)) => 0,
+            };
+            inner + size_of::<Value>() + 16
+        }
+        self.iter()
+            .map(|(name, value)| name.len() + 32 + of(value))
+            .sum()
+    }
 }
 
 /// Names only: what a claim says does not belong into a log.

@@ -347,29 +347,13 @@ impl Verified {
     /// Bytes that it holds, about.
     pub fn weight(&self) -> usize {
         size_of::<Self>()
-            + 2 * weight(self.token.claims())
+            + 2 * self.token.claims().weight()
             + self
                 .headers
                 .iter()
                 .map(|(_, v)| 96 + v.len())
                 .sum::<usize>()
     }
-}
-
-fn weight(object: &Object) -> usize {
-    fn of(value: &Value) -> usize {
-        let inner = match value {
-            Value::String(text) => text.len(),
-            Value::Array(values) => values.iter().map(of).sum(),
-            Value::Object(object) => weight(object),
-            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        };
-        inner + size_of::<Value>() + 16
-    }
-    object
-        .iter()
-        .map(|(name, value)| name.len() + 32 + of(value))
-        .sum()
 }
 
 /// The headers that a token becomes.
