@@ -86,7 +86,7 @@ pub struct RunArgs {
     )]
     pub metrics: SocketAddr,
     /// Roots (PEM) of another authority that signs for workloads of this trust domain, SPIRE's say: believed beside the own ones
-    /// and published with them. Whoever holds them can be any workload of the trust domain, but no operator; what is issued to such a
+    /// and published with them. Whoever holds them can be any workload of the trust domain, but no operator and no control API; what is issued to such a
     /// workload ends no later than the certificate that it came with.
     #[arg(long, env = "POSTERN_WORKLOAD_ROOTS", value_name = "FILE")]
     pub workload_roots: Option<PathBuf>,

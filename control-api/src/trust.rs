@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use mesh_proto::mesh;
+use rustls_pki_types::CertificateDer;
 
 use crate::ca::Authorities;
 use crate::federation::Foreign;
@@ -15,6 +16,10 @@ use crate::store::StoreError;
 
 /// Author of what is published without an operator's command.
 const SELF: &str = "control-api";
+
+fn ders(roots: &[CertificateDer<'_>]) -> Vec<Vec<u8>> {
+    roots.iter().map(|root| root.to_vec()).collect()
+}
 
 /// The parts of the bundles.
 #[derive(Clone)]
@@ -33,12 +38,8 @@ impl Trust {
         let state = self.authorities.state();
         let mut bundles = vec![mesh::TrustBundle {
             trust_domain: self.authorities.trust_domain().to_string(),
-            x509_authorities: self
-                .authorities
-                .trusted()
-                .iter()
-                .map(|root| root.to_vec())
-                .collect(),
+            x509_authorities: ders(&state.roots()),
+            workload_authorities: ders(self.authorities.others()),
             jwt_authorities: self.jwt.authorities(),
             renew_certificates_before: state.renew_before(),
             renew_spread_seconds: state.record().spread,

@@ -95,6 +95,8 @@ pub struct Snapshot {
     pub tls: Option<Arc<TlsContexts>>,
     /// Roots by trust domain, and the chains that are known to lead to them.
     pub chains: Arc<VerifiedChains>,
+    /// Roots that the control API is verified by: of the own trust domain, and of no other authority that signs for workloads.
+    pub control_roots: Arc<TrustBundles>,
     /// Roots that an outside Workload API brought with the identity: of its own trust domain, beside the control API's, and of
     /// domains that the control API says nothing of.
     pub outside: Arc<RootsByDomain>,
@@ -179,6 +181,7 @@ impl Snapshot {
             resumption: Resumption::Off,
             tls: None,
             chains: Arc::default(),
+            control_roots: Arc::default(),
             outside: Arc::default(),
             revocations: Arc::default(),
             trust_epoch: 0,
@@ -225,12 +228,15 @@ impl Snapshot {
         let epoch = self.epoch + 1;
         let unchanged_bundles =
             self.epoch > 0 && self.outside == outside && same_bundles(&self.resources, resources);
-        let chains = if unchanged_bundles {
-            Arc::clone(&self.chains)
+        let (chains, control_roots) = if unchanged_bundles {
+            (Arc::clone(&self.chains), Arc::clone(&self.control_roots))
         } else {
-            let bundles = build_bundles(&self.trust_domain, resources, fallback_roots, &outside)?;
+            let own = &self.trust_domain;
+            let bundles = build_bundles(own, resources, fallback_roots, &outside)?;
             let tally = Arc::clone(self.chains.tally());
-            Arc::new(VerifiedChains::new(Arc::new(bundles), tally))
+            let chains = VerifiedChains::new(Arc::new(bundles), tally);
+            let control_roots = control_roots(own, resources, fallback_roots)?;
+            (Arc::new(chains), Arc::new(control_roots))
         };
         let unchanged_revocations =
             self.epoch > 0 && self.resources.revocations == resources.revocations;
@@ -310,6 +316,7 @@ impl Snapshot {
             resumption: self.resumption,
             tls,
             chains,
+            control_roots,
             outside,
             revocations,
             trust_epoch: if unchanged_trust {
@@ -531,13 +538,38 @@ fn build_bundles(
             name: name.clone(),
             reason: e.to_string(),
         })?;
-        let roots = bundle
-            .x509_authorities
-            .iter()
-            .map(|der| CertificateDer::from(der.clone()))
-            .collect();
+        let mut roots = certificates(&bundle.x509_authorities);
+        roots.extend(certificates(&bundle.workload_authorities));
         insert(name, domain, roots, bundle.sequence)?;
     }
+    Ok(bundles)
+}
+
+fn certificates(ders: &[Vec<u8>]) -> Vec<CertificateDer<'static>> {
+    ders.iter().cloned().map(CertificateDer::from).collect()
+}
+
+/// The roots that the control API is verified by. Whoever signs for workloads only (`workload_authorities`, a Workload API)
+/// cannot speak for it.
+///
+/// # Errors
+/// A root cannot be used as one.
+pub fn control_roots(
+    own: &TrustDomain,
+    resources: &Resources,
+    fallback_roots: &[CertificateDer<'static>],
+) -> Result<TrustBundles, SnapshotError> {
+    let (roots, sequence) = match resources.bundles.get(own.as_str()) {
+        Some(bundle) => (certificates(&bundle.x509_authorities), bundle.sequence),
+        None => (fallback_roots.to_vec(), 0),
+    };
+    let mut bundles = TrustBundles::default();
+    TrustBundle::new(own.clone(), roots, sequence)
+        .and_then(|bundle| bundles.insert(bundle))
+        .map_err(|e| SnapshotError::Bundle {
+            name: own.to_string(),
+            reason: e.to_string(),
+        })?;
     Ok(bundles)
 }
 
@@ -596,12 +628,16 @@ mod tests {
             let key = rcgen::KeyPair::generate().expect("a key");
             params.self_signed(&key).expect("a root").der().clone()
         };
-        let [own, spire, partner, impostor, third] =
-            ["own", "spire", "partner", "impostor", "third"].map(root);
+        let [own, helper, spire, partner, impostor, third] =
+            ["own", "helper", "spire", "partner", "impostor", "third"].map(root);
         let bundle = |domain: &str, root: &CertificateDer<'_>| {
             let bundle = mesh::TrustBundle {
                 trust_domain: domain.into(),
                 x509_authorities: vec![root.to_vec()],
+                workload_authorities: match domain {
+                    "demo.test" => vec![helper.to_vec()],
+                    _ => vec![],
+                },
                 ..Default::default()
             };
             (domain.to_owned(), Arc::new(bundle))
@@ -628,7 +664,12 @@ mod tests {
         let next = after.build(&resources, None, &[]).expect("builds");
         assert_eq!(after.trust_epoch, next.trust_epoch);
         let roots = |domain: &str| next.bundles().get(domain).map(|b| b.authorities().to_vec());
-        assert_eq!(roots("demo.test"), Some(vec![own, spire]));
+        assert_eq!(roots("demo.test"), Some(vec![own.clone(), helper, spire]));
+        // Of all these only the own one speaks for the control API.
+        let control: Vec<_> = next.control_roots.iter().collect();
+        assert_eq!(control.len(), 1);
+        assert_eq!(control[0].trust_domain(), &next.trust_domain);
+        assert_eq!(control[0].authorities(), [own]);
         assert_eq!(roots("partner.test"), Some(vec![partner]));
         assert_eq!(roots("third.test"), Some(vec![third]));
     }

@@ -190,11 +190,9 @@ impl Authorities {
         Ok(self)
     }
 
-    /// Every root that workloads are to believe: the own ones, then those of others.
-    pub fn trusted(&self) -> Vec<CertificateDer<'static>> {
-        let mut roots = self.state().roots();
-        roots.extend(self.others.iter().cloned());
-        roots
+    /// The roots of others who sign for workloads.
+    pub fn others(&self) -> &[CertificateDer<'static>] {
+        &self.others
     }
 
     /// What is in force.
@@ -217,12 +215,14 @@ impl Authorities {
         self.changes.subscribe()
     }
 
-    /// Every trusted root.
+    /// Every root that a workload can be verified by: the own ones, then those of others.
     ///
     /// # Errors
     /// A root cannot be used as one.
     pub fn bundle(&self, sequence: u64) -> Result<TrustBundle, BundleError> {
-        TrustBundle::new(self.domain.clone(), self.trusted(), sequence)
+        let mut roots = self.state().roots();
+        roots.extend(self.others.iter().cloned());
+        TrustBundle::new(self.domain.clone(), roots, sequence)
     }
 
     /// Whether a client's chain, verified already by [`Self::bundle`], ends at an own root. One that does not is a workload's,

@@ -114,7 +114,11 @@ pub fn write(bundle: &mesh::TrustBundle, refresh_hint: u32) -> String {
         entry.insert("x5c".into(), json!([STANDARD.encode(der)]));
         serde_json::Value::from(entry)
     };
-    let mut keys: Vec<_> = bundle.x509_authorities.iter().map(root).collect();
+    let roots = bundle.x509_authorities.iter();
+    let mut keys: Vec<_> = roots
+        .chain(&bundle.workload_authorities)
+        .map(root)
+        .collect();
     let jwt = serde_json::from_str::<serde_json::Value>(&bundle.jwt_authorities);
     if let Ok(serde_json::Value::Array(entries)) = jwt.map(|mut set| set["keys"].take()) {
         keys.extend(entries);

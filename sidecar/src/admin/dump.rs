@@ -53,6 +53,7 @@ fn bundle(message: &mesh::TrustBundle) -> Value {
         "trust_domain": message.trust_domain,
         "sequence": message.sequence,
         "authorities_sha256": message.x509_authorities.iter().map(|der| fingerprint(der)).collect::<Vec<_>>(),
+        "workload_authorities_sha256": message.workload_authorities.iter().map(|der| fingerprint(der)).collect::<Vec<_>>(),
     })
 }
 

@@ -6,12 +6,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_auth::TrustDomain;
-use mesh_auth::bundle::{TrustBundle, TrustBundles};
+use mesh_auth::bundle::TrustBundles;
 use mesh_auth::tls::Identity;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use crate::snapshot::{Resources, RootsByDomain, SharedSnapshot, Snapshot, SnapshotError};
+use crate::snapshot::{
+    Resources, RootsByDomain, SharedSnapshot, Snapshot, SnapshotError, control_roots,
+};
 
 /// Builds and stores snapshots.
 pub struct Publisher {
@@ -160,19 +162,8 @@ impl Publisher {
     /// When they do not parse.
     pub fn roots(&self) -> Result<Arc<TrustBundles>, String> {
         let parts = self.lock();
-        let (roots, sequence) = match parts.trusted.bundles.get(self.trust_domain.as_str()) {
-            Some(bundle) => {
-                let roots = bundle.x509_authorities.iter();
-                let roots = roots.map(|der| CertificateDer::from(der.clone())).collect();
-                (roots, bundle.sequence)
-            }
-            None => (parts.initial_roots.clone(), 0),
-        };
-        drop(parts);
-        let mut bundles = TrustBundles::default();
-        let bundle = TrustBundle::new(self.trust_domain.clone(), roots, sequence)
-            .map_err(|e| format!("trust bundle of '{}': {e}", self.trust_domain))?;
-        bundles.insert(bundle).map_err(|e| e.to_string())?;
-        Ok(Arc::new(bundles))
+        control_roots(&self.trust_domain, &parts.trusted, &parts.initial_roots)
+            .map(Arc::new)
+            .map_err(|e| e.to_string())
     }
 }

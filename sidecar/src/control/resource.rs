@@ -193,14 +193,15 @@ fn check_defaults(message: &mesh::MeshDefaults, trust_domain: &TrustDomain) -> R
 fn check_bundle(message: &mesh::TrustBundle) -> Result<(), String> {
     let domain =
         TrustDomain::new(&message.trust_domain).map_err(|e| format!("trust_domain: {e}"))?;
-    let roots = message
-        .x509_authorities
-        .iter()
-        .map(|der| CertificateDer::from(der.clone()))
-        .collect();
-    TrustBundle::new(domain, roots, message.sequence)
-        .map(drop)
-        .map_err(|e| format!("x509_authorities: {e}"))
+    for (field, roots) in [
+        ("x509_authorities", &message.x509_authorities),
+        ("workload_authorities", &message.workload_authorities),
+    ] {
+        let roots = roots.iter().map(|der| CertificateDer::from(der.clone()));
+        TrustBundle::new(domain.clone(), roots.collect(), message.sequence)
+            .map_err(|e| format!("{field}: {e}"))?;
+    }
+    Ok(())
 }
 
 /// Which keys can be used is judged where they are prepared: one bad key must not cost the others.

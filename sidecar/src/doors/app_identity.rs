@@ -138,7 +138,7 @@ impl AppIdentity {
         let csr = signing_request(&key).map_err(|e| e.to_string())?;
         let channel = self
             .target
-            .connect(Some(identity), Arc::clone(snapshot.bundles()))
+            .connect(Some(identity), Arc::clone(&snapshot.control_roots))
             .await
             .map_err(|e| e.to_string())?;
         let request = IssueCertificateRequest {

@@ -260,7 +260,7 @@ impl JwtSvids {
         let unavailable = |reason: String| Status::unavailable(format!("no JWT-SVID: {reason}"));
         let channel = self
             .target
-            .connect(Some(&tls.identity), Arc::clone(snapshot.bundles()))
+            .connect(Some(&tls.identity), Arc::clone(&snapshot.control_roots))
             .await
             .map_err(|e| unavailable(e.to_string()))?;
         let request = IssueJwtSvidRequest {

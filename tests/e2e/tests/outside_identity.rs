@@ -97,4 +97,12 @@ fn the_control_api_believes_another_authority_of_the_trust_domain_that_it_is_tol
         first_byte(port, Some(&web)).is_ok()
     });
     first_byte(port, Some(&stranger)).expect_err("of another trust domain");
+    // They vouch for workloads, and not for the control API.
+    let admin = sidecar.address("admin");
+    let dump = http::get(admin, &admin.to_string(), "/config_dump", "").text();
+    let dump: Value = serde_json::from_str(&dump).expect("JSON");
+    let bundle = &dump["trust_bundles"][0];
+    let count = |field: &str| bundle[field].as_array().map(Vec::len);
+    assert_eq!(count("authorities_sha256"), Some(1), "{bundle}");
+    assert_eq!(count("workload_authorities_sha256"), Some(1), "{bundle}");
 }

@@ -20,6 +20,7 @@ fn what_is_written_is_read_back_with_the_members_that_the_specification_asks_for
     let bundle = mesh::TrustBundle {
         trust_domain: "td".into(),
         x509_authorities: vec![root(), root()],
+        workload_authorities: vec![root()],
         sequence: 7,
         jwt_authorities: json!({"keys": [jwk]}).to_string(),
         ..mesh::TrustBundle::default()
@@ -36,7 +37,8 @@ fn what_is_written_is_read_back_with_the_members_that_the_specification_asks_for
         assert!(entry.get("kid").is_none());
     }
     let read = read(text.as_bytes(), &domain()).unwrap();
-    assert_eq!(read.x509_authorities, bundle.x509_authorities);
+    let every = [bundle.x509_authorities, bundle.workload_authorities].concat();
+    assert_eq!(read.x509_authorities, every);
     assert_eq!((read.sequence, read.refresh_hint), (Some(7), Some(300)));
     let keys: serde_json::Value = serde_json::from_str(&read.jwt_authorities).unwrap();
     assert_eq!(keys, json!({"keys": [jwk]}));
