@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use mesh_auth::bundle::TrustBundle;
 use mesh_auth::svid::certificates;
 use mesh_auth::{Secret, SpiffeId, TrustDomain};
 use mesh_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -173,11 +174,31 @@ pub fn read(
     let mut roots = RootsByDomain::new();
     for (name, der) in set.federated_bundles {
         let domain = name.strip_prefix("spiffe://").unwrap_or(&name);
-        let domain = TrustDomain::new(domain).map_err(|e| format!("federated_bundles: {e}"))?;
-        roots.insert(domain.to_string(), list("federated_bundles", &der)?);
+        match TrustDomain::new(domain) {
+            Ok(domain) => drop(roots.insert(domain.to_string(), foreign(domain, &der))),
+            Err(error) => tracing::warn!(%error, "a federated bundle is not used"),
+        }
     }
     roots.insert(trust_domain.to_string(), list("bundle", &svid.bundle)?);
     Ok(Received { chain, key, roots })
+}
+
+/// The roots of another trust domain. Those that cannot be used, as others make them, cost that domain its trust and nobody else.
+fn foreign(domain: TrustDomain, der: &[u8]) -> Vec<CertificateDer<'static>> {
+    let roots = match certificates(der) {
+        Some(roots) if !roots.is_empty() => roots,
+        _ => {
+            tracing::warn!(trust_domain = %domain, "its federated bundle is not certificates in DER: nobody of it is believed");
+            return vec![];
+        }
+    };
+    match TrustBundle::new(domain, roots, 0) {
+        Ok(bundle) => bundle.authorities().to_vec(),
+        Err(error) => {
+            tracing::warn!(%error, "a federated bundle is not used: nobody of that trust domain is believed");
+            vec![]
+        }
+    }
 }
 
 #[cfg(test)]
@@ -194,6 +215,14 @@ mod tests {
         .concat()
     }
 
+    fn root() -> Vec<u8> {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        let key = rcgen::KeyPair::generate().expect("a key");
+        params.self_signed(&key).expect("a root").der().to_vec()
+    }
+
     fn svid(id: &str) -> X509svid {
         X509svid {
             spiffe_id: id.into(),
@@ -208,7 +237,7 @@ mod tests {
         X509svidResponse {
             svids: ids.iter().map(|id| svid(id)).collect(),
             crl: vec![],
-            federated_bundles: [("spiffe://other".to_owned(), der(&[5]))].into(),
+            federated_bundles: [("spiffe://other".to_owned(), root())].into(),
         }
     }
 
@@ -231,20 +260,35 @@ mod tests {
     }
 
     #[test]
+    fn a_foreign_bundle_that_cannot_be_used_costs_its_own_domain_only() {
+        let mut set = set(&["spiffe://td/ns/shop/sa/a"]);
+        let good = set.federated_bundles["spiffe://other"].clone();
+        for (name, der) in [
+            ("spiffe://empty", vec![]),
+            ("spiffe://garbled", vec![1]),
+            ("spiffe://rootless", der(&[5])),
+            ("spiffe://mixed", [root(), der(&[5])].concat()),
+            ("https://nameless", root()),
+        ] {
+            set.federated_bundles.insert(name.into(), der);
+        }
+        let roots = read(set).expect("the identity").roots;
+        let counts: Vec<_> = roots.iter().map(|(k, v)| (k.as_str(), v.len())).collect();
+        let none = ["empty", "garbled", "mixed"].map(|name| (name, 0));
+        assert_eq!(
+            counts,
+            [&none[..], &[("other", 1), ("rootless", 0), ("td", 1)]].concat()
+        );
+        assert_eq!(roots["other"], [good.into()]);
+    }
+
+    #[test]
     fn what_cannot_be_used_is_refused_with_its_field() {
         let ours = "spiffe://td/ns/shop/sa/a";
         let mut cut = set(&[ours]);
         cut.svids[0].x509_svid.pop();
         let mut rootless = set(&[ours]);
         rootless.svids[0].bundle.clear();
-        let mut garbled = set(&[ours]);
-        garbled
-            .federated_bundles
-            .insert("spiffe://x".into(), vec![1]);
-        let mut nameless = set(&[ours]);
-        nameless
-            .federated_bundles
-            .insert("https://x".into(), der(&[5]));
         for (set, part) in [
             (
                 set(&["spiffe://td/ns/bank/sa/a"]),
@@ -257,8 +301,6 @@ mod tests {
             (set(&[]), "none of its identities"),
             (cut, "x509_svid:"),
             (rootless, "bundle:"),
-            (garbled, "federated_bundles:"),
-            (nameless, "federated_bundles:"),
         ] {
             let error = read(set).map(drop).expect_err(part);
             assert!(error.contains(part), "{part}: {error}");
