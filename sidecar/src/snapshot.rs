@@ -4,7 +4,7 @@
 //! whole; a request sees one snapshot from start to end. Building is all or nothing: a resource that does not compile
 //! leaves the previous snapshot in force. Parts whose inputs did not change are shared with the previous snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -100,6 +100,9 @@ pub struct Snapshot {
     /// Roots that an outside Workload API brought with the identity: of its own trust domain, beside the control API's, and of
     /// domains that the control API says nothing of.
     pub outside: Arc<RootsByDomain>,
+    /// Trust domains that the control API has named a bundle of since the start: roots from outside stay out for them, also when
+    /// it names none any more.
+    pub spoken_of: Arc<BTreeSet<String>>,
     /// What is no longer believed in spite of them.
     pub revocations: Arc<Revocations>,
     /// Changes whenever a bundle or a revocation does: whom to believe.
@@ -183,6 +186,7 @@ impl Snapshot {
             chains: Arc::default(),
             control_roots: Arc::default(),
             outside: Arc::default(),
+            spoken_of: Arc::default(),
             revocations: Arc::default(),
             trust_epoch: 0,
             revocation_epoch: 0,
@@ -228,11 +232,14 @@ impl Snapshot {
         let epoch = self.epoch + 1;
         let unchanged_bundles =
             self.epoch > 0 && self.outside == outside && same_bundles(&self.resources, resources);
+        let spoken_of = self.spoken_of_with(resources);
         let (chains, control_roots) = if unchanged_bundles {
             (Arc::clone(&self.chains), Arc::clone(&self.control_roots))
         } else {
             let own = &self.trust_domain;
-            let bundles = build_bundles(own, resources, fallback_roots, &outside)?;
+            let mut foreign = (*outside).clone();
+            foreign.retain(|name, _| name == own.as_str() || !spoken_of.contains(name));
+            let bundles = build_bundles(own, resources, fallback_roots, &foreign)?;
             let tally = Arc::clone(self.chains.tally());
             let chains = VerifiedChains::new(Arc::new(bundles), tally);
             let control_roots = control_roots(own, resources, fallback_roots)?;
@@ -318,6 +325,7 @@ impl Snapshot {
             chains,
             control_roots,
             outside,
+            spoken_of,
             revocations,
             trust_epoch: if unchanged_trust {
                 self.trust_epoch
@@ -340,6 +348,15 @@ impl Snapshot {
             clock_skew: self.clock_skew,
             resources: Arc::clone(resources),
         })
+    }
+
+    fn spoken_of_with(&self, resources: &Resources) -> Arc<BTreeSet<String>> {
+        let mut names = resources.bundles.keys();
+        if names.all(|name| self.spoken_of.contains(name)) {
+            return Arc::clone(&self.spoken_of);
+        }
+        let known = self.spoken_of.iter().chain(resources.bundles.keys());
+        Arc::new(known.cloned().collect())
     }
 
     /// Why this workload itself is not believed by others at `now` (Unix seconds), as far as it knows.
@@ -672,6 +689,34 @@ mod tests {
         assert_eq!(control[0].authorities(), [own]);
         assert_eq!(roots("partner.test"), Some(vec![partner]));
         assert_eq!(roots("third.test"), Some(vec![third]));
+    }
+
+    #[test]
+    fn roots_from_outside_do_not_take_the_place_of_a_bundle_that_was_taken_away() {
+        let partner = mesh::TrustBundle {
+            trust_domain: "partner.test".into(),
+            ..Default::default()
+        };
+        let named = Resources {
+            bundles: [("partner.test".to_owned(), Arc::new(partner))].into(),
+            ..Default::default()
+        };
+        let outside: RootsByDomain = ["partner.test", "third.test"]
+            .map(|name| (name.to_owned(), vec![]))
+            .into();
+        let empty = Snapshot::empty(
+            "demo/orders-1",
+            TrustDomain::new("demo.test").expect("a domain"),
+        );
+        let named = empty.build(&Arc::new(named), None, &[]).expect("builds");
+        let nothing = Arc::new(Resources::default());
+        let with = named.build_with(&nothing, None, &[], Arc::new(outside));
+        let with = with.expect("builds");
+        let again = with.build(&nothing, None, &[]).expect("builds");
+        for snapshot in [with, again] {
+            assert!(snapshot.bundles().get("partner.test").is_none());
+            assert!(snapshot.bundles().get("third.test").is_some());
+        }
     }
 
     #[test]
