@@ -78,6 +78,7 @@ pub struct TlsContexts {
 }
 
 /// Everything a worker needs to decide and route.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Increases with every snapshot. 0: nothing received yet, everything is refused.
     pub epoch: u64,
@@ -216,6 +217,15 @@ impl Snapshot {
     ) -> Result<Self, SnapshotError> {
         let outside = Arc::clone(&self.outside);
         self.build_with(resources, identity, fallback_roots, outside)
+    }
+
+    /// The successor that has no identity. Nothing is built, so nothing can keep an identity in use.
+    pub fn without_identity(&self) -> Self {
+        Self {
+            epoch: self.epoch + 1,
+            tls: None,
+            ..self.clone()
+        }
     }
 
     /// As [`Snapshot::build`], with other roots from outside.

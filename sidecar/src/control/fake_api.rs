@@ -99,7 +99,7 @@ impl Authority {
         params
     }
 
-    fn identity(&self, id: &str) -> Identity {
+    pub(super) fn identity(&self, id: &str) -> Identity {
         let key = KeyPair::generate().expect("key");
         let leaf = Self::leaf(id, Duration::from_secs(3_600))
             .signed_by(&key, &self.issuer)

@@ -94,16 +94,17 @@ impl Publisher {
         self.publish(snapshot);
     }
 
-    /// Uses `identity` from now on; `None`: has none, everything is refused.
+    /// Uses `identity` from now on; `None`: has none, everything is refused, which cannot fail once a snapshot is in force.
     ///
     /// # Errors
     /// When no TLS context can be made of it; the previous one stays in use.
     pub fn set_identity(&self, identity: Option<Arc<Identity>>) -> Result<(), SnapshotError> {
         let mut parts = self.lock();
-        let snapshot =
-            self.shared
-                .load()
-                .build(&parts.resources, identity.clone(), &parts.initial_roots)?;
+        let before = self.shared.load();
+        let snapshot = match &identity {
+            None if before.epoch > 0 => before.without_identity(),
+            _ => before.build(&parts.resources, identity.clone(), &parts.initial_roots)?,
+        };
         parts.identity = identity;
         drop(parts);
         self.publish(snapshot);
@@ -165,5 +166,41 @@ impl Publisher {
         control_roots(&self.trust_domain, &parts.trusted, &parts.initial_roots)
             .map(Arc::new)
             .map_err(|e| e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use mesh_proto::mesh;
+
+    use super::*;
+    use crate::control::fake_api::{Authority, DOMAIN};
+
+    #[test]
+    fn an_identity_is_withdrawn_also_when_nothing_can_be_built() {
+        let authority = Authority::new();
+        let domain = TrustDomain::new(DOMAIN).expect("a domain");
+        let empty = Snapshot::empty("demo/orders-1", domain.clone());
+        let shared: SharedSnapshot = Arc::new(ArcSwap::from_pointee(empty));
+        let (epochs, _) = watch::channel(0);
+        let publisher = Publisher::new(Arc::clone(&shared), epochs, domain, vec![authority.root()]);
+        let identity = authority.identity(&format!("spiffe://{DOMAIN}/ns/demo/sa/orders"));
+        let identity = Arc::new(identity);
+        let served = publisher.set_identity(Some(Arc::clone(&identity)));
+        served.expect("served");
+        assert!(publisher.serves(&identity));
+        let bad = Resources {
+            revocations: [("bad".to_owned(), Arc::new(mesh::Revocation::default()))].into(),
+            ..Resources::default()
+        };
+        publisher.lock().resources = Arc::new(bad);
+        let again = publisher.set_identity(Some(Arc::clone(&identity)));
+        again.expect_err("nothing can be built");
+        publisher.set_identity(None).expect("withdrawn");
+        assert!(!publisher.serves(&identity));
+        let snapshot = shared.load();
+        assert!(snapshot.tls.is_none() && snapshot.bundles().get(DOMAIN).is_some());
+        assert_eq!(publisher.epoch(), 2);
     }
 }

@@ -83,14 +83,18 @@ impl Certificates {
 
     /// Uses no certificate any more: whoever gave it took it back.
     fn withdraw(&self) {
-        let Some(held) = self.lock().take() else {
+        if self.lock().is_none() {
             return;
-        };
-        tracing::error!(spiffe_id = %held.identity.id(), "the certificate was taken back and is withdrawn");
+        }
+        // First of all, and what is held is forgotten only then: the next denial tries again.
+        if let Err(error) = self.publisher.set_identity(None) {
+            tracing::error!(%error, "the certificate was taken back and cannot be withdrawn");
+            return;
+        }
+        if let Some(held) = self.lock().take() {
+            tracing::error!(spiffe_id = %held.identity.id(), "the certificate was taken back and is withdrawn");
+        }
         self.status.update(|view| view.certificate = None);
         self.identities.send_replace(None);
-        if let Err(error) = self.publisher.set_identity(None) {
-            tracing::error!(%error, "it cannot be withdrawn");
-        }
     }
 }
