@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const ALWAYS: [&str; 19] = [
+const ALWAYS: [&str; 21] = [
     "web-to-orders",
     "forged-identity-header",
     "web-to-payments",
@@ -26,12 +26,14 @@ const ALWAYS: [&str; 19] = [
     "token-forged-unsigned",
     "token-forged-with-public-key",
     "token-stolen",
+    "token-bound-to-certificate",
+    "token-stolen-with-certificate",
     "token-revoked-while-open",
     "latency",
 ];
 
 /// What is said of tokens: the code that callers, logs and metrics see.
-const TOKENS: [(&str, &str); 8] = [
+const TOKENS: [(&str, &str); 10] = [
     ("token-valid", "200, subject alice"),
     ("token-missing", "401 token_missing"),
     ("token-expired", "401 token_expired"),
@@ -39,6 +41,8 @@ const TOKENS: [(&str, &str); 8] = [
     ("token-forged-unsigned", "401 token_algorithm"),
     ("token-forged-with-public-key", "401 token_algorithm"),
     ("token-stolen", "401 token_binding_mismatch"),
+    ("token-bound-to-certificate", "200, subject alice"),
+    ("token-stolen-with-certificate", "401 token_binding_mismatch"),
     ("token-revoked-while-open", "401 token_revoked"),
 ];
 
