@@ -18,10 +18,19 @@ pub struct KeyRequests {
     sender: mpsc::Sender<Box<str>>,
     /// Only the control thread takes.
     receiver: Mutex<mpsc::Receiver<Box<str>>>,
-    /// How often each key set was fetched again for us.
-    answers: ArcSwap<HashMap<Box<str>, u64>>,
+    /// Questions about each key set.
+    questions: ArcSwap<HashMap<Box<str>, Questions>>,
     /// Tells that there is another answer, after it was counted.
     news: watch::Sender<()>,
+}
+
+/// Questions about one key set, numbered from 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Questions {
+    /// The last that was begun.
+    pub begun: u64,
+    /// The last that was answered: the set was fetched again.
+    pub answered: u64,
 }
 
 impl KeyRequests {
@@ -31,7 +40,7 @@ impl KeyRequests {
         Arc::new(Self {
             sender,
             receiver: Mutex::new(receiver),
-            answers: ArcSwap::default(),
+            questions: ArcSwap::default(),
             news: watch::Sender::default(),
         })
     }
@@ -50,15 +59,15 @@ impl KeyRequests {
         let _ = self.sender.try_send(name.into());
     }
 
-    /// How often `name` was fetched again for us.
-    pub fn answers(&self, name: &str) -> u64 {
-        self.answers.load().get(name).copied().unwrap_or(0)
+    /// What was asked and answered about `name`.
+    pub fn questions(&self, name: &str) -> Questions {
+        self.questions.load().get(name).copied().unwrap_or_default()
     }
 
-    /// Waits until `name` was fetched again more than `answers` times.
-    pub async fn newer(&self, name: &str, answers: u64) {
+    /// Waits until a later question about `name` than `answered` was answered.
+    pub async fn newer(&self, name: &str, answered: u64) {
         let mut news = self.news.subscribe();
-        while self.answers(name) <= answers {
+        while self.questions(name).answered <= answered {
             if news.changed().await.is_err() {
                 // Never: the sender is a part of this.
                 std::future::pending::<()>().await;
@@ -66,11 +75,24 @@ impl KeyRequests {
         }
     }
 
-    /// Counts an answer. Only the control thread does.
-    pub fn answered(&self, name: &str) {
-        let mut answers = HashMap::clone(&self.answers.load());
-        *answers.entry(name.into()).or_default() += 1;
-        self.answers.store(Arc::new(answers));
+    /// Begins a question and returns its number: keys that are met from now on are not what it asks about. Only the control thread
+    /// does.
+    pub fn begin(&self, name: &str) -> u64 {
+        self.change(name, |questions| questions.begun += 1).begun
+    }
+
+    /// Question `number` was answered. Only the control thread says so.
+    pub fn answered(&self, name: &str, number: u64) {
+        self.change(name, |questions| questions.answered = number);
         self.news.send_replace(());
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut Questions)) -> Questions {
+        let mut all = HashMap::clone(&self.questions.load());
+        let questions = all.entry(name.into()).or_default();
+        change(questions);
+        let changed = *questions;
+        self.questions.store(Arc::new(all));
+        changed
     }
 }

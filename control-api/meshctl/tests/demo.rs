@@ -42,7 +42,10 @@ const TOKENS: [(&str, &str); 10] = [
     ("token-forged-with-public-key", "401 token_algorithm"),
     ("token-stolen", "401 token_binding_mismatch"),
     ("token-bound-to-certificate", "200, subject alice"),
-    ("token-stolen-with-certificate", "401 token_binding_mismatch"),
+    (
+        "token-stolen-with-certificate",
+        "401 token_binding_mismatch",
+    ),
     ("token-revoked-while-open", "401 token_revoked"),
 ];
 

@@ -67,6 +67,7 @@ impl Question {
     async fn ask(self) -> Box<str> {
         for _ in 0..TRIES {
             let held = self.keys();
+            let number = self.requests.begin(&self.name);
             match self.once().await {
                 Some(answer) if answer.fetched => {
                     if answer.changed && !self.arrival(held.as_deref()).await {
@@ -74,7 +75,7 @@ impl Question {
                         break;
                     }
                     metrics::counter!("postern_key_set_refetches_total").increment(1);
-                    self.requests.answered(&self.name);
+                    self.requests.answered(&self.name, number);
                     // A key that comes into being from now on has to wait until the issuer may be asked again.
                     break;
                 }

@@ -11,7 +11,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::key_requests::KeyRequests;
+use crate::key_requests::{KeyRequests, Questions};
 
 /// Unknown keys that are remembered for each key set.
 const MAX_KEYS: usize = 64;
@@ -31,7 +31,7 @@ pub enum Miss {
     Unknown,
     /// The issuer is being asked: 503, try again.
     Unsure {
-        /// Answers about this key set so far.
+        /// The last question about this key set that was answered.
         answers: u64,
     },
 }
@@ -41,7 +41,7 @@ pub enum Miss {
 pub struct Pending {
     /// The key set.
     pub name: Box<str>,
-    /// Answers about it when the request was judged.
+    /// The last question about it that was answered when the request was judged.
     pub answers: u64,
     /// How long it may wait in all.
     pub patience: Duration,
@@ -58,7 +58,7 @@ pub struct KeyMisses {
 
 #[derive(Debug, Default)]
 struct Set {
-    /// Answers that had been counted when the key was seen first, and when that was.
+    /// The last question that had begun when the key was seen first, and when that was. Its answer says nothing of the key.
     keys: HashMap<u64, (u64, Instant)>,
     asked: Option<Instant>,
 }
@@ -88,7 +88,7 @@ impl KeyMisses {
 
     /// Judges a token whose key, named by `header` (its first segment), is not in key set `name`.
     pub fn judge(&self, name: &str, header: &[u8], now: Instant) -> Miss {
-        let answers = self.requests.answers(name);
+        let Questions { begun, answered } = self.requests.questions(name);
         let mut sets = self.sets.borrow_mut();
         if !sets.contains_key(name) && sets.len() >= MAX_SETS {
             sets.clear();
@@ -96,12 +96,12 @@ impl KeyMisses {
         let set = sets.entry(name.into()).or_default();
         let key = self.hasher.hash_one(header);
         set.keys
-            .retain(|_, (seen, at)| answers <= *seen || now.duration_since(*at) < REFUTED);
+            .retain(|_, (seen, at)| answered <= *seen || now.duration_since(*at) < REFUTED);
         match set.keys.get(&key) {
-            Some((seen, _)) if answers > *seen => return Miss::Unknown,
+            Some((seen, _)) if answered > *seen => return Miss::Unknown,
             Some(_) => {}
             None if set.keys.len() < MAX_KEYS => {
-                set.keys.insert(key, (answers, now));
+                set.keys.insert(key, (begun, now));
             }
             None => {}
         }
@@ -112,7 +112,7 @@ impl KeyMisses {
             set.asked = Some(now);
             self.requests.ask(name);
         }
-        Miss::Unsure { answers }
+        Miss::Unsure { answers: answered }
     }
 }
 
@@ -153,8 +153,12 @@ mod tests {
         assert_eq!(misses.judge("issuer/a", b"new", start), FIRST);
         assert_eq!(misses.judge("issuer/a", b"new", start), FIRST);
         assert_eq!(asked(&requests), ["issuer/a".into()], "asked once");
-        requests.answered("issuer/a");
+        let question = requests.begin("issuer/a");
+        // Met while the issuer is being asked: it may have answered before the key came into being.
+        assert_eq!(misses.judge("issuer/a", b"late", start), FIRST);
+        requests.answered("issuer/a", question);
         assert_eq!(misses.judge("issuer/a", b"new", start), Miss::Unknown);
+        assert_eq!(misses.judge("issuer/a", b"late", start), SECOND);
         assert_eq!(misses.judge("issuer/b", b"new", start), FIRST);
         // A key that came into being later gets its own question.
         assert_eq!(misses.judge("issuer/a", b"newer", start), SECOND);
@@ -189,9 +193,9 @@ mod tests {
         assert!(!misses.wait(&pending(0), until()).await, "nobody answers");
         let other = pending(0);
         let (went_on, ()) = tokio::join!(misses.wait(&other, until()), async {
-            requests.answered("issuer/b");
+            requests.answered("issuer/b", 1);
             tokio::task::yield_now().await;
-            requests.answered("issuer/a");
+            requests.answered("issuer/a", 1);
         });
         assert!(went_on);
         assert!(misses.wait(&pending(0), until()).await, "answered before");
