@@ -127,12 +127,7 @@ impl Spec for AuthorizationPolicy {
                 ));
             }
         };
-        let selector = self
-            .selector
-            .as_ref()
-            .map(|s| s.match_labels.clone())
-            .unwrap_or_default();
-        names::labels("spec.selector.matchLabels", &selector)?;
+        let selector = Selector::labels(self.selector.as_ref())?;
         names::at_most("spec.rules", self.rules.len())?;
         let rules = self
             .rules

@@ -10,7 +10,6 @@ use super::shapes::{Selector, nanos};
 use crate::document::Resource;
 use crate::error::FieldError;
 use crate::kind::Kind;
-use crate::names;
 
 /// The window of a budget that names none, seconds.
 const DEFAULT_WINDOW: u32 = 3_600;
@@ -47,12 +46,7 @@ impl Spec for LatencyBudget {
     const KIND: Kind = Kind::LatencyBudget;
 
     fn resource(&self, metadata: &Metadata, _: &str) -> Result<Resource, FieldError> {
-        let selector = self
-            .selector
-            .as_ref()
-            .map(|s| s.match_labels.clone())
-            .unwrap_or_default();
-        names::labels("spec.selector.matchLabels", &selector)?;
+        let selector = Selector::labels(self.selector.as_ref())?;
         let budget = mesh::LatencyBudget {
             name: metadata.name.clone(),
             namespace: metadata.namespace.clone(),

@@ -58,12 +58,7 @@ impl Spec for PeerAuthentication {
     const KIND: Kind = Kind::PeerAuthentication;
 
     fn resource(&self, metadata: &Metadata, _: &str) -> Result<Resource, FieldError> {
-        let selector = self
-            .selector
-            .as_ref()
-            .map(|s| s.match_labels.clone())
-            .unwrap_or_default();
-        names::labels("spec.selector.matchLabels", &selector)?;
+        let selector = Selector::labels(self.selector.as_ref())?;
         names::at_most("spec.portLevelMtls", self.port_level_mtls.len())?;
         let mut port_modes = BTreeMap::new();
         for (port, mtls) in &self.port_level_mtls {

@@ -9,7 +9,6 @@ use super::shapes::{Seconds, Selector, Unsupported};
 use crate::document::Resource;
 use crate::error::FieldError;
 use crate::kind::{API_VERSION, Kind};
-use crate::names;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Profile {
@@ -378,12 +377,7 @@ impl Spec for RequestAuthentication {
     const KIND: Kind = Kind::RequestAuthentication;
 
     fn resource(&self, metadata: &Metadata, api_version: &str) -> Result<Resource, FieldError> {
-        let selector = self
-            .selector
-            .as_ref()
-            .map(|s| s.match_labels.clone())
-            .unwrap_or_default();
-        names::labels("spec.selector.matchLabels", &selector)?;
+        let selector = Selector::labels(self.selector.as_ref())?;
         let mut rules = Vec::with_capacity(self.jwt_rules.len());
         for (i, rule) in self.jwt_rules.iter().enumerate() {
             let field = format!("spec.jwtRules[{i}]");

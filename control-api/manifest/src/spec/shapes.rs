@@ -6,6 +6,9 @@ use std::fmt;
 use serde::de::{self, Deserializer, IgnoredAny, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::error::FieldError;
+use crate::names;
+
 /// A field that the language has and this version does not enforce: whatever it holds, it is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unsupported;
@@ -31,6 +34,15 @@ impl Serialize for Unsupported {
 pub(crate) struct Selector {
     #[serde(default)]
     pub(crate) match_labels: BTreeMap<String, String>,
+}
+
+impl Selector {
+    /// The labels of `spec.selector`; without one, none: every workload.
+    pub(crate) fn labels(selector: Option<&Self>) -> Result<BTreeMap<String, String>, FieldError> {
+        let labels = selector.map(|s| s.match_labels.clone()).unwrap_or_default();
+        names::labels("spec.selector.matchLabels", &labels)?;
+        Ok(labels)
+    }
 }
 
 /// A port that may be written as a number or, as Istio does, as a string.
