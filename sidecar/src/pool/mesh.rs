@@ -185,12 +185,7 @@ impl Pool {
         let key = Key::of(workload)?;
         let peer = self.peers.borrow().get(&key).cloned()?;
         let slot = peer.least_used(tls.epoch)?;
-        if slot.connection.active.get() > GROW_AT
-            && !peer.dialing.get()
-            && peer.count(tls.epoch) < MAX_CONNECTIONS
-        {
-            self.grow(&peer, &key, snapshot);
-        }
+        self.grow_if_busy(&slot, &peer, &key, snapshot);
         Some(slot)
     }
 
@@ -209,24 +204,14 @@ impl Pool {
         let peer = self.peer(&key);
         loop {
             if let Some(slot) = peer.least_used(tls.epoch) {
-                if slot.connection.active.get() > GROW_AT
-                    && !peer.dialing.get()
-                    && peer.count(tls.epoch) < MAX_CONNECTIONS
-                {
-                    self.grow(&peer, &key, snapshot);
-                }
+                self.grow_if_busy(&slot, &peer, &key, snapshot);
                 return Ok(slot);
             }
             if !peer.dialing.get() {
-                let result = self.dial(&peer, &key, snapshot).await;
-                return match result {
-                    Ok(shared) => {
-                        let mut slot = shared.slot();
-                        slot.handshake = Some(shared.handshake);
-                        Ok(slot)
-                    }
-                    Err(error) => Err(error),
-                };
+                let shared = self.dial(&peer, &key, snapshot).await?;
+                let mut slot = shared.slot();
+                slot.handshake = Some(shared.handshake);
+                return Ok(slot);
             }
             // Another request is dialling; share its outcome.
             peer.dialed.notified().await;
@@ -275,6 +260,17 @@ impl Pool {
         match peers.get(key) {
             Some(peer) => Rc::clone(peer),
             None => Rc::clone(peers.entry(key.clone()).or_default()),
+        }
+    }
+
+    /// Opens another connection to the peer of `slot` when that is the least used and yet has many streams.
+    fn grow_if_busy(self: &Rc<Self>, slot: &Slot, peer: &Rc<Peer>, key: &Key, snapshot: &Snapshot) {
+        let Shared {
+            active, tls_epoch, ..
+        } = &*slot.connection;
+        if active.get() > GROW_AT && !peer.dialing.get() && peer.count(*tls_epoch) < MAX_CONNECTIONS
+        {
+            self.grow(peer, key, snapshot);
         }
     }
 
