@@ -51,15 +51,18 @@ impl Metrics {
     pub fn recorder(&self) -> Recorder {
         Recorder {
             registry: Arc::clone(&self.registry),
+            cells: AnyThread,
         }
     }
 
     /// A recorder for the calling thread alone; install it with [`metrics::set_default_local_recorder`].
     pub fn worker_recorder(&self) -> WorkerRecorder {
-        WorkerRecorder {
-            owner: self.registry.owner(),
+        Recorder {
             registry: Arc::clone(&self.registry),
-            known: RefCell::default(),
+            cells: OneWorker {
+                owner: self.registry.owner(),
+                known: RefCell::default(),
+            },
         }
     }
 
@@ -69,38 +72,57 @@ impl Metrics {
     }
 }
 
-/// The facade's side of [`Metrics`] for threads that have no recorder of their own.
+/// The facade's side of [`Metrics`].
 #[derive(Debug, Clone)]
-pub struct Recorder {
+pub struct Recorder<C = AnyThread> {
     registry: Arc<Registry>,
+    cells: C,
 }
 
 /// The facade's side of [`Metrics`] for one worker.
+pub type WorkerRecorder = Recorder<OneWorker>;
+
+/// Whose cells a [`Recorder`] gives.
+pub trait Cells {
+    /// The cell of a series. `None`: there is no place for it.
+    fn cell(&self, registry: &Registry, key: &Key, kind: Kind) -> Option<Cell>;
+}
+
+/// Cells that threads without a recorder of their own share.
+#[derive(Debug, Clone)]
+pub struct AnyThread;
+
+/// Cells of one worker.
 #[derive(Debug)]
-pub struct WorkerRecorder {
+pub struct OneWorker {
     owner: Owner,
-    registry: Arc<Registry>,
     /// Cells by what was asked for. As bounded as the registry: what was counted under `other` is not kept here.
     known: RefCell<HashMap<Key, Cell>>,
 }
 
-impl Recorder {
-    fn cell(&self, key: &Key, kind: Kind) -> Option<Cell> {
-        let found = self.registry.register(key, kind, None);
+impl Cells for AnyThread {
+    fn cell(&self, registry: &Registry, key: &Key, kind: Kind) -> Option<Cell> {
+        let found = registry.register(key, kind, None);
         found.map(|(cell, _)| cell)
     }
 }
 
-impl WorkerRecorder {
-    fn cell(&self, key: &Key, kind: Kind) -> Option<Cell> {
+impl Cells for OneWorker {
+    fn cell(&self, registry: &Registry, key: &Key, kind: Kind) -> Option<Cell> {
         if let Some(cell) = self.known.borrow().get(key) {
             return Some(cell.clone());
         }
-        let (cell, is_own) = self.registry.register(key, kind, Some(&self.owner))?;
+        let (cell, is_own) = registry.register(key, kind, Some(&self.owner))?;
         if is_own {
             self.known.borrow_mut().insert(key.clone(), cell.clone());
         }
         Some(cell)
+    }
+}
+
+impl<C: Cells> Recorder<C> {
+    fn cell(&self, key: &Key, kind: Kind) -> Option<Cell> {
+        self.cells.cell(&self.registry, key, kind)
     }
 }
 
@@ -114,33 +136,7 @@ impl WorkerRecorder {
     }
 }
 
-impl metrics::Recorder for Recorder {
-    fn describe_counter(&self, key: KeyName, _unit: Option<Unit>, description: SharedString) {
-        self.registry.describe(&key, &description);
-    }
-
-    fn describe_gauge(&self, key: KeyName, _unit: Option<Unit>, description: SharedString) {
-        self.registry.describe(&key, &description);
-    }
-
-    fn describe_histogram(&self, key: KeyName, _unit: Option<Unit>, description: SharedString) {
-        self.registry.describe(&key, &description);
-    }
-
-    fn register_counter(&self, key: &Key, _metadata: &Metadata<'_>) -> Counter {
-        Cell::counter(self.cell(key, Kind::Counter))
-    }
-
-    fn register_gauge(&self, key: &Key, _metadata: &Metadata<'_>) -> Gauge {
-        Cell::gauge(self.cell(key, Kind::Gauge))
-    }
-
-    fn register_histogram(&self, key: &Key, _metadata: &Metadata<'_>) -> metrics::Histogram {
-        Cell::histogram(self.cell(key, Kind::Histogram))
-    }
-}
-
-impl metrics::Recorder for WorkerRecorder {
+impl<C: Cells> metrics::Recorder for Recorder<C> {
     fn describe_counter(&self, key: KeyName, _unit: Option<Unit>, description: SharedString) {
         self.registry.describe(&key, &description);
     }
@@ -282,7 +278,7 @@ mod tests {
                 metrics::counter!("postern_denied_total", "peer" => format!("p{i}")).increment(1);
             }
         });
-        assert!(recorder.known.borrow().len() <= MAX_SERIES_PER_METRIC);
+        assert!(recorder.cells.known.borrow().len() <= MAX_SERIES_PER_METRIC);
         let text = metrics.render(Format::Prometheus, &[]);
         assert!(text.contains("postern_denied_total{peer=\"other\"} 4000\n"));
     }
