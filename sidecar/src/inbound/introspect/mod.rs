@@ -8,6 +8,8 @@ mod assertion;
 mod endpoint;
 mod question;
 mod questions;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

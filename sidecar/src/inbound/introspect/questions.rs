@@ -225,32 +225,14 @@ impl Drop for Leader {
 #[cfg(test)]
 mod tests {
     use mesh_auth::claims;
-    use mesh_auth::token::TokenPolicy;
-    use mesh_proto::mesh;
 
+    use super::super::testing;
     use super::*;
 
     const NOW: i64 = 1000;
 
     fn provider() -> Arc<Provider> {
-        let document = mesh::RequestAuthentication {
-            name: "r".into(),
-            namespace: "shop".into(),
-            rules: vec![mesh::TokenRule {
-                issuer: "https://idp".into(),
-                introspection: Some(mesh::TokenIntrospection {
-                    endpoint: "https://idp/introspect".into(),
-                    client_id: "orders".into(),
-                    credential_file: "/secret".into(),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }],
-            ..Default::default()
-        };
-        let policy = TokenPolicy::compile([&document], &Default::default(), None);
-        let policy = policy.expect("compiles").expect("has a rule");
-        Arc::clone(&policy.providers()[0])
+        testing::provider(None)
     }
 
     /// An answer with a claim of `bytes`.

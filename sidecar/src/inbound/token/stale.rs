@@ -115,35 +115,17 @@ mod tests {
     use futures_util::FutureExt as _;
     use mesh_auth::Reason;
     use mesh_auth::claims;
-    use mesh_auth::token::{Fingerprint, TokenPolicy};
-    use mesh_proto::mesh;
+    use mesh_auth::token::Fingerprint;
 
     use super::*;
+    use crate::inbound::introspect::testing;
 
     const TOKEN: Digest = [7; 32];
     const NOW: i64 = 1000;
     const FRESH: i64 = 1030;
 
     fn provider() -> Arc<Provider> {
-        let document = mesh::RequestAuthentication {
-            name: "r".into(),
-            namespace: "shop".into(),
-            rules: vec![mesh::TokenRule {
-                issuer: "https://idp".into(),
-                introspection: Some(mesh::TokenIntrospection {
-                    endpoint: "https://idp/introspect".into(),
-                    client_id: "orders".into(),
-                    credential_file: "/secret".into(),
-                    stale_seconds: Some(10),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }],
-            ..Default::default()
-        };
-        let policy = TokenPolicy::compile([&document], &Default::default(), None);
-        let policy = policy.expect("compiles").expect("has a rule");
-        Arc::clone(&policy.providers()[0])
+        testing::provider(Some(10))
     }
 
     fn verified(provider: &Arc<Provider>, exp: i64) -> Rc<Verified> {
