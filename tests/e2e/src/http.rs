@@ -83,6 +83,13 @@ pub fn get(address: SocketAddr, host: &str, path: &str, lines: &str) -> Answer {
     exchange(address, request.as_bytes())
 }
 
+/// Has the sidecar whose admin listener is at `admin` get another certificate.
+pub fn rotate(admin: SocketAddr) {
+    let request = b"POST /certificates/rotate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let answer = exchange(admin, request);
+    assert_eq!(answer.status, 202, "{}", answer.head);
+}
+
 fn parse(bytes: &[u8]) -> Answer {
     let end = bytes.windows(4).position(|w| w == b"\r\n\r\n");
     let (head, mut rest) = end.map_or((bytes, &[][..]), |at| bytes.split_at(at + 4));

@@ -154,10 +154,32 @@ impl Mesh {
         self.control_api = Some(child);
     }
 
+    /// What a workload's sidecar exports.
+    #[must_use]
+    pub fn metrics(&self, workload: &str) -> String {
+        let admin = self.address(workload, "admin");
+        http::get(admin, &admin.to_string(), "/metrics", "").text()
+    }
+
+    /// The lines of a workload's access log.
+    #[must_use]
+    pub fn access_log(&self, workload: &str) -> Vec<Value> {
+        let logs = self.directory().join("logs");
+        let text = std::fs::read_to_string(logs.join(format!("{workload}.access.jsonl")));
+        text.unwrap_or_default()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
+    }
+
+    /// Has a workload's sidecar get another certificate.
+    pub fn rotate(&self, workload: &str) {
+        http::rotate(self.address(workload, "admin"));
+    }
+
     /// The sum of the series of a workload's sidecar whose lines begin with `start`.
     pub fn counted(&self, workload: &str, start: &str) -> u64 {
-        let admin = self.address(workload, "admin");
-        let text = http::get(admin, &admin.to_string(), "/metrics", "").text();
+        let text = self.metrics(workload);
         let values = text.lines().filter_map(|line| line.strip_prefix(start));
         let values = values.filter_map(|rest| rest.rsplit(' ').next()?.parse::<u64>().ok());
         values.sum()

@@ -2,7 +2,6 @@
 //! handshakes.
 #![allow(clippy::expect_used)]
 
-use std::fs;
 use std::io::{Read as _, Write as _};
 
 use mesh_e2e::collector::Collector;
@@ -10,22 +9,11 @@ use mesh_e2e::token::{ISSUER, Issuer, claims};
 use mesh_e2e::{Mesh, eventually, http, tls};
 use serde_json::Value;
 
-fn access_log(mesh: &Mesh, workload: &str) -> Vec<Value> {
-    let file = mesh
-        .directory()
-        .join("logs")
-        .join(format!("{workload}.access.jsonl"));
-    let text = fs::read_to_string(file).unwrap_or_default();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
-        .collect()
-}
-
 /// The lines of `workload` that fit, once there are `count` of them.
 fn lines(mesh: &Mesh, workload: &str, count: usize, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
     let mut found = Vec::new();
     eventually(&format!("{count} lines of {workload}"), || {
-        found = access_log(mesh, workload);
+        found = mesh.access_log(workload);
         found.retain(|line| fits(line));
         found.len() >= count
     });
@@ -85,7 +73,7 @@ fn a_line_says_whether_the_token_was_remembered_and_a_refused_one_waited_for_nob
         [&told[0]["token_cached"], &told[1]["token_cached"]],
         [&Value::Bool(false), &Value::Bool(true)]
     );
-    for line in access_log(&mesh, "orders") {
+    for line in mesh.access_log("orders") {
         assert!(!line.to_string().contains(&good), "{line}");
         if line["status"] == 401 {
             let phases = &line["phases_us"];

@@ -91,11 +91,7 @@ fn a_service_account_token_proves_a_pod_and_is_read_again_when_it_is_needed_agai
             .to_owned()
     };
     let before = serial(&mut sidecar);
-    let asked = http::exchange(
-        sidecar.address("admin"),
-        b"POST /certificates/rotate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-    );
-    assert_eq!(asked.status, 202);
+    http::rotate(sidecar.address("admin"));
     eventually("another certificate is in use", || {
         serial(&mut sidecar) != before
     });

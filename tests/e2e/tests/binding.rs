@@ -33,8 +33,7 @@ fn call(mesh: &Mesh, from: &str, token: &str) -> (u16, Option<String>) {
 
 /// How many tokens `orders` refused because somebody else presented them.
 fn mismatches(mesh: &Mesh) -> u64 {
-    let admin = mesh.address("orders", "admin");
-    let metrics = http::get(admin, &admin.to_string(), "/metrics", "").text();
+    let metrics = mesh.metrics("orders");
     let mut counts = metrics.lines().filter_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;
         let counted = series.starts_with("postern_token_verifications_total{")
@@ -69,12 +68,7 @@ fn a_token_bound_to_a_certificate_outlives_it_for_its_holder_and_is_refused_from
     assert_eq!(call(&mesh, "payments", &token), mismatch, "stolen");
     assert_eq!(mismatches(&mesh), before + 1, "and counted");
 
-    let admin = mesh.address("web", "admin");
-    let request = format!(
-        "POST /certificates/rotate HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-    );
-    let answer = http::exchange(admin, request.as_bytes());
-    assert!((200..300).contains(&answer.status), "{}", answer.head);
+    mesh.rotate("web");
     eventually("web presents another certificate", || {
         thumbprint(&mesh) != first
     });

@@ -51,10 +51,6 @@ fn a_breach_is_told_by_meshctl_metrics_and_the_spans_that_were_over() {
         ],
     );
     mesh.apply(BUDGETS);
-    let metrics = |workload: &str| {
-        let admin = mesh.address(workload, "admin");
-        http::get(admin, &admin.to_string(), "/metrics", "").text()
-    };
     eventually("orders holds its budgets", || {
         let admin = mesh.address("orders", "admin");
         let dump = http::get(admin, &admin.to_string(), "/config_dump", "").text();
@@ -87,7 +83,7 @@ fn a_breach_is_told_by_meshctl_metrics_and_the_spans_that_were_over() {
     let (code, _) = budgets(&mesh, &["wide"]);
     assert_eq!(code, Some(0), "that one is met");
 
-    let text = metrics("orders");
+    let text = mesh.metrics("orders");
     for series in [
         "postern_latency_budget_breached{budget=\"demo/tight\"} 1\n",
         "postern_latency_budget_breached{budget=\"postern-system/wide\"} 0\n",
@@ -125,7 +121,8 @@ fn a_breach_is_told_by_meshctl_metrics_and_the_spans_that_were_over() {
     let deleted = mesh.meshctl(&["delete", "latencybudget", "tight", "-n", "demo"]);
     assert!(deleted.status.success());
     eventually("a budget that is gone alarms nobody", || {
-        metrics("orders").contains("postern_latency_budget_breached{budget=\"demo/tight\"} 0\n")
+        mesh.metrics("orders")
+            .contains("postern_latency_budget_breached{budget=\"demo/tight\"} 0\n")
     });
     let (code, rows) = budgets(&mesh, &[]);
     assert_eq!((code, rows.as_array().map(Vec::len)), (Some(0), Some(2)));

@@ -128,11 +128,6 @@ spec: {{selector: {{matchLabels: {{app: orders}}}}, target: p50, threshold: 1us,
     )
 }
 
-fn metrics(mesh: &Mesh, workload: &str) -> String {
-    let admin = mesh.address(workload, "admin");
-    http::get(admin, &admin.to_string(), "/metrics", "").text()
-}
-
 #[test]
 fn rules_hold_their_cases() {
     for arguments in [
@@ -186,7 +181,7 @@ fn every_query_speaks_of_what_the_programs_export() {
     eventually("orders tries, watches and counts", || {
         assert_eq!(call("orders", "/tried"), 200);
         assert_eq!(call("payments", "/"), 403);
-        let text = metrics(&mesh, "orders");
+        let text = mesh.metrics("orders");
         text.contains("postern_policy_dry_run_total{")
             && text.contains("postern_latency_budget_breached{")
     });
@@ -214,7 +209,7 @@ fn every_query_speaks_of_what_the_programs_export() {
     let mut exported = BTreeMap::new();
     eventually("connections that ended", || {
         for workload in ["web", "orders", "payments"] {
-            read_exposition(&metrics(&mesh, workload), &mut exported);
+            read_exposition(&mesh.metrics(workload), &mut exported);
         }
         exported.contains_key("postern_connections_ended_total")
     });

@@ -64,9 +64,7 @@ fn a_session_is_resumed_until_anything_changes_and_nowhere_else() {
     eventually("a revocation ends the tickets", || !resumed());
     assert!(resumed());
     // Another certificate of the sidecar.
-    let admin = mesh.address("orders", "admin");
-    let rotate = b"POST /certificates/rotate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    assert_eq!(http::exchange(admin, rotate).status, 202);
+    mesh.rotate("orders");
     eventually("a rotation ends the tickets", || !resumed());
     assert!(resumed());
     // Another root beside the present one.

@@ -76,9 +76,7 @@ fn a_new_certificate_has_its_connections_before_a_request_needs_them() {
     let ahead = || mesh.counted("web", "postern_mesh_dialed_ahead_total");
     let handshakes = || mesh.counted("orders", "postern_tls_handshakes_total");
     assert_eq!(ahead(), 0);
-    let admin = mesh.address("web", "admin");
-    let rotate = b"POST /certificates/rotate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    assert_eq!(http::exchange(admin, rotate).status, 202);
+    mesh.rotate("web");
     eventually("web dials orders without a request", || ahead() > 0);
     let before = handshakes();
     assert_eq!(mesh.call_orders().status, 200);

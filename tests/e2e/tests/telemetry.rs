@@ -45,22 +45,6 @@ fn in_trace(collector: &Collector, trace: &str) -> Vec<Value> {
     spans.into_iter().filter(|s| s["trace"] == trace).collect()
 }
 
-fn metrics(mesh: &Mesh, workload: &str) -> String {
-    let admin = mesh.address(workload, "admin");
-    http::get(admin, &admin.to_string(), "/metrics", "").text()
-}
-
-fn access_log(mesh: &Mesh, workload: &str) -> Vec<Value> {
-    let file = mesh
-        .directory()
-        .join("logs")
-        .join(format!("{workload}.access.jsonl"));
-    let text = fs::read_to_string(file).unwrap_or_default();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
-        .collect()
-}
-
 /// A phase of a request's span.
 fn is_child(of: &Value, parent: &Value) -> bool {
     of["parent"] == parent["span"] && of["kind"] == "SPAN_KIND_INTERNAL"
@@ -131,7 +115,7 @@ fn a_request_through_three_services_is_one_tree_of_spans_and_tells_no_secret() {
 
     let mut logged = Vec::new();
     eventually("a line in the access log of orders", || {
-        logged = access_log(&mesh, "orders");
+        logged = mesh.access_log("orders");
         logged.iter().any(|line| line["direction"] == "inbound")
     });
     let line = logged
@@ -149,7 +133,7 @@ fn a_request_through_three_services_is_one_tree_of_spans_and_tells_no_secret() {
         told.push_str(&fs::read_to_string(entry.expect("readable").path()).expect("text"));
     }
     for workload in ["web", "orders", "payments"] {
-        told.push_str(&metrics(&mesh, workload));
+        told.push_str(&mesh.metrics(workload));
     }
     for secret in ["s3cret", "czNjcmV0"] {
         assert!(!told.contains(secret), "{secret}");
@@ -203,7 +187,7 @@ fn refusals_are_kept_though_nothing_is_sampled_and_are_errors_where_the_conventi
     assert!(!format!("{spans:?}").contains("s3cret"));
     let mut logged = Vec::new();
     eventually("the refusal in the access log", || {
-        logged = access_log(&mesh, "payments");
+        logged = mesh.access_log("payments");
         logged
             .iter()
             .any(|line| line["decision_id"] == decision.as_str())
@@ -226,7 +210,7 @@ fn a_collector_that_takes_nothing_costs_spans_and_no_request() {
     }
     for reason in ["queue_full", "export_failed"] {
         eventually("dropped spans are counted", || {
-            metrics(&mesh, "web").contains(&format!(
+            mesh.metrics("web").contains(&format!(
                 "postern_spans_dropped_total{{reason=\"{reason}\"}}"
             ))
         });
@@ -237,7 +221,7 @@ fn a_collector_that_takes_nothing_costs_spans_and_no_request() {
 fn metrics_are_as_prometheus_wants_them_and_have_every_phase() {
     let mesh = mesh(&[]);
     assert_eq!(mesh.call_orders().status, 200);
-    let text = metrics(&mesh, "orders");
+    let text = mesh.metrics("orders");
     for series in [
         "postern_requests_total{code_class=\"2xx\",direction=\"inbound\"}",
         "postern_request_duration_seconds_count{direction=\"inbound\"}",
