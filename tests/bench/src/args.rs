@@ -67,6 +67,28 @@ pub(crate) struct Common {
     pub(crate) quick: bool,
 }
 
+/// How long a measurement is in which arms take turns.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Turns {
+    /// Rounds, in each of which every arm takes its turn
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of load per turn
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=60))]
+    seconds: u32,
+}
+
+impl Turns {
+    /// Rounds, and seconds per turn.
+    pub(crate) fn length(&self, quick: bool) -> (u32, u32) {
+        if quick {
+            (1, 1)
+        } else {
+            (self.rounds, self.seconds)
+        }
+    }
+}
+
 /// Which processor runs what. The scheduler's own choice is not offered: it moves latencies by a factor of three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -24,8 +24,10 @@ mod trace;
 mod upkeep;
 
 mod arms;
+mod beside;
 mod collector;
 mod cpu;
+mod demo;
 mod exchange;
 mod fleet;
 mod kid;

@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::Args;
 use tempfile::TempDir;
 
-use crate::args::{Common, Placement};
+use crate::args::{Common, Placement, Turns};
 use crate::arms::nginx::App;
 use crate::collector::{Collector, Fault};
 use crate::cpu::Sample;
@@ -46,22 +46,8 @@ const SETTLE: Duration = Duration::from_millis(1_500);
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Rounds, in each of which every arm takes its turn
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) rounds: u32,
-    /// Seconds of load per turn
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=60))]
-    pub(crate) seconds: u32,
-}
-
-impl Arguments {
-    fn length(&self) -> (u32, u32) {
-        if self.common.quick {
-            (1, 1)
-        } else {
-            (self.rounds, self.seconds)
-        }
-    }
+    #[command(flatten)]
+    turns: Turns,
 }
 
 /// What an arm's sidecars tell.
@@ -134,7 +120,7 @@ async fn measure(
         faulty.push((arm.await?, collector));
     }
 
-    let (rounds, seconds) = arguments.length();
+    let (rounds, seconds) = arguments.turns.length(arguments.common.quick);
     for round in 1..=rounds {
         say(&format!("round {round} of {rounds}: CPU"));
         // Nobody is always first, or always after the same neighbour's heat.

@@ -16,15 +16,15 @@ use clap::Args;
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use crate::args::{Common, Placement};
+use crate::args::{Common, Placement, Turns};
 use crate::arms::haproxy::Tokens;
 use crate::arms::nginx::App;
 use crate::arms::{Pair, envoy, mesh_pair};
+use crate::beside;
 use crate::cpu::Sample;
-use crate::machine::Machine;
 use crate::placement::Processors;
 use crate::probe;
-use crate::programs::{self, Ours, Programs};
+use crate::programs::{Ours, Programs};
 use crate::report::Report;
 use crate::say;
 use crate::statistics::{median, range, ratio};
@@ -46,38 +46,14 @@ const OVER_ENVOY: f64 = 0.45;
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Rounds, in each of which every arm takes its turn
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) rounds: u32,
-    /// Seconds of load per turn
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=60))]
-    pub(crate) seconds: u32,
-}
-
-impl Arguments {
-    fn length(&self) -> (u32, u32) {
-        if self.common.quick {
-            (1, 1)
-        } else {
-            (self.rounds, self.seconds)
-        }
-    }
+    #[command(flatten)]
+    turns: Turns,
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Report {
-    let (programs, problem) = programs::find_peers(arguments.common.install).await;
-    let mut report = Report::new("token-cost", Machine::look(&programs).await);
-    let mut missing: Vec<String> = programs.missing_peers().0;
-    if programs.envoy.is_none() {
-        missing.push("envoy".to_owned());
-    }
-    report.missing(&missing, true);
-    report.concluded(problem.map_or(Ok(()), Err));
-    if missing.is_empty() {
-        let outcome = measure(arguments, &programs, &mut report).await;
-        report.concluded(outcome);
-    }
-    report
+    let measure =
+        async |programs: &Programs, report: &mut Report| measure(arguments, programs, report).await;
+    beside::envoy("token-cost", arguments.common.install, measure).await
 }
 
 async fn measure(
@@ -109,7 +85,7 @@ async fn measure(
         probe::wait_for_answer(&pair.target, &line, &app.body).await?;
     }
 
-    let (rounds, seconds) = arguments.length();
+    let (rounds, seconds) = arguments.turns.length(arguments.common.quick);
     let load = Load { wrk, seconds };
     let (mut postern, mut envoys, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=rounds {

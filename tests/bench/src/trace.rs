@@ -7,20 +7,17 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Args;
 use mesh_proto::opentelemetry::proto::common::v1::any_value::Value;
 use mesh_proto::opentelemetry::proto::trace::v1::Span;
 use mesh_proto::opentelemetry::proto::trace::v1::span::SpanKind;
-use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
 
 use crate::args::Common;
 use crate::collector::{Collector, Told};
+use crate::demo;
 use crate::exchange::Exchange;
 use crate::kid::Kid;
 use crate::machine::Machine;
@@ -32,8 +29,6 @@ use crate::statistics::{median, quantile};
 
 /// Least part of a sidecar's own time that its phases account for.
 const ACCOUNTED: f64 = 0.95;
-/// Time for the demo's whole mesh to start.
-const START: Duration = Duration::from_secs(90);
 /// Time for the last spans to come after the last request.
 const ARRIVAL: Duration = Duration::from_secs(10);
 /// Phases in which a sidecar waits for somebody else.
@@ -226,26 +221,6 @@ fn account(span: &Span, told: &[Told]) -> anyhow::Result<Judged> {
     })
 }
 
-#[derive(Debug, Deserialize)]
-struct Announcement {
-    workloads: Workloads,
-}
-
-#[derive(Debug, Deserialize)]
-struct Workloads {
-    web: Workload,
-}
-
-#[derive(Debug, Deserialize)]
-struct Workload {
-    sidecar: Sidecar,
-}
-
-#[derive(Debug, Deserialize)]
-struct Sidecar {
-    outbound: SocketAddr,
-}
-
 /// The demo's mesh with every sidecar sending its spans to `collector`; where the application of `web` calls others.
 async fn start(
     ours: &Ours,
@@ -253,27 +228,13 @@ async fn start(
     folder: &Path,
 ) -> anyhow::Result<(Kid, SocketAddr)> {
     say("starting the demo's mesh");
-    let mut command = Command::new(&ours.meshctl);
-    command
-        .args(["demo", "--hold", "--json", "--workers", "1"])
-        .env("POSTERN_CONTROL_API_BIN", &ours.control_api)
-        .env("POSTERN_SIDECAR_BIN", &ours.sidecar)
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
-        .env("OTEL_BSP_SCHEDULE_DELAY", "200")
-        .stdout(Stdio::piped());
-    let mut kid = Kid::start("meshctl-demo", command, folder)?;
-    let output = kid.stdout().context("the demo has no output")?;
-    let mut lines = BufReader::new(output).lines();
-    let line = tokio::time::timeout(START, lines.next_line()).await;
-    let Ok(Ok(Some(line))) = line else {
-        bail!(
-            "the demo is not ready after {START:?}; {}",
-            kid.last_words()
-        );
-    };
-    let announced: Announcement =
-        serde_json::from_str(&line).with_context(|| format!("not an announcement: {line}"))?;
-    Ok((kid, announced.workloads.web.sidecar.outbound))
+    let (kid, workloads) = demo::start(ours, folder, |command| {
+        command
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
+            .env("OTEL_BSP_SCHEDULE_DELAY", "200");
+    })
+    .await?;
+    Ok((kid, workloads.web.sidecar.outbound))
 }
 
 #[cfg(test)]

@@ -18,11 +18,11 @@ use crate::args::{Common, Placement};
 use crate::arms::haproxy::Tokens;
 use crate::arms::nginx::App;
 use crate::arms::{certificates, envoy, mesh_pair};
+use crate::beside;
 use crate::cpu::Sample;
-use crate::machine::Machine;
 use crate::mesh::{NAMESPACE, TRUST_DOMAIN};
 use crate::placement::Processors;
-use crate::programs::{self, Ours, Programs};
+use crate::programs::{Ours, Programs};
 use crate::report::Report;
 use crate::say;
 use crate::statistics::{median, range, ratio};
@@ -51,19 +51,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Report {
-    let (programs, problem) = programs::find_peers(arguments.common.install).await;
-    let mut report = Report::new("handshake", Machine::look(&programs).await);
-    let mut missing: Vec<String> = programs.missing_peers().0;
-    if programs.envoy.is_none() {
-        missing.push("envoy".to_owned());
-    }
-    report.missing(&missing, true);
-    report.concluded(problem.map_or(Ok(()), Err));
-    if missing.is_empty() {
-        let outcome = measure(arguments, &programs, &mut report).await;
-        report.concluded(outcome);
-    }
-    report
+    let measure =
+        async |programs: &Programs, report: &mut Report| measure(arguments, programs, report).await;
+    beside::envoy("handshake", arguments.common.install, measure).await
 }
 
 /// Who calls, in one turn.
