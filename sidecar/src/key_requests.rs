@@ -1,6 +1,6 @@
 //! Between the workers, who meet tokens with unknown keys, and the control thread, who asks the control API for them.
 //!
-//! Workers leave names of key sets here, which never blocks; the control thread counts the answers. A request that may wait
+//! Workers leave names of key sets here, which never blocks; the control thread numbers the questions. A request that may wait
 //! for one is woken by it.
 
 use std::collections::HashMap;

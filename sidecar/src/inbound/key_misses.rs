@@ -1,7 +1,7 @@
 //! Tokens whose key is not in the issuer's key set: unknown, or not known yet.
 //!
 //! An issuer that rotates may sign with a key before anybody heard of it, and everybody can make up a key id. So the first
-//! token with an unknown key has the set fetched again and is answered "not now"; once a fetch that came after it did not
+//! token with an unknown key has the set fetched again and is answered "not now"; once a fetch that was asked for after it did not
 //! bring the key, the answer is "unknown". What is remembered is bounded: in a flood of made-up keys the answer stays "not
 //! now" for those that find no room, so that nobody can make a good key be called unknown.
 
@@ -32,7 +32,7 @@ pub enum Miss {
     /// The issuer is being asked: 503, try again.
     Unsure {
         /// The last question about this key set that was answered.
-        answers: u64,
+        answered: u64,
     },
 }
 
@@ -42,7 +42,7 @@ pub struct Pending {
     /// The key set.
     pub name: Box<str>,
     /// The last question about it that was answered when the request was judged.
-    pub answers: u64,
+    pub answered: u64,
     /// How long it may wait in all.
     pub patience: Duration,
 }
@@ -80,10 +80,8 @@ impl KeyMisses {
             return false;
         }
         let _waiting = Waiting::begin(&self.waiting);
-        let answered = self.requests.newer(&pending.name, pending.answers);
-        tokio::time::timeout_at(until.into(), answered)
-            .await
-            .is_ok()
+        let news = self.requests.newer(&pending.name, pending.answered);
+        tokio::time::timeout_at(until.into(), news).await.is_ok()
     }
 
     /// Judges a token whose key, named by `header` (its first segment), is not in key set `name`.
@@ -112,7 +110,7 @@ impl KeyMisses {
             set.asked = Some(now);
             self.requests.ask(name);
         }
-        Miss::Unsure { answers: answered }
+        Miss::Unsure { answered }
     }
 }
 
@@ -142,8 +140,8 @@ mod tests {
         std::iter::from_fn(|| requests.next().now_or_never()).collect()
     }
 
-    const FIRST: Miss = Miss::Unsure { answers: 0 };
-    const SECOND: Miss = Miss::Unsure { answers: 1 };
+    const FIRST: Miss = Miss::Unsure { answered: 0 };
+    const SECOND: Miss = Miss::Unsure { answered: 1 };
 
     #[test]
     fn a_key_is_unknown_only_after_the_issuer_was_asked() {
@@ -184,9 +182,9 @@ mod tests {
     async fn who_may_wait_goes_on_with_the_answer_or_when_his_time_is_up() {
         let requests = KeyRequests::new();
         let misses = KeyMisses::new(Arc::clone(&requests));
-        let pending = |answers| Pending {
+        let pending = |answered| Pending {
             name: "issuer/a".into(),
-            answers,
+            answered,
             patience: Duration::from_secs(1),
         };
         let until = || Instant::from(tokio::time::Instant::now() + Duration::from_secs(1));
