@@ -106,5 +106,6 @@ pub use postern::admin::v1 as admin;
 /// Resources, the certificate service and the report service.
 pub use postern::mesh::v1 as mesh;
 
+pub mod alias;
 mod any;
 pub use any::{Any, ResourceType, TypedResource};

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_auth::{SpiffeId, TrustDomain};
+use mesh_proto::alias::{default_hosts, ip_address};
 use mesh_proto::mesh;
 pub use mesh_proto::mesh::{AppProtocol, MeshProtocol};
 
@@ -254,16 +255,6 @@ impl Directory {
     }
 }
 
-/// Parses an address of 4 or 16 bytes; an IPv4-mapped one becomes IPv4.
-pub fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(IpAddr::from(v4));
-    }
-    <[u8; 16]>::try_from(bytes)
-        .ok()
-        .map(|v6| IpAddr::from(v6).to_canonical())
-}
-
 fn workload_entry(
     name: &str,
     trust_domain: &TrustDomain,
@@ -361,8 +352,6 @@ fn host_names(service: &mesh::Service, own_namespace: &str) -> Vec<String> {
         hosts.push(name.clone());
     }
     hosts.retain(|h| h != name || namespace == own_namespace);
-    hosts.push(format!("{name}.{namespace}"));
-    hosts.push(format!("{name}.{namespace}.svc"));
-    hosts.push(format!("{name}.{namespace}.svc.cluster.local"));
+    hosts.extend(default_hosts(name, namespace));
     hosts
 }

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::iter::Peekable;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use mesh_auth::revocation::{self, Revocations};
 use mesh_auth::{SpiffeId, TrustDomain};
 use mesh_manifest::{Resource, Scope};
+use mesh_proto::alias::default_hosts;
 use mesh_proto::mesh::revocation::Subject;
 use mesh_proto::{Any, ResourceType, TypedResource, mesh};
 
@@ -209,19 +209,15 @@ impl Builder<'_> {
     fn add_service(&mut self, service: &mesh::Service) {
         let mut service = service.clone();
         let (name, namespace) = (&service.name, &service.namespace);
-        let defaults = [
-            name.clone(),
-            format!("{name}.{namespace}"),
-            format!("{name}.{namespace}.svc"),
-            format!("{name}.{namespace}.svc.cluster.local"),
-        ];
+        let defaults = [name.clone()]
+            .into_iter()
+            .chain(default_hosts(name, namespace));
         for host in defaults {
             if !service.hosts.contains(&host) {
                 service.hosts.push(host);
             }
         }
-        let aliases = service.addresses.iter().filter_map(|a| alias(a)).collect();
-        self.add(&service, aliases, None);
+        self.add(&service, service.aliases(), None);
     }
 
     fn add_workload(
@@ -247,8 +243,7 @@ impl Builder<'_> {
             self.workloads
                 .insert(workload.uid.clone(), Arc::new(registered));
         }
-        let aliases = workload.addresses.iter().filter_map(|a| alias(a)).collect();
-        self.add(&workload, aliases, None);
+        self.add(&workload, workload.aliases(), None);
     }
 
     /// Takes over what became of a workload in a world where nothing was different for it.
@@ -440,15 +435,6 @@ fn membership(service: &mesh::Service) -> mesh::ServiceMembership {
             })
             .collect(),
     }
-}
-
-/// `/<ip>`, by which a resource can be asked for.
-fn alias(address: &[u8]) -> Option<String> {
-    if let Ok(v4) = <[u8; 4]>::try_from(address) {
-        return Some(format!("/{}", Ipv4Addr::from(v4)));
-    }
-    let v6 = <[u8; 16]>::try_from(address).ok()?;
-    Some(format!("/{}", Ipv6Addr::from(v6)))
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -190,3 +190,7 @@ fn reached<'a>(revision: u64, rejected: impl Iterator<Item = &'a Rejected>) -> u
         .map(|r| r.version.parse::<u64>().map_or(0, |v| v.saturating_sub(1)))
         .fold(revision, u64::min)
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -259,6 +259,7 @@ impl Subscription {
             }
             self.absent.remove(&name);
         }
+        // Gone, or no longer what one of the names stands for, or no longer asked for: the client cannot tell the second by itself.
         let unwanted: BTreeSet<Arc<str>> = self
             .held
             .keys()
@@ -266,13 +267,7 @@ impl Subscription {
             .cloned()
             .collect();
         for name in unwanted {
-            if table.get(&name).is_some_and(|e| visible(&e)) {
-                // It is there and may be seen: the client itself no longer wants it, and need not be told.
-                self.held.remove(&name);
-                self.rejected.remove(&name);
-            } else {
-                self.withdraw(&name, draft);
-            }
+            self.withdraw(&name, draft);
         }
         self.absent.retain(|name| nothing.contains(name));
         for name in nothing {

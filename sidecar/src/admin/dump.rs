@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use aws_lc_rs::digest;
 use mesh_auth::latency::{Budget, Direction};
 use mesh_auth::token;
+use mesh_proto::alias::ip_address;
 use mesh_proto::mesh;
 use serde_json::{Value, json};
 
 use crate::control::clock::rfc3339;
-use crate::directory::ip_address;
 use crate::snapshot::Snapshot;
 
 /// Everything that decides and routes.
