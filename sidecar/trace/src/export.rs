@@ -1,8 +1,9 @@
 //! The exporter: empties the workers' queues and sends batches to the collector, over gRPC or HTTP.
 //!
 //! One export at a time, each bounded by a timeout; what cannot be sent is tried again with growing pauses for as long as
-//! the timeout allows, then dropped and counted. A collector that is dead, slow or hostile costs the queues' memory and
-//! nothing else.
+//! the timeout allows, then dropped and counted. After a batch that was refused there is a pause too, whatever the reason:
+//! somebody who refuses everything at once would otherwise be sent, and asked to take a connection for, each batch that the
+//! workers can fill. A collector that is dead, slow or hostile costs the queues' memory and nothing else.
 
 use std::io;
 use std::sync::Arc;
@@ -34,8 +35,10 @@ use crate::tracer::Queue;
 
 /// How often the queues are looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// First pause before a batch is tried again; doubles.
+/// First pause after a failure; doubles with each further one until something succeeds.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// OTLP/gRPC's method.
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// Most that a collector's answer may say.
@@ -95,6 +98,35 @@ struct Sender {
     dialer: Dialer,
     grpc: Option<Grpc<Channel>>,
     encoder: Encoder,
+    backoff: Backoff,
+}
+
+/// How long the collector is left alone after failures. Half of a pause is random, so that sidecars which lost the same
+/// collector do not come back together.
+struct Backoff {
+    next: Duration,
+    random: IdSource,
+}
+
+impl Backoff {
+    fn new(seed: u64) -> Self {
+        Self {
+            next: FIRST_PAUSE,
+            random: IdSource::new(seed),
+        }
+    }
+
+    /// It works.
+    fn reset(&mut self) {
+        self.next = FIRST_PAUSE;
+    }
+
+    /// It failed once more: the pause until the next try.
+    fn pause(&mut self) -> Duration {
+        let longest = self.next;
+        self.next = (longest * 2).min(LONGEST_PAUSE);
+        longest.mul_f64(0.5 + 0.5 * self.random.share())
+    }
 }
 
 impl Exporter {
@@ -117,6 +149,7 @@ impl Exporter {
             sender: Sender {
                 dialer: Dialer { tls, mark },
                 encoder: Encoder::new(&settings.resource, IdSource::new(seed)),
+                backoff: Backoff::new(seed.rotate_left(32)),
                 settings,
                 grpc: None,
             },
@@ -152,8 +185,12 @@ impl Exporter {
                     break;
                 }
                 oldest = None;
-                self.sender.export(&self.batch).await;
+                let sent = self.sender.export(&self.batch).await;
                 self.batch.clear();
+                if let Err(Refusing) = sent {
+                    let pause = self.sender.backoff.pause();
+                    tokio::time::sleep(pause).await;
+                }
             }
         }
     }
@@ -166,8 +203,11 @@ impl Exporter {
                 if self.batch.is_empty() {
                     return;
                 }
-                self.sender.export(&self.batch).await;
+                let sent = self.sender.export(&self.batch).await;
                 self.batch.clear();
+                if sent.is_err() {
+                    return;
+                }
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), all).await;
@@ -183,12 +223,12 @@ impl Exporter {
 }
 
 impl Sender {
-    async fn export(&mut self, batch: &[Span]) {
+    /// Sends a batch, or drops and counts it.
+    async fn export(&mut self, batch: &[Span]) -> Result<(), Refusing> {
         let request = self.encoder.request(batch);
         let timeout = self.settings.timeout;
         let mut refused = Refused::passing("no answer in time");
         let attempts = async {
-            let mut pause = FIRST_PAUSE;
             loop {
                 match self.send(&request).await {
                     Ok(rejected) => return Ok(rejected),
@@ -200,20 +240,23 @@ impl Sender {
                         }
                     }
                 }
-                tokio::time::sleep(pause).await;
-                pause *= 2;
+                tokio::time::sleep(self.backoff.pause()).await;
             }
         };
         let count = batch.len() as u64;
         match tokio::time::timeout(timeout, attempts).await {
             Ok(Ok(rejected)) => {
+                self.backoff.reset();
                 let rejected = rejected.min(count);
                 counter!("postern_spans_exported_total").increment(count - rejected);
                 dropped("rejected", rejected);
+                Ok(())
             }
-            Ok(Err(())) | Err(_) => {
-                tracing::warn!(reason = refused.reason, spans = count, "spans not exported");
-                dropped("export_failed", count);
+            Ok(Err(())) => Err(gave_up(&refused, count)),
+            // It had all the time there is: whoever comes next has waited.
+            Err(_) => {
+                gave_up(&refused, count);
+                Ok(())
             }
         }
     }
@@ -359,6 +402,16 @@ impl Decoder for Encoded {
     }
 }
 
+/// A batch was refused for good; the next one should wait.
+#[derive(Debug)]
+struct Refusing;
+
+fn gave_up(refused: &Refused, spans: u64) -> Refusing {
+    tracing::warn!(reason = refused.reason, spans, "spans not exported");
+    dropped("export_failed", spans);
+    Refusing
+}
+
 fn dropped(reason: &'static str, count: u64) {
     if count > 0 {
         counter!("postern_spans_dropped_total", "reason" => reason).increment(count);
@@ -479,3 +532,6 @@ fn tls(settings: &Settings) -> Result<Arc<rustls::ClientConfig>, ExportError> {
     };
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests;

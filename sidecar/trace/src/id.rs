@@ -92,6 +92,13 @@ impl IdSource {
         z ^ (z >> 31)
     }
 
+    /// A number from 0 to 1, 1 excluded.
+    pub(crate) fn share(&self) -> f64 {
+        #[allow(clippy::cast_precision_loss)] // 53 bits fit.
+        let number = (self.next() >> 11) as f64;
+        number / 9_007_199_254_740_992.0
+    }
+
     /// A new trace.
     pub fn trace(&self) -> TraceId {
         loop {
