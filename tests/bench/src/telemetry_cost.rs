@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
 
 /// What an arm's sidecars tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Telling {
+pub(crate) enum Telling {
     /// Nothing.
     Nothing,
     /// Metrics, which is what a sidecar tells when nobody says anything.
@@ -231,13 +231,14 @@ impl World {
         self.api.apply(&manifest).await?;
         let mut logs = Vec::new();
         let mut options = |name: &str, mesh_port| {
-            let (flags, log) = flags(telling, self.folder.path(), name);
-            logs.extend(log);
+            let log = self.folder.path().join(format!("{name}.access.jsonl"));
+            let flags = telling.flags(&log);
+            logs.extend(telling.has_lines().then_some(log));
             SidecarOptions {
                 name: name.to_owned(),
                 mesh_port,
                 flags,
-                environment: environment(telling, collector),
+                environment: telling.environment(collector),
                 ..SidecarOptions::default()
             }
         };
@@ -269,27 +270,33 @@ impl World {
     }
 }
 
-fn flags(telling: Telling, folder: &Path, name: &str) -> (Vec<String>, Option<PathBuf>) {
-    match telling {
-        Telling::Nothing => (vec!["--request-metrics=false".to_owned()], None),
-        Telling::Metrics => (Vec::new(), None),
-        Telling::Lines | Telling::Spans(_) => {
-            let log = folder.join(format!("{name}.access.jsonl"));
-            let flags = vec!["--access-log".to_owned(), log.display().to_string()];
-            (flags, Some(log))
+impl Telling {
+    fn has_lines(self) -> bool {
+        matches!(self, Self::Lines | Self::Spans(_))
+    }
+
+    /// The flags of a sidecar whose access log is `log`, if it has one.
+    pub(crate) fn flags(self, log: &Path) -> Vec<String> {
+        match self {
+            Self::Nothing => vec!["--request-metrics=false".to_owned()],
+            Self::Metrics => Vec::new(),
+            Self::Lines | Self::Spans(_) => {
+                vec!["--access-log".to_owned(), log.display().to_string()]
+            }
         }
     }
-}
 
-fn environment(telling: Telling, collector: Option<&Collector>) -> Vec<(&'static str, String)> {
-    match (telling, collector) {
-        (Telling::Spans(share), Some(collector)) => vec![
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
-            ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio".to_owned()),
-            ("OTEL_TRACES_SAMPLER_ARG", share.to_owned()),
-            ("OTEL_BSP_SCHEDULE_DELAY", "500".to_owned()),
-        ],
-        _ => vec![("OTEL_SDK_DISABLED", "true".to_owned())],
+    /// The environment of a sidecar whose spans go to `collector`, if they go anywhere.
+    pub(crate) fn environment(self, collector: Option<&Collector>) -> Vec<(&'static str, String)> {
+        match (self, collector) {
+            (Self::Spans(share), Some(collector)) => vec![
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
+                ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio".to_owned()),
+                ("OTEL_TRACES_SAMPLER_ARG", share.to_owned()),
+                ("OTEL_BSP_SCHEDULE_DELAY", "500".to_owned()),
+            ],
+            _ => vec![("OTEL_SDK_DISABLED", "true".to_owned())],
+        }
     }
 }
 
@@ -342,13 +349,12 @@ mod tests {
 
     #[test]
     fn an_arm_is_told_to_tell_what_it_stands_for() {
-        let folder = Path::new("/logs");
-        let all = |telling| flags(telling, folder, "x").0.join(" ");
+        let all = |telling: Telling| telling.flags(Path::new("/logs/x.jsonl")).join(" ");
         assert_eq!(all(Telling::Nothing), "--request-metrics=false");
         assert_eq!(all(Telling::Metrics), "");
-        assert_eq!(all(Telling::Lines), "--access-log /logs/x.access.jsonl");
+        assert_eq!(all(Telling::Lines), "--access-log /logs/x.jsonl");
         assert_eq!(
-            environment(Telling::Lines, None),
+            Telling::Lines.environment(None),
             [("OTEL_SDK_DISABLED", "true".to_owned())]
         );
     }

@@ -36,6 +36,17 @@ pub(crate) struct MeshPair {
     pub(crate) tokens: bool,
 }
 
+/// How both sidecars are started.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct How {
+    /// Under another program, with its arguments: a profiler, say.
+    pub(crate) under: Vec<OsString>,
+    /// With further flags.
+    pub(crate) flags: Vec<String>,
+    /// With further variables in their environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
+}
+
 /// Starts control API and sidecars before `app` and an opaque echo.
 pub(crate) async fn start(
     ours: &Ours,
@@ -43,16 +54,16 @@ pub(crate) async fn start(
     app: &App,
     echo: &str,
 ) -> anyhow::Result<MeshPair> {
-    start_under(ours, tokens, app, echo, &[]).await
+    start_with(ours, tokens, app, echo, &How::default()).await
 }
 
-/// The same with both sidecars under another program: a profiler, say.
-pub(crate) async fn start_under(
+/// The same with sidecars that are started in another way.
+pub(crate) async fn start_with(
     ours: &Ours,
     tokens: &Tokens<'_>,
     app: &App,
     echo: &str,
-    under: &[OsString],
+    how: &How,
 ) -> anyhow::Result<MeshPair> {
     let mut api = ControlApi::start(ours, &["--log", "info"]).await?;
     let [client_port, server_port] = ports::free()?;
@@ -88,7 +99,9 @@ pub(crate) async fn start_under(
                 (GRPC_PORT, app.grpc.clone()),
                 (ECHO_PORT, echo.to_owned()),
             ],
-            under: under.to_vec(),
+            under: how.under.clone(),
+            flags: how.flags.clone(),
+            environment: how.environment.clone(),
             ..SidecarOptions::default()
         },
     )
@@ -100,7 +113,9 @@ pub(crate) async fn start_under(
             name: "client".to_owned(),
             mesh_port: client_port,
             tcp_services: vec![ECHO.to_owned()],
-            under: under.to_vec(),
+            under: how.under.clone(),
+            flags: how.flags.clone(),
+            environment: how.environment.clone(),
             ..SidecarOptions::default()
         },
     )

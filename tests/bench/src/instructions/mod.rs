@@ -7,7 +7,7 @@
 mod table;
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,9 @@ use tokio::process::Command;
 
 use crate::args::Common;
 use crate::arms::haproxy::Tokens;
-use crate::arms::mesh_pair;
+use crate::arms::mesh_pair::{self, How, MeshPair};
 use crate::arms::nginx::App;
+use crate::collector::Collector;
 use crate::load::first_byte::Echo;
 use crate::load::http1::Connection;
 use crate::machine::Machine;
@@ -27,11 +28,14 @@ use crate::probe;
 use crate::programs::{Ours, Programs};
 use crate::report::Report;
 use crate::say;
+use crate::telemetry_cost::Telling;
 use crate::token::Issuer;
 use crate::wrk::Target;
 
 const AUDIENCE: &str = "orders";
 const ISSUER: &str = "https://idp.bench";
+/// The sidecars of a pair, in the order of their counts.
+const SIDES: [&str; 2] = ["outbound", "inbound"];
 /// Requests before counting: connections are made, caches and buffers are warm.
 const WARM_UP: usize = 320;
 /// Instructions per request over those in the table, at most. Compilers and processors differ by less.
@@ -48,9 +52,32 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 3_200, value_parser = clap::value_parser!(u32).range(320..=1_000_000))]
     pub(crate) requests: u32,
     /// Write the table in the repository anew, instead of being held to it
-    #[arg(long, conflicts_with = "quick")]
+    #[arg(long, conflicts_with_all = ["quick", "only"])]
     pub(crate) update: bool,
+    /// Count this part alone
+    #[arg(long)]
+    pub(crate) only: Option<Part>,
+    /// Keep callgrind's dumps in this folder, for callgrind_annotate; the last before a figure is said is the figure's
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) keep: Option<PathBuf>,
 }
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// Requests with and without a token.
+    Tokens,
+    /// Requests without a token, by how much is told of them.
+    Telemetry,
+}
+
+/// How much is told, by the name of its figures.
+const TELLING: [(&str, Telling); 4] = [
+    ("nothing_told", Telling::Nothing),
+    ("metrics", Telling::Metrics),
+    ("access_log", Telling::Lines),
+    ("all_told", Telling::Spans("0.01")),
+];
 
 pub(crate) async fn run(arguments: &Arguments) -> Report {
     let programs = Programs::find();
@@ -92,68 +119,138 @@ async fn measure(arguments: &Arguments, programs: &Programs) -> anyhow::Result<V
     } else {
         arguments.requests as usize
     };
-    let nginx = programs.nginx.as_deref().context("nginx is missing")?;
     let valgrind = programs
         .valgrind
         .as_deref()
         .context("valgrind is missing; install the package `valgrind`")?;
-    let ours = Ours::find().await?;
-    let app = App::start(nginx).await?;
-    let echo = Echo::start().await?;
-    let issuer = Issuer::new(ISSUER, "k1")?;
-    let tokens = Tokens {
-        issuer: &issuer,
-        audience: AUDIENCE,
-    };
-    let token = issuer.sign(json!({
-        "sub": "alice", "aud": AUDIENCE, "scope": "read write", "tenant": "acme",
-        "jti": "0123456789abcdef",
-    }))?;
-    let folder = tempfile::tempdir()?;
-    let under: Vec<OsString> = vec![
-        valgrind.into(),
-        "--tool=callgrind".into(),
-        "--quiet".into(),
-        format!("--callgrind-out-file={}/out.%p", folder.path().display()).into(),
-    ];
-    say("starting the sidecars under callgrind");
-    let echo = echo.address.to_string();
-    let mut mesh = mesh_pair::start_under(&ours, &tokens, &app, &echo, &under).await?;
-    let target = &mesh.pair.target.clone();
-    let headers = format!("Authorization: Bearer {token}\r\n");
-    probe::wait_for_answer(target, &headers, &app.body).await?;
-    let control = valgrind.with_file_name("callgrind_control");
-    let pids = [mesh.pair.client, mesh.pair.server];
-    let counter = Counter {
-        control: &control,
-        folder: folder.path(),
-        pids,
-        target,
+    let nginx = programs.nginx.as_deref().context("nginx is missing")?;
+    let passing = tempfile::tempdir()?;
+    let folder = arguments.keep.as_deref().unwrap_or(passing.path());
+    let bench = Bench {
+        ours: Ours::find().await?,
+        app: App::start(nginx).await?,
+        echo: Echo::start().await?,
+        issuer: Issuer::new(ISSUER, "k1")?,
+        control: valgrind.with_file_name("callgrind_control"),
+        folder,
+        under: vec![
+            valgrind.into(),
+            "--tool=callgrind".into(),
+            "--quiet".into(),
+            format!("--callgrind-out-file={}/out.%p", folder.display()).into(),
+        ],
+        requests,
     };
     let mut counts = Vec::new();
-    for connections in [1, 32] {
-        let each = counter.count(&headers, connections, requests).await?;
-        say(&format!(
-            "{connections} connections: {each:.0?} instructions per request"
-        ));
-        for (side, each) in ["outbound", "inbound"].into_iter().zip(each) {
-            counts.push((format!("{side}_cached_token_c{connections}"), each));
+    if arguments.only != Some(Part::Telemetry) {
+        bench.tokens(&mut counts).await?;
+    }
+    if arguments.only != Some(Part::Tokens) {
+        for (name, telling) in TELLING {
+            bench.telemetry(name, telling, &mut counts).await?;
+        }
+    }
+    Ok(counts)
+}
+
+/// What every pair of sidecars is started with.
+struct Bench<'a> {
+    ours: Ours,
+    app: App,
+    echo: Echo,
+    issuer: Issuer,
+    control: PathBuf,
+    folder: &'a Path,
+    under: Vec<OsString>,
+    requests: usize,
+}
+
+impl Bench<'_> {
+    async fn start(&self, how: How) -> anyhow::Result<MeshPair> {
+        say("starting the sidecars under callgrind");
+        let tokens = Tokens {
+            issuer: &self.issuer,
+            audience: AUDIENCE,
+        };
+        let how = How {
+            under: self.under.clone(),
+            ..how
+        };
+        let echo = self.echo.address.to_string();
+        mesh_pair::start_with(&self.ours, &tokens, &self.app, &echo, &how).await
+    }
+
+    fn counter<'a>(&'a self, mesh: &MeshPair, target: &'a Target) -> Counter<'a> {
+        Counter {
+            control: &self.control,
+            folder: self.folder,
+            pids: [mesh.pair.client, mesh.pair.server],
+            target,
         }
     }
 
-    // From here on requests without a token pass as well.
-    mesh.api.apply(&mesh_pair::policy(None)).await?;
-    probe::wait_for_answer(target, "", &app.body).await?;
-    let filler = format!("X-Filler: Bearer {}\r\n", "x".repeat(token.len()));
-    for (name, headers) in [
-        ("no_token", ""),
-        ("header_as_long_as_a_token", filler.as_str()),
-    ] {
-        let [_, server] = counter.count(headers, 32, requests).await?;
-        say(&format!("{name}: {server:.0} instructions per request"));
-        counts.push((format!("inbound_{name}_c32"), server));
+    /// With a remembered token, and without one.
+    async fn tokens(&self, counts: &mut Vec<(String, f64)>) -> anyhow::Result<()> {
+        let token = self.issuer.sign(json!({
+            "sub": "alice", "aud": AUDIENCE, "scope": "read write", "tenant": "acme",
+            "jti": "0123456789abcdef",
+        }))?;
+        let mut mesh = self.start(How::default()).await?;
+        let target = mesh.pair.target.clone();
+        let headers = format!("Authorization: Bearer {token}\r\n");
+        probe::wait_for_answer(&target, &headers, &self.app.body).await?;
+        let counter = self.counter(&mesh, &target);
+        for connections in [1, 32] {
+            let each = counter.count(&headers, connections, self.requests).await?;
+            say(&format!(
+                "{connections} connections: {each:.0?} instructions per request"
+            ));
+            for (side, each) in SIDES.into_iter().zip(each) {
+                counts.push((format!("{side}_cached_token_c{connections}"), each));
+            }
+        }
+
+        // From here on requests without a token pass as well.
+        mesh.api.apply(&mesh_pair::policy(None)).await?;
+        probe::wait_for_answer(&target, "", &self.app.body).await?;
+        let filler = format!("X-Filler: Bearer {}\r\n", "x".repeat(token.len()));
+        for (name, headers) in [
+            ("no_token", ""),
+            ("header_as_long_as_a_token", filler.as_str()),
+        ] {
+            let [_, server] = counter.count(headers, 32, self.requests).await?;
+            say(&format!("{name}: {server:.0} instructions per request"));
+            counts.push((format!("inbound_{name}_c32"), server));
+        }
+        Ok(())
     }
-    Ok(counts)
+
+    /// Without a token, where so much is told of each request. What is exported and written is counted with it.
+    async fn telemetry(
+        &self,
+        name: &str,
+        telling: Telling,
+        counts: &mut Vec<(String, f64)>,
+    ) -> anyhow::Result<()> {
+        let collector = Collector::counting().await?;
+        let lines = tempfile::tempdir()?;
+        let how = How {
+            flags: telling.flags(&lines.path().join("access.jsonl")),
+            environment: telling.environment(Some(&collector)),
+            ..How::default()
+        };
+        let mut mesh = self.start(how).await?;
+        let target = mesh.pair.target.clone();
+        mesh.api.apply(&mesh_pair::policy(None)).await?;
+        probe::wait_for_answer(&target, "", &self.app.body).await?;
+        let counter = self.counter(&mesh, &target);
+        let each = counter.count("", 32, self.requests).await?;
+        say(&format!("{name}: {each:.0?} instructions per request"));
+        for (side, each) in SIDES.into_iter().zip(each) {
+            counts.push((format!("{side}_{name}_c32"), each));
+        }
+        Ok(())
+    }
 }
 
 /// Counts what both sidecars execute.
