@@ -1,7 +1,5 @@
 //! Headers that speak of identity: which may not come from outside, and how ours are written.
 
-use std::fmt::Write as _;
-
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
@@ -73,11 +71,15 @@ pub fn strip_reserved(headers: &mut HeaderMap) {
 /// The `x-forwarded-client-cert` element that names `peer`, as `SANITIZE_SET` writes it: the only element.
 #[allow(clippy::missing_panics_doc, clippy::expect_used)]
 pub fn xfcc(own: &SpiffeId, peer: &VerifiedPeer) -> HeaderValue {
-    let mut text = format!("By={own};Hash=");
-    for byte in peer.leaf_sha256() {
-        let _ = write!(text, "{byte:02x}");
-    }
-    let _ = write!(text, ";Subject=\"\";URI={}", peer.id());
+    const PARTS: [&str; 3] = ["By=", ";Hash=", ";Subject=\"\";URI="];
+    let (own, id, digest) = (own.as_str(), peer.id().as_str(), peer.leaf_sha256());
+    let around: usize = PARTS.iter().map(|part| part.len()).sum();
+    let mut text = String::with_capacity(around + own.len() + 2 * digest.len() + id.len());
+    text.extend([PARTS[0], own, PARTS[1]]);
+    // Written for every connection, and `{:02x}` takes eight times as long.
+    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    text.extend(digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
+    text.extend([PARTS[2], id]);
     HeaderValue::try_from(text).expect("SPIFFE IDs and hex have only visible ASCII")
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::{Future as _, poll_fn};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -36,6 +37,7 @@ use crate::tunnel::{self, Carried, Speech};
 use crate::wall_clock::now;
 use crate::worker::drain::Live;
 use crate::worker::expiry::Expiry;
+use crate::worker::hold_back::HoldBack;
 use crate::worker::metrics::Direction;
 use crate::worker::peer_review::PeerReview;
 use crate::worker::review::{CUT_AFTER, Review};
@@ -45,9 +47,9 @@ use crate::worker::{Mode, Worker, dial};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves one connection on the mesh port.
-pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
+pub async fn accept(worker: &Rc<Worker>, (stream, address): (TcpStream, SocketAddr), live: &Live) {
     worker.counters.connection(Direction::Inbound);
-    let (Ok(address), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+    let Ok(local) = stream.local_addr() else {
         return;
     };
     let snapshot = worker.snapshot();
@@ -99,17 +101,27 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
     .await;
 }
 
-/// Accepts TLS and names the peer; failures are counted and logged.
+/// Accepts TLS and names the peer; failures are counted and logged. A session ticket goes out with what the caller writes or
+/// flushes next.
 pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     worker: &Worker,
     acceptor: &TlsAcceptor,
     trust: &Trust,
     stream: S,
-    address: std::net::SocketAddr,
-) -> Option<(TlsStream<S>, VerifiedPeer)> {
+    address: SocketAddr,
+) -> Option<(TlsStream<HoldBack<S>>, VerifiedPeer)> {
     let mut observation = worker.observer.connection(Direction::Inbound);
     let mut refusal = None;
-    let accepted = shake_hands(worker, acceptor, trust, stream, address, &mut refusal).await;
+    // Boxed: an idle connection does not keep the room that its handshake took.
+    let shaking = Box::pin(shake_hands(
+        worker,
+        acceptor,
+        trust,
+        stream,
+        address,
+        &mut refusal,
+    ));
+    let accepted = shaking.await;
     if let Some(reason) = refusal {
         observation.refused(reason, 0, None);
     }
@@ -138,9 +150,9 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     acceptor: &TlsAcceptor,
     trust: &Trust,
     stream: S,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     refusal: &mut Option<Reason>,
-) -> Option<(TlsStream<S>, VerifiedPeer)> {
+) -> Option<(TlsStream<HoldBack<S>>, VerifiedPeer)> {
     let mut failed = |error: &dyn std::fmt::Display, reason: Reason| {
         *refusal = Some(reason);
         worker.counters.handshake(Direction::Inbound, false);
@@ -154,7 +166,20 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         };
         failed(&refusal.with_skew(worker.snapshot().clock_skew), reason);
     };
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+    let accept = async {
+        let accepted = acceptor.accept(HoldBack::new(stream)).into_fallible().await;
+        match accepted {
+            Ok(mut tls) => {
+                tls.get_mut().0.release();
+                Ok(tls)
+            }
+            Err((error, held)) => {
+                held.finish().await;
+                Err(error)
+            }
+        }
+    };
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await {
         Ok(Ok(tls)) => match trust.peer_of(tls.get_ref().1, Usage::Client, now()) {
             Ok(peer) => {
                 worker.counters.handshake(Direction::Inbound, true);
@@ -199,21 +224,23 @@ pub async fn serve_http2<S>(
         Err(_) => return,
     };
     let mut drain = live.watch();
-    let mut leave = Box::pin(tokio::time::sleep(expiry.drain));
-    let mut cut = Box::pin(tokio::time::sleep(expiry.cut));
+    // One timer for both: to leave, then to be cut. `None`: never.
+    let cut = Instant::now().checked_add(expiry.cut);
+    let mut timer = Box::pin(tokio::time::sleep(expiry.drain));
     let (mut leaving, mut ended) = (false, false);
     loop {
         let accepted = poll_fn(|cx| {
             if !ended && review.poll(cx).is_ready() {
-                ended = true;
+                (leaving, ended) = (true, true);
                 connection.graceful_shutdown();
-                cut.as_mut().reset(Instant::now() + CUT_AFTER);
+                timer.as_mut().reset(Instant::now() + CUT_AFTER);
             }
-            if !leaving && (drain.poll(cx).is_ready() || leave.as_mut().poll(cx).is_ready()) {
+            if !leaving && (drain.poll(cx).is_ready() || timer.as_mut().poll(cx).is_ready()) {
                 leaving = true;
                 connection.graceful_shutdown();
+                timer.as_mut().reset(cut.unwrap_or_else(never));
             }
-            if cut.as_mut().poll(cx).is_ready() {
+            if leaving && timer.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
             turn.poll(cx, |cx| connection.poll_accept(cx))
@@ -238,6 +265,11 @@ pub async fn serve_http2<S>(
             None => return,
         }
     }
+}
+
+/// Plaintext is cut by nothing but its own end.
+fn never() -> Instant {
+    Instant::now() + Duration::from_secs(30 * 365 * 86_400)
 }
 
 async fn serve_stream(
@@ -280,7 +312,7 @@ async fn connect(
     let target = head
         .uri
         .authority()
-        .and_then(|a| a.as_str().parse::<std::net::SocketAddr>().ok());
+        .and_then(|a| a.as_str().parse::<SocketAddr>().ok());
     let Some(target) = target else {
         let refused = source.refuse(worker, 0, Reason::BadRequest, None);
         return refuse(

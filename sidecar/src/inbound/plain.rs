@@ -2,6 +2,7 @@
 //! terminated with the workload's SVID and treated as the mesh port treats it.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use mesh_http1::Detected;
 use mesh_trace::Phase;
 use std::future::poll_fn;
 use std::task::Poll;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -40,9 +42,9 @@ use crate::worker::{Mode, Worker, dial};
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 
 /// Serves one connection on the inbound listener.
-pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
+pub async fn accept(worker: &Rc<Worker>, (stream, address): (TcpStream, SocketAddr), live: &Live) {
     worker.counters.connection(Direction::Inbound);
-    let (Ok(address), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+    let Ok(local) = stream.local_addr() else {
         return;
     };
     let (address, local) = (dial::canonical(address), dial::canonical(local));
@@ -123,7 +125,7 @@ async fn terminate(
     };
     let (stream, prefix) = connection.into_inner().into_parts();
     let acceptor = TlsAcceptor::from(Arc::clone(&tls.inbound));
-    let Some((stream, peer)) = mesh::handshake(
+    let Some((mut stream, peer)) = mesh::handshake(
         worker,
         &acceptor,
         &trust,
@@ -151,6 +153,11 @@ async fn terminate(
     }
     if let Err(refused) = source.authorize(worker, &snapshot, port) {
         return source.turned_away(worker, port, &refused);
+    }
+    // Who speaks HTTP/1.1, or anything else, is waited for: the session ticket goes now.
+    if let Err(error) = stream.flush().await {
+        tracing::debug!(source = %source.address, %error, "connection lost after the handshake");
+        return;
     }
     let lifetime = TunnelLifetime::new(worker, &source, port, snapshot.policy_epoch);
     let connection = RefCell::new(Connection::new(stream, BytesMut::new()));

@@ -100,6 +100,8 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    // Accepted connections inherit it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -153,4 +155,21 @@ pub fn may_mark(mark: u32) -> bool {
     Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
         .and_then(|s| s.set_mark(mark))
         .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_connections_send_at_once_without_being_told_one_by_one() {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let (address, listeners) = listen(loopback, 1).expect("a listener");
+        for listener in listeners {
+            let listener = register(listener).expect("registered");
+            let _client = TcpStream::connect(address).await.expect("connected");
+            let (accepted, _) = listener.accept().await.expect("accepted");
+            assert!(accepted.nodelay().expect("the option"));
+        }
+    }
 }

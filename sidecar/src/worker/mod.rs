@@ -6,6 +6,7 @@
 pub mod dial;
 pub mod drain;
 pub mod expiry;
+pub mod hold_back;
 pub mod metrics;
 pub mod peer_review;
 pub mod prefixed;
@@ -289,22 +290,22 @@ async fn serve(
     loops.spawn_local(accept(
         Rc::clone(worker),
         outbound,
-        |worker, stream, live| async move {
+        |worker, (stream, _), live| async move {
             outbound::accept(&worker, stream, &live).await;
         },
     ));
     loops.spawn_local(accept(
         Rc::clone(worker),
         inbound,
-        |worker, stream, live| async move {
-            inbound::plain::accept(&worker, stream, &live).await;
+        |worker, accepted, live| async move {
+            inbound::plain::accept(&worker, accepted, &live).await;
         },
     ));
     loops.spawn_local(accept(
         Rc::clone(worker),
         mesh,
-        |worker, stream, live| async move {
-            inbound::mesh::accept(&worker, stream, &live).await;
+        |worker, accepted, live| async move {
+            inbound::mesh::accept(&worker, accepted, &live).await;
         },
     ));
     for (service, listener) in listeners.tcp_services {
@@ -313,7 +314,7 @@ async fn serve(
         loops.spawn_local(accept(
             Rc::clone(worker),
             listener,
-            move |worker, stream, live| {
+            move |worker, (stream, _), live| {
                 let service = Rc::clone(&service);
                 async move { outbound::accept_service(&worker, stream, &live, &service).await }
             },
@@ -352,16 +353,15 @@ async fn serve(
 
 async fn accept<F, Fut>(worker: Rc<Worker>, listener: TcpListener, serve: F)
 where
-    F: Fn(Rc<Worker>, TcpStream, Live) -> Fut + 'static,
+    F: Fn(Rc<Worker>, (TcpStream, SocketAddr), Live) -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,
 {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let _ = stream.set_nodelay(true);
+            Ok(accepted) => {
                 let live = worker.drain.enter();
                 // Ends by itself or when the worker's runtime does; counted by `live`.
-                tokio::task::spawn_local(serve(Rc::clone(&worker), stream, live));
+                tokio::task::spawn_local(serve(Rc::clone(&worker), accepted, live));
             }
             Err(error) => {
                 worker.counters.accept_error();

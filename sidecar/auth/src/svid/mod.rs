@@ -12,6 +12,7 @@ pub use error::{SvidError, describe_skew};
 pub(crate) use path::check_signer_id;
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 
@@ -39,7 +40,7 @@ pub struct VerifiedPeer {
     id: SpiffeId,
     not_before: i64,
     not_after: i64,
-    serial: Vec<u8>,
+    serial: Arc<[u8]>,
     leaf_sha256: [u8; 32],
 }
 
@@ -73,17 +74,20 @@ impl VerifiedPeer {
     pub(crate) fn of_verified_chain(chain: &[CertificateDer<'_>]) -> Result<Self, SvidError> {
         let leaf = chain.first().ok_or(SvidError::Missing)?;
         let facts = der::facts(leaf).map_err(SvidError::Malformed)?;
-        let id = identity(&facts)?;
+        Ok(Self::of_leaf(leaf, &facts, identity(&facts)?))
+    }
+
+    fn of_leaf(leaf: &CertificateDer<'_>, facts: &Facts<'_>, id: SpiffeId) -> Self {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
         let mut leaf_sha256 = [0; 32];
         leaf_sha256.copy_from_slice(digest.as_ref());
-        Ok(Self {
+        Self {
             id,
             not_before: facts.not_before,
             not_after: facts.not_after,
-            serial: facts.serial.to_vec(),
+            serial: facts.serial.into(),
             leaf_sha256,
-        })
+        }
     }
 }
 
@@ -127,7 +131,7 @@ fn verify_with_validity(
         .ok_or_else(|| SvidError::UnknownTrustDomain(domain.to_owned()))?;
     let signers = path::verify(leaf, intermediates, usage, bundle, now)?;
     let validity = facts.not_before.max(*signers.start())..=facts.not_after.min(*signers.end());
-    Ok((VerifiedPeer::of_verified_chain(chain)?, validity))
+    Ok((VerifiedPeer::of_leaf(leaf, &facts, id), validity))
 }
 
 /// The bound on what a peer can make us read and verify.

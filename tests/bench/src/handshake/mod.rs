@@ -48,6 +48,9 @@ pub(crate) struct Arguments {
     /// Handshakes per turn
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(10..=4_000))]
     pub(crate) handshakes: u32,
+    /// Only arms whose name contains this: for looking at one of them with a profiler. The limits then lack their figures
+    #[arg(long)]
+    pub(crate) only: Option<String>,
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Report {
@@ -118,7 +121,7 @@ async fn measure(
         groups,
         rounds: Vec::new(),
     };
-    let mut arms = [
+    let mut arms = vec![
         arm(
             "postern.x25519.full",
             &sidecar,
@@ -174,6 +177,9 @@ async fn measure(
             Groups::Hybrid,
         ),
     ];
+    if let Some(only) = &arguments.only {
+        arms.retain(|arm| arm.name.contains(only.as_str()));
+    }
     let (rounds, handshakes) = match arguments.common.quick {
         true => (1, 50),
         false => (arguments.rounds, arguments.handshakes as usize),
