@@ -10,6 +10,7 @@ use mesh_auth::tls::Resumption;
 
 use crate::capture_cli::CaptureArgs;
 use crate::control::outside::Outside;
+use crate::lookups::Subscribe;
 use crate::telemetry::access_log::{AccessLogSettings, Filter};
 use crate::telemetry::{LogFormat, LogLevel};
 use crate::worker::{Egress, Mode, TcpService};
@@ -46,8 +47,19 @@ pub enum ModeArg {
 pub enum EgressArg {
     /// Passed through.
     Allow,
+    /// The same, and also what may be within the mesh while the control API cannot say: then in the clear.
+    AllowUnresolved,
     /// Refused.
     Refuse,
+}
+
+/// Which services and workloads are subscribed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SubscribeArg {
+    /// All.
+    All,
+    /// Those that the application uses.
+    Used,
 }
 
 /// Whether TLS sessions are resumed.
@@ -165,6 +177,10 @@ pub struct RunArgs {
     /// What happens to traffic that leaves the mesh.
     #[arg(long, env = "POSTERN_EGRESS", value_enum, default_value = "allow")]
     pub egress: EgressArg,
+    /// Which services and workloads are subscribed to: those that the application uses, each from its first use until an hour
+    /// after its last, or all of them.
+    #[arg(long, env = "POSTERN_SUBSCRIBE", value_enum, default_value = "used")]
+    pub subscribe: SubscribeArg,
     /// Whether connections between workloads are resumed by session tickets, on both sides. Tickets end with the certificates
     /// and with every change of certificate, bundles or revocations; there is no early data.
     #[arg(
@@ -242,7 +258,17 @@ impl From<EgressArg> for Egress {
     fn from(egress: EgressArg) -> Self {
         match egress {
             EgressArg::Allow => Self::Allow,
+            EgressArg::AllowUnresolved => Self::AllowUnresolved,
             EgressArg::Refuse => Self::Refuse,
+        }
+    }
+}
+
+impl From<SubscribeArg> for Subscribe {
+    fn from(subscribe: SubscribeArg) -> Self {
+        match subscribe {
+            SubscribeArg::All => Self::All,
+            SubscribeArg::Used => Self::Used,
         }
     }
 }

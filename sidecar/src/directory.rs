@@ -1,16 +1,19 @@
 //! Services and workloads, indexed the way the hot path asks for them: by address and by host.
 //!
-//! Immutable once built. Endpoints of a service port are resolved here, so that a request only picks one.
+//! Immutable once built, but for marks of use. Endpoints of a service port are resolved here, so that a request only picks one.
+//! Hosts and addresses are indexed as far as everything that they may stand for is held ([`Scope`]): of others nothing is known.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mesh_auth::{SpiffeId, TrustDomain};
 use mesh_proto::alias::{default_hosts, ip_address};
-use mesh_proto::mesh;
 pub use mesh_proto::mesh::{AppProtocol, MeshProtocol};
+use mesh_proto::{ResourceType, mesh};
 
+use crate::lookups::{Lookup, Scope};
 use crate::snapshot::Resources;
 
 /// Mesh port of a workload that names none.
@@ -30,6 +33,23 @@ pub struct DirectoryError {
     pub reason: String,
 }
 
+/// Whether something was used since somebody looked; shared by the directories that know it, one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Mark(Arc<AtomicBool>);
+
+impl Mark {
+    /// It is used. Writes only where that was not known: the others only read what they share.
+    pub fn set(&self) {
+        if !self.0.load(Ordering::Relaxed) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// One instance of an application, as the hot path sees it.
 #[derive(Debug, Clone)]
 pub struct WorkloadEntry {
@@ -43,6 +63,8 @@ pub struct WorkloadEntry {
     pub mesh_port: u16,
     /// How it is reached.
     pub protocol: MeshProtocol,
+    /// Set when it is addressed directly.
+    pub used: Mark,
 }
 
 impl WorkloadEntry {
@@ -96,6 +118,8 @@ pub struct ServicePort {
     pub endpoints: Vec<Endpoint>,
     /// `namespace/name:port`.
     pub name: Arc<str>,
+    /// Its service's.
+    pub used: Mark,
 }
 
 impl ServicePort {
@@ -121,6 +145,8 @@ pub struct ServiceEntry {
     pub name: Arc<str>,
     /// Ports in order of declaration.
     pub ports: Vec<Arc<ServicePort>>,
+    /// Set when it is looked up.
+    pub used: Mark,
 }
 
 impl ServiceEntry {
@@ -141,6 +167,8 @@ pub enum Destination {
     Workload(Arc<WorkloadEntry>),
     /// Not in the mesh.
     Outside,
+    /// Nothing is known of it.
+    Unresolved,
 }
 
 /// Services and workloads by address and host.
@@ -151,10 +179,13 @@ pub struct Directory {
     workloads_by_address: HashMap<IpAddr, Arc<WorkloadEntry>>,
     workloads_by_uid: HashMap<Arc<str>, Arc<WorkloadEntry>>,
     services: Vec<Arc<ServiceEntry>>,
+    /// What is not here is not in the mesh.
+    everything: bool,
 }
 
 impl Directory {
-    /// Indexes the services and workloads of `resources`, with short host names as seen from `own_namespace`.
+    /// Indexes the services and workloads of `resources`, with short host names as seen from `own_namespace`. What `before` knows
+    /// keeps its marks.
     ///
     /// # Errors
     /// Names the resource and field that is malformed.
@@ -162,13 +193,23 @@ impl Directory {
         trust_domain: &TrustDomain,
         own_namespace: &str,
         resources: &Resources,
+        before: &Self,
     ) -> Result<Self, DirectoryError> {
-        let mut directory = Self::default();
+        let scope = &resources.scope;
+        let mut directory = Self {
+            everything: *scope == Scope::Everything,
+            ..Self::default()
+        };
+        let covers = |address| is_held(scope, || Lookup::address(address));
         let mut members: HashMap<&str, Vec<(&mesh::ServiceMembership, Arc<WorkloadEntry>)>> =
             HashMap::new();
         for (name, workload) in &resources.workloads {
-            let entry = Arc::new(workload_entry(name, trust_domain, workload)?);
-            for address in &entry.addresses {
+            let mut entry = workload_entry(name, trust_domain, workload)?;
+            if let Some(before) = before.workload(name) {
+                entry.used = before.used.clone();
+            }
+            let entry = Arc::new(entry);
+            for address in entry.addresses.iter().filter(|a| covers(**a)) {
                 // Several workloads on one address (loopback) cannot be told apart by it; the first by name wins.
                 directory
                     .workloads_by_address
@@ -186,7 +227,10 @@ impl Directory {
                 .insert(Arc::clone(&entry.uid), entry);
         }
         for (name, service) in &resources.services {
-            let entry = Arc::new(service_entry(name, service, members.get(name.as_str()))?);
+            let used = before.service(name).map(|before| before.used.clone());
+            let members = members.get(name.as_str());
+            let entry = service_entry(name, service, members, used.unwrap_or_default())?;
+            let entry = Arc::new(entry);
             for (index, address) in service.addresses.iter().enumerate() {
                 let address = ip_address(address).ok_or_else(|| DirectoryError {
                     kind: "service",
@@ -194,11 +238,16 @@ impl Directory {
                     field: format!("addresses[{index}]"),
                     reason: "must be 4 or 16 bytes".into(),
                 })?;
-                directory
-                    .services_by_address
-                    .insert(address, Arc::clone(&entry));
+                if covers(address) {
+                    directory
+                        .services_by_address
+                        .insert(address, Arc::clone(&entry));
+                }
             }
             for host in host_names(service, own_namespace) {
+                if !is_held(scope, || Lookup::Host(host.as_str().into())) {
+                    continue;
+                }
                 directory
                     .services_by_host
                     .entry(host.into())
@@ -213,30 +262,54 @@ impl Directory {
     pub fn by_address(&self, address: SocketAddr) -> Destination {
         let ip = address.ip().to_canonical();
         if let Some(service) = self.services_by_address.get(&ip) {
+            service.used.set();
             return match service.port(address.port()) {
                 Some(port) => Destination::Service(Arc::clone(port)),
                 None => Destination::UnknownPort(Arc::clone(service)),
             };
         }
         match self.workloads_by_address.get(&ip) {
-            Some(workload) => Destination::Workload(Arc::clone(workload)),
-            None => Destination::Outside,
+            Some(workload) => {
+                workload.used.set();
+                Destination::Workload(Arc::clone(workload))
+            }
+            None if self.everything => Destination::Outside,
+            None => Destination::Unresolved,
         }
     }
 
-    /// The service that requests to `host` (lower-case, no port) are for.
+    /// The service that requests to `host` (lower-case, no port) are for, as far as that is known.
     pub fn by_host(&self, host: &str) -> Option<&Arc<ServiceEntry>> {
-        self.services_by_host.get(host)
+        let service = self.services_by_host.get(host)?;
+        service.used.set();
+        Some(service)
+    }
+
+    /// True when what is not known here is not in the mesh.
+    pub fn is_everything(&self) -> bool {
+        self.everything
+    }
+
+    /// Takes the marks: what was used since they were taken last.
+    pub fn take_used(&self) -> HashSet<(ResourceType, Arc<str>)> {
+        let services = self.services.iter().filter(|s| s.used.take());
+        let services = services.map(|s| (ResourceType::Service, Arc::clone(&s.name)));
+        let workloads = self.workloads().filter(|w| w.used.take());
+        let workloads = workloads.map(|w| (ResourceType::Workload, Arc::clone(&w.uid)));
+        services.chain(workloads).collect()
+    }
+
+    fn service(&self, name: &str) -> Option<&Arc<ServiceEntry>> {
+        let at = self
+            .services
+            .binary_search_by(|entry| (*entry.name).cmp(name));
+        at.ok().map(|at| &self.services[at])
     }
 
     /// The port that a [`ServicePort`] of another directory names.
     pub fn service_port(&self, name: &str, port: u16) -> Option<&Arc<ServicePort>> {
         let service = name.strip_suffix(&port.to_string())?.strip_suffix(':')?;
-        let at = self
-            .services
-            .binary_search_by(|entry| (*entry.name).cmp(service))
-            .ok()?;
-        self.services[at].port(port)
+        self.service(service)?.port(port)
     }
 
     /// The workload named `uid`.
@@ -253,6 +326,11 @@ impl Directory {
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
         self.workloads_by_uid.values()
     }
+}
+
+/// Whether what may be asked about by `lookup` is held.
+fn is_held(scope: &Scope, lookup: impl FnOnce() -> Lookup) -> bool {
+    *scope == Scope::Everything || scope.covers(&lookup())
 }
 
 fn workload_entry(
@@ -296,6 +374,7 @@ fn workload_entry(
         // A protocol this version does not know is not reachable through the mesh; plaintext must not be the answer.
         protocol: MeshProtocol::try_from(workload.mesh_protocol)
             .map_err(|e| fail("mesh_protocol".into(), e.to_string()))?,
+        used: Mark::default(),
     })
 }
 
@@ -303,6 +382,7 @@ fn service_entry(
     name: &str,
     service: &mesh::Service,
     members: Option<&Vec<(&mesh::ServiceMembership, Arc<WorkloadEntry>)>>,
+    used: Mark,
 ) -> Result<ServiceEntry, DirectoryError> {
     let fail = |field: String, reason: String| DirectoryError {
         kind: "service",
@@ -333,11 +413,13 @@ fn service_entry(
                 .map_err(|e| fail(format!("ports[{index}].protocol"), e.to_string()))?,
             endpoints,
             name: format!("{name}:{port}").into(),
+            used: used.clone(),
         }));
     }
     Ok(ServiceEntry {
         name: name.into(),
         ports,
+        used,
     })
 }
 

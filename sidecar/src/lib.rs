@@ -22,6 +22,7 @@ pub mod tunnel;
 pub mod directory;
 pub mod key_requests;
 pub mod ledger;
+pub mod lookups;
 pub mod snapshot;
 mod stand_in;
 mod wall_clock;

@@ -24,6 +24,7 @@ use crate::doors::{self, Doors, admission::Allowed};
 use crate::inbound::introspect::Questions;
 use crate::key_requests::KeyRequests;
 use crate::ledger::Ledger;
+use crate::lookups::{Lookup, Lookups};
 use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::{self, Metrics};
@@ -115,6 +116,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     crate::telemetry::process::started();
     let seed = seed()?;
     let key_requests = KeyRequests::new();
+    let lookups = Lookups::new();
     let probe = Arc::new(Probe::new(mesh_capture::probe::DESTINATIONS, nonce()?));
     let settings = Arc::new(Settings {
         mode,
@@ -134,6 +136,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         limits: Limits::default(),
         probe: Arc::clone(&probe),
         key_requests: Arc::clone(&key_requests),
+        lookups: Arc::clone(&lookups),
         recent: Arc::default(),
         questions: Arc::new(Questions::new(worker::secret()?)),
     });
@@ -224,6 +227,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         mark,
         ledgers,
         key_requests,
+        subscribe: args.subscribe.into(),
+        destinations: args
+            .tcp_service
+            .iter()
+            .filter_map(|(_, service)| Lookup::host(&service.host))
+            .collect(),
+        lookups,
     };
     let ready_object = |spiffe_id: Option<String>| {
         serde_json::json!({

@@ -21,6 +21,7 @@ use mesh_proto::mesh;
 use rustls_pki_types::CertificateDer;
 
 use crate::directory::{Directory, DirectoryError, WorkloadEntry};
+use crate::lookups::Scope;
 use crate::stand_in::StandIn;
 
 /// The snapshot in force, read by every worker and stored by the control thread only.
@@ -61,6 +62,8 @@ pub struct Resources {
     pub services: BTreeMap<String, Arc<mesh::Service>>,
     /// Workloads.
     pub workloads: BTreeMap<String, Arc<mesh::Workload>>,
+    /// How much of what there is they are.
+    pub scope: Scope,
     /// Store revision these resources are of; 0 when unknown.
     pub revision: u64,
 }
@@ -304,7 +307,8 @@ impl Snapshot {
         };
         let same_directory = self.epoch > 0
             && self.resources.services == resources.services
-            && self.resources.workloads == resources.workloads;
+            && self.resources.workloads == resources.workloads
+            && self.resources.scope == resources.scope;
         let directory = if same_directory {
             Arc::clone(&self.directory)
         } else {
@@ -312,6 +316,7 @@ impl Snapshot {
                 &self.trust_domain,
                 own_namespace,
                 resources,
+                &self.directory,
             )?)
         };
         let tokens = self.build_tokens(resources)?;

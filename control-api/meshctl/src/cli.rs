@@ -347,6 +347,14 @@ pub(crate) struct DemoArgs {
         requires = "hold"
     )]
     pub(crate) control_api_flags: Vec<String>,
+    /// A further flag of every sidecar, e.g. `--sidecar-flag=--subscribe=all`; repeatable
+    #[arg(
+        long = "sidecar-flag",
+        value_name = "FLAG",
+        allow_hyphen_values = true,
+        requires = "hold"
+    )]
+    pub(crate) sidecar_flags: Vec<String>,
     /// Let every sidecar write an access log, `logs/NAME.access.jsonl` in the demo's directory
     #[arg(long, requires = "hold")]
     pub(crate) access_log: bool,

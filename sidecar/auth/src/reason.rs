@@ -84,6 +84,8 @@ pub enum Reason {
     EgressRefused,
     /// No service answers to this host or address.
     UnknownDestination,
+    /// Nobody can say yet what this host or address is: the control API did not answer in time.
+    DestinationUnresolved,
     /// The service has no endpoint that can be tried.
     NoHealthyEndpoint,
     /// The destination could not be reached or did not answer.
@@ -142,6 +144,7 @@ impl Reason {
         Self::DestinationMismatch,
         Self::EgressRefused,
         Self::UnknownDestination,
+        Self::DestinationUnresolved,
         Self::NoHealthyEndpoint,
         Self::ConnectFailed,
         Self::BadRequest,
@@ -217,6 +220,7 @@ impl Reason {
             Self::DestinationMismatch => "destination_mismatch",
             Self::EgressRefused => "egress_refused",
             Self::UnknownDestination => "unknown_destination",
+            Self::DestinationUnresolved => "destination_unresolved",
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
             Self::ConnectFailed => "connect_failed",
             Self::BadRequest => "bad_request",

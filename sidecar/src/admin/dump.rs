@@ -11,6 +11,7 @@ use mesh_proto::mesh;
 use serde_json::{Value, json};
 
 use crate::control::clock::rfc3339;
+use crate::lookups::{Lookup, Scope};
 use crate::snapshot::Snapshot;
 
 /// Everything that decides and routes.
@@ -35,6 +36,10 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
         "token_providers": snapshot.tokens.as_ref().map_or(vec![], |t| t.providers().iter().map(|p| provider(p)).collect()),
         "authorization_policies": resources.policies.values().map(|p| policy(p)).collect::<Vec<_>>(),
         "latency_budgets": snapshot.budgets.iter().map(|b| latency_budget(b)).collect::<Vec<_>>(),
+        "destinations": match &resources.scope {
+            Scope::Everything => json!("all"),
+            Scope::Named(known) => known.iter().map(Lookup::to_string).collect(),
+        },
         "services": resources.services.values().map(|s| service(s)).collect::<Vec<_>>(),
         "workloads": resources.workloads.values().map(|w| workload(w)).collect::<Vec<_>>(),
     })
@@ -243,6 +248,7 @@ mod tests {
         let dump = snapshot(&held);
         assert_eq!(dump["workload"], "demo/web-1");
         assert_eq!(dump["policy_in_force"], false);
+        assert_eq!(dump["destinations"], "all");
         assert_eq!(dump["workloads"][0]["addresses"][0], "10.0.0.2");
         assert_eq!(
             dump["workloads"][0]["mesh_protocol"],

@@ -19,6 +19,7 @@ use super::fake_api::{
 };
 use super::{Clock, ControlConfig, ControlStatus, Proofs, SystemClock, run};
 use crate::admin::Readiness;
+use crate::lookups::{Lookups, Subscribe};
 use crate::snapshot::{SharedSnapshot, Snapshot};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -58,6 +59,9 @@ impl Sidecar {
             mark: None,
             ledgers: vec![],
             key_requests: crate::key_requests::KeyRequests::new(),
+            subscribe: Subscribe::All,
+            destinations: vec![],
+            lookups: Lookups::new(),
         };
         let shared: SharedSnapshot =
             Arc::new(ArcSwap::from_pointee(Snapshot::empty(WORKLOAD, domain)));

@@ -11,6 +11,8 @@ pub mod keystore;
 pub mod outside;
 pub mod proof;
 
+mod answers;
+pub mod demand;
 pub mod enforcement;
 pub mod resource;
 pub mod stream;

@@ -3,11 +3,13 @@
 //! A snapshot is made of the resources held and the identity in use; either side changes on its own. Readers see the
 //! store before they are told of it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_auth::TrustDomain;
 use mesh_auth::bundle::TrustBundles;
 use mesh_auth::tls::Identity;
+use mesh_proto::ResourceType;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
@@ -85,6 +87,11 @@ impl Publisher {
     /// The epoch of the snapshot in force.
     pub fn epoch(&self) -> u64 {
         self.shared.load().epoch
+    }
+
+    /// Services and workloads that were used since this was called last.
+    pub fn take_used(&self) -> HashSet<(ResourceType, Arc<str>)> {
+        self.shared.load().directory.take_used()
     }
 
     /// Puts a snapshot that [`Self::build`] made in force. Both run on the control thread with no wait between them, so

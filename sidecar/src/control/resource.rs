@@ -115,8 +115,20 @@ impl Item {
     fn indexed(self, trust_domain: &TrustDomain) -> Result<Self, String> {
         let mut alone = Resources::default();
         self.clone().put(&mut alone);
-        Directory::build(trust_domain, "", &alone).map_err(|e| e.to_string())?;
+        Directory::build(trust_domain, "", &alone, &Directory::default())
+            .map_err(|e| e.to_string())?;
         Ok(self)
+    }
+
+    /// Every name that a service or workload can be subscribed to by, its own among them; of others none.
+    pub fn aliases(&self) -> Vec<String> {
+        let (mut aliases, name) = match self {
+            Self::Service(m) => (m.aliases(), m.resource_name()),
+            Self::Workload(m) => (m.aliases(), m.resource_name()),
+            _ => return Vec::new(),
+        };
+        aliases.push(name);
+        aliases
     }
 
     /// Adds or replaces it.

@@ -28,6 +28,7 @@ use super::xds::Client;
 use crate::admin::Readiness;
 use crate::key_requests::KeyRequests;
 use crate::ledger::Ledger;
+use crate::lookups::{Lookup, Lookups, Subscribe};
 use crate::snapshot::SharedSnapshot;
 
 /// What the control thread has to be told.
@@ -57,6 +58,12 @@ pub struct ControlConfig {
     pub ledgers: Vec<Arc<Ledger>>,
     /// Key sets that workers want fetched again.
     pub key_requests: Arc<KeyRequests>,
+    /// Which services and workloads are subscribed to.
+    pub subscribe: Subscribe,
+    /// Destinations that are in use from the start.
+    pub destinations: Vec<Lookup>,
+    /// What workers want to know about others.
+    pub lookups: Arc<Lookups>,
 }
 
 /// Runs until `shutdown`, then writes what is not written yet and returns. Snapshots go to the one and their epochs to the
@@ -91,16 +98,22 @@ pub async fn run(
             }
         })
         .map(|dir| StateFile::new(dir, &config.workload, config.trust_domain.as_str()));
-    let mut client = Client::new(&config.workload, config.trust_domain.clone());
+    let domain = config.trust_domain.clone();
+    let mut client = Client::new(&config.workload, domain, config.subscribe);
     let loaded = state_file.as_ref().and_then(StateFile::load);
     let restored = loaded.as_ref().map(|loaded| loaded.written_at);
-    for refused in loaded.map(|l| client.restore(l.export)).unwrap_or_default() {
+    let now = clock.now();
+    let refused = loaded.map(|l| client.restore(l.export, now));
+    for refused in refused.unwrap_or_default() {
         tracing::warn!(
             kind = refused.kind,
             name = refused.name,
             reason = refused.reason,
             "left out of the last good state"
         );
+    }
+    for destination in &config.destinations {
+        client.pin(destination, now);
     }
     let workload = config.workload.clone();
     let reporter = Reporter::new(
@@ -161,7 +174,7 @@ pub async fn run(
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = certificates.keep() => {}
-        () = discovery.follow(identities, enforcement) => {}
+        () = discovery.follow(identities, enforcement, &config.lookups) => {}
         () = persist => {}
         () = reporter.follow(reported.clone()) => {}
         () = refetch::serve(&workload, config.key_requests, reported, asked) => {}
@@ -209,6 +222,10 @@ pub fn describe_metrics() {
     describe_counter!(
         "postern_key_set_refetches_total",
         "Key sets fetched again because a token named an unknown key."
+    );
+    describe_gauge!(
+        "postern_destinations",
+        "Destinations subscribed to by name: known, with nobody there, or asked for without an answer."
     );
     describe_counter!(
         "postern_rollback_refused_total",

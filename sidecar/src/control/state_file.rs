@@ -13,6 +13,7 @@ use prost::Message;
 use super::clock::rfc3339;
 use super::sealed_file::{self, Kind, SealedError};
 use super::xds::{Export, Held};
+use crate::lookups::Lookup;
 
 /// Name of the file in the state directory.
 pub const FILE_NAME: &str = "resources.state";
@@ -36,6 +37,12 @@ struct StoredState {
     resources: Vec<StoredResource>,
     #[prost(btree_map = "string, uint64", tag = "6")]
     sequences: BTreeMap<String, u64>,
+    /// Services and workloads are those of `used` only.
+    #[prost(bool, tag = "7")]
+    by_name: bool,
+    /// Destinations: a host, or `/<ip>`.
+    #[prost(string, repeated, tag = "8")]
+    used: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -96,6 +103,7 @@ impl StateFile {
                 version: held.version.clone(),
                 value: held.value.clone(),
             });
+        let used = export.used.iter().flatten();
         let stored = StoredState {
             workload: self.workload.clone(),
             trust_domain: self.trust_domain.clone(),
@@ -103,6 +111,8 @@ impl StateFile {
             revision: export.revision,
             resources: resources.collect(),
             sequences: export.sequences.clone(),
+            by_name: export.used.is_some(),
+            used: used.map(Lookup::to_string).collect(),
         };
         sealed_file::write(&self.path, KIND, &stored.encode_to_vec())
     }
@@ -145,6 +155,10 @@ impl StateFile {
                 stored.workload, stored.trust_domain
             )));
         }
+        let lookup = |text: &String| {
+            Lookup::parse(text).ok_or_else(|| corrupt(format!("'{text}' is no destination")))
+        };
+        let used = stored.used.iter().map(lookup).collect::<Result<_, _>>()?;
         let mut resources = Vec::with_capacity(stored.resources.len());
         for resource in stored.resources {
             let kind = ResourceType::from_type_url(&resource.type_url)
@@ -162,6 +176,7 @@ impl StateFile {
         Ok(Some(Loaded {
             written_at: stored.written_at,
             export: Export {
+                used: stored.by_name.then_some(used),
                 resources,
                 sequences: stored.sequences,
                 revision: stored.revision,
@@ -184,6 +199,7 @@ mod tests {
             (kind, name.to_owned(), held)
         };
         Export {
+            used: Some(vec![Lookup::parse("/10.0.0.1").expect("a lookup")]),
             resources: vec![
                 resource(ResourceType::MeshDefaults, "default", 10),
                 resource(ResourceType::Workload, "demo/web-1", 3_000),

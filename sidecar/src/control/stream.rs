@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use super::answers::Waiters;
 use super::backoff::{Backoff, Limits};
 use super::clock::Clock;
 use super::connect::{Target, status_text};
@@ -25,6 +26,7 @@ use super::publisher::Publisher;
 use super::status::{ControlStatus, Stream};
 use super::xds::Client;
 use crate::admin::Readiness;
+use crate::lookups::Lookups;
 use crate::snapshot::{Resources, Snapshot};
 
 /// Waits between streams.
@@ -83,13 +85,16 @@ pub struct Discovery {
     target: Target,
     client: Mutex<Client>,
     gate: Mutex<Gate>,
-    publisher: Arc<Publisher>,
+    pub(super) publisher: Arc<Publisher>,
     status: Arc<ControlStatus>,
     readiness: Arc<Readiness>,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     channels: watch::Sender<Option<Channel>>,
     /// Told after every change of what is held, once it is complete.
-    changed: Notify,
+    pub(super) changed: Notify,
+    /// Told when there is something to subscribe to, or not any more.
+    pub(super) demanded: Notify,
+    pub(super) waiters: Waiters,
 }
 
 /// Whether policies decide yet.
@@ -137,6 +142,8 @@ impl Discovery {
             clock: parts.clock,
             channels: parts.channels,
             changed: Notify::new(),
+            demanded: Notify::new(),
+            waiters: Waiters::default(),
         }
     }
 
@@ -150,15 +157,17 @@ impl Discovery {
         self.changed.notified().await;
     }
 
-    /// Follows the control API for ever, with whatever identity is current.
+    /// Follows the control API for ever, with whatever identity is current, and answers what workers want to know of it.
     pub async fn follow(
         &self,
         mut identities: watch::Receiver<Option<Arc<Identity>>>,
         mut enforcement: Enforcement,
+        lookups: &Lookups,
     ) {
         tokio::join!(
             self.stream_for_ever(&mut identities, &mut enforcement),
-            self.fall_back_in_time()
+            self.fall_back_in_time(),
+            self.answer_for_ever(lookups),
         );
     }
 
@@ -282,6 +291,14 @@ impl Discovery {
                     Ok(None) => return End::Lost("the control API closed the stream".into()),
                     Err(status) => return End::Lost(status_text(&status)),
                 },
+                () = self.demanded.notified() => {
+                    let subscriptions = self.client().subscriptions();
+                    for request in subscriptions {
+                        if requests.send(request).await.is_err() {
+                            return End::Lost("the control API closed the stream".into());
+                        }
+                    }
+                }
                 () = enforcement.changed(), if !enforcing.is_empty() => {
                     let enforced = enforcement.epoch();
                     for (_, received, request) in enforcing.extract_if(.., |(epoch, ..)| *epoch <= enforced) {
@@ -316,12 +333,13 @@ impl Discovery {
     fn apply(&self, response: DeltaDiscoveryResponse) -> Reply {
         let forbids = ResourceType::from_type_url(&response.type_url).is_some_and(forbids);
         let now = self.clock.now();
-        let open = *self.gate() == Gate::Open;
+        let open = self.is_open();
         let mut client = self.client();
         let (answer, snapshot) = client.receive(response, |resources| self.build(resources, open));
         if let Some(snapshot) = snapshot {
             self.publisher.store(snapshot);
         }
+        self.answer_settled(&mut client);
         self.publisher.trust(client.resources());
         let missing = client.missing();
         let rejections = client.rejections();
@@ -393,8 +411,12 @@ impl Discovery {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        *self.gate() == Gate::Open
+    }
+
     /// The snapshot of `resources`; while the gate is closed, one that denies, but only if the real one would do.
-    fn build(&self, resources: &Arc<Resources>, open: bool) -> Result<Snapshot, String> {
+    pub(super) fn build(&self, resources: &Arc<Resources>, open: bool) -> Result<Snapshot, String> {
         let snapshot = self.publisher.build(resources).map_err(|e| e.to_string())?;
         if open || resources.defaults.is_none() {
             return Ok(snapshot);

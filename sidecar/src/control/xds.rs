@@ -18,8 +18,15 @@ use mesh_proto::envoy::config::core::v3 as core;
 use mesh_proto::google::rpc::Status;
 use serde::Serialize;
 
+use by_name::is_by_name;
+
+use super::demand::{self, Demand};
 use super::resource::{self, Item};
+use crate::lookups::{Found, Lookup, Scope, Subscribe};
 use crate::snapshot::Resources;
+
+mod by_name;
+pub use by_name::Wanted;
 
 /// Names listed in one NACK.
 const MAX_NACK_ENTRIES: usize = 1_000;
@@ -70,6 +77,8 @@ struct TypeState {
 /// What is held, in the form that outlives the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Export {
+    /// The destinations in use, where services and workloads are subscribed to by name; `None`: all of them are held.
+    pub used: Option<Vec<Lookup>>,
     /// Resources in force.
     pub resources: Vec<(ResourceType, String, Held)>,
     /// Highest trust bundle sequence seen, by trust domain.
@@ -114,33 +123,58 @@ pub struct Client {
     types: BTreeMap<ResourceType, TypeState>,
     resources: Arc<Resources>,
     sequences: BTreeMap<String, u64>,
+    /// What is subscribed to by name; `None`: everything.
+    demand: Option<Demand>,
+    /// Without demand: every service and workload was held once.
+    holds_everything: bool,
+    /// Destinations that were settled and not told to who asked.
+    settled: Vec<(Lookup, Found)>,
+    unsaved: bool,
 }
 
 impl Client {
     /// Holds nothing.
-    pub fn new(workload: &str, trust_domain: TrustDomain) -> Self {
+    pub fn new(workload: &str, trust_domain: TrustDomain, subscribe: Subscribe) -> Self {
         Self {
+            demand: match subscribe {
+                Subscribe::All => None,
+                Subscribe::Used => Some(Demand::new(workload)),
+            },
+            holds_everything: false,
+            settled: Vec::new(),
+            unsaved: false,
             workload: workload.to_owned(),
             trust_domain,
             types: ResourceType::ALL
                 .into_iter()
                 .map(|t| (t, TypeState::default()))
                 .collect(),
-            resources: Arc::default(),
+            resources: Arc::new(Resources {
+                scope: Scope::nothing(),
+                ..Resources::default()
+            }),
             sequences: BTreeMap::new(),
         }
     }
 
-    /// Takes over what an earlier process held. Returns what of it is no longer acceptable.
-    pub fn restore(&mut self, export: Export) -> Vec<Rejection> {
+    /// Takes over, `now`, what an earlier process held. Returns what of it is no longer acceptable.
+    pub fn restore(&mut self, export: Export, now: i64) -> Vec<Rejection> {
         let mut resources = Resources {
             revision: export.revision,
             ..Resources::default()
         };
         let mut refused = Vec::new();
+        self.holds_everything = self.demand.is_none() && export.used.is_none();
+        if let Some(demand) = &mut self.demand {
+            demand.restore(export.used.unwrap_or_default(), now);
+        }
         for (kind, name, held) in export.resources {
             match Item::parse(kind, &name, &held.value, &self.trust_domain) {
                 Ok(item) => {
+                    let demand = self.demand.as_mut().filter(|_| is_by_name(kind));
+                    if demand.is_some_and(|d| !d.restored(kind, &name, &item.aliases())) {
+                        continue;
+                    }
                     item.put(&mut resources);
                     self.state(kind).held.insert(name, held);
                 }
@@ -153,6 +187,10 @@ impl Client {
             }
         }
         self.sequences = export.sequences;
+        if let Some(demand) = &mut self.demand {
+            demand.restored_all();
+        }
+        resources.scope = self.scope();
         self.resources = Arc::new(resources);
         refused
     }
@@ -174,6 +212,7 @@ impl Client {
             (ResourceType::AuthorizationPolicy, name.clone(), held)
         });
         Export {
+            used: self.demand.as_ref().map(Demand::used),
             resources: resources.chain(unreadable).collect(),
             sequences: self.sequences.clone(),
             revision: self.resources.revision,
@@ -207,7 +246,7 @@ impl Client {
         all.cloned().collect()
     }
 
-    /// The first requests of a new stream: a wildcard per type, with the versions in force. A policy that cannot be read is
+    /// The first requests of a new stream: a wildcard per type, or the names of what is used, with the versions in force. A policy that cannot be read is
     /// claimed without a version, so that the server sends it again or says that it is gone.
     pub fn open(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let mut node = Some(core::Node {
@@ -225,13 +264,20 @@ impl Client {
                 let unreadable = self.resources.unreadable.keys();
                 versions.extend(unreadable.map(|name| (name.clone(), String::new())));
             }
+            let demand = self.demand.as_mut().filter(|_| is_by_name(kind));
+            let names = demand.map_or_else(|| vec!["*".into()], |demand| demand.open(kind));
             let state = self.state(kind);
             state.answered = false;
+            if names.is_empty() {
+                // A request without names would ask for everything. There is nothing to wait for.
+                state.mark_synced();
+                continue;
+            }
             let held = state.held.iter();
             versions.extend(held.map(|(name, held)| (name.clone(), held.version.clone())));
             requests.push(DeltaDiscoveryRequest {
                 type_url: kind.type_url().into(),
-                resource_names_subscribe: vec!["*".into()],
+                resource_names_subscribe: names,
                 initial_resource_versions: versions,
                 node: node.take(),
                 ..DeltaDiscoveryRequest::default()
@@ -245,7 +291,7 @@ impl Client {
     pub fn receive<S>(
         &mut self,
         response: DeltaDiscoveryResponse,
-        build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
+        mut build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
     ) -> (Answer, Option<S>) {
         let Some(kind) = ResourceType::from_type_url(&response.type_url) else {
             let name = String::new();
@@ -269,14 +315,36 @@ impl Client {
         for name in &response.removed_resources {
             self.state(kind).rejected.remove(name);
         }
+        let removed = response.removed_resources.clone();
         let staged = self.stage(kind, response);
+        let mut changes: Vec<_> = staged
+            .changes
+            .iter()
+            .map(|change| demand::Change {
+                name: change.name.clone(),
+                aliases: Some(change.item.aliases()),
+            })
+            .collect();
         let touched: BTreeSet<String> = staged
             .rejected
             .iter()
             .map(|r| r.name.clone())
             .chain(staged.changes.iter().map(|c| c.name.clone()))
             .collect();
-        let (rejected, changed, snapshot) = self.apply(kind, revision, staged, build);
+        let (rejected, changed, snapshot) = self.apply(kind, revision, staged, &mut build);
+        let is_held = |name: &String| {
+            let state = self.types.get(&kind);
+            state.is_some_and(|state| state.held.contains_key(name))
+        };
+        changes.retain(|change| !rejected.iter().any(|r| r.name == change.name));
+        let gone = removed.iter().filter(|name| !is_held(name));
+        changes.extend(gone.map(|name| demand::Change {
+            name: name.clone(),
+            aliases: None,
+        }));
+        let snapshot = self
+            .note_demand(kind, changes, &removed, build)
+            .or(snapshot);
         self.forget_stale_rejections(kind, &touched);
         let rejected = self.note_rejections(kind, rejected);
         (answer(kind.type_url(), nonce, rejected, changed), snapshot)
@@ -323,6 +391,8 @@ impl Client {
                 Err("has no content".to_owned())
             };
             match checked {
+                // Sent before the server knew that it is not asked for any more.
+                Ok((item, _)) if is_by_name(kind) && !self.asks_for(kind, &item) => {}
                 Ok((item, value)) => staged.changes.push(Change {
                     name,
                     held: Held { version, value },

@@ -9,7 +9,12 @@ use proptest::prelude::*;
 const URL: fn(ResourceType) -> String = |t| t.type_url().to_owned();
 
 fn client() -> Client {
-    Client::new("demo/web-1", TrustDomain::new("demo.test").expect("domain"))
+    client_of(Subscribe::All)
+}
+
+fn client_of(subscribe: Subscribe) -> Client {
+    let domain = TrustDomain::new("demo.test").expect("domain");
+    Client::new("demo/web-1", domain, subscribe)
 }
 
 fn policy(name: &str, block: &str) -> mesh::AuthorizationPolicy {
@@ -217,7 +222,7 @@ fn an_unreadable_policy_without_an_earlier_version_is_kept_in_mind_until_it_is_c
 
     // A restart finds it again.
     let mut restarted = self::client();
-    restarted.restore(client.export());
+    restarted.restore(client.export(), 0);
     assert_eq!(names(&restarted), ["demo/b"]);
 
     // The same again changes nothing and is acknowledged later.
@@ -550,7 +555,7 @@ fn what_is_exported_can_be_restored_and_what_no_longer_parses_is_named() {
     );
 
     let mut second = client();
-    assert!(second.restore(first.export()).is_empty());
+    assert!(second.restore(first.export(), 0).is_empty());
     assert_eq!(second.export(), first.export());
     assert!(second.resources().policies.contains_key("demo/a"));
     assert_eq!(
@@ -569,7 +574,7 @@ fn what_is_exported_can_be_restored_and_what_no_longer_parses_is_named() {
 
     let mut export = first.export();
     export.resources[0].2.value = Bytes::from_static(b"\xff");
-    let refused = client().restore(export);
+    let refused = client().restore(export, 0);
     assert_eq!(refused.len(), 1);
 }
 
@@ -615,3 +620,6 @@ proptest! {
         }
     }
 }
+
+#[path = "xds/by_name_tests.rs"]
+mod used;

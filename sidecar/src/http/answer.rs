@@ -17,8 +17,8 @@ pub const REASON_HEADER: HeaderName = HeaderName::from_static("postern-reason");
 /// How to authenticate, whatever went wrong.
 const CHALLENGE: &str = "Bearer realm=\"postern\"";
 
-/// Seconds after which keys that are being fetched, or an answer about a token, may be there.
-const KEYS_SOON: &str = "1";
+/// Seconds after which keys that are being fetched, or an answer about a token or a destination, may be there.
+const SOON: &str = "1";
 
 /// A refusal, for the caller and the log.
 #[derive(Debug, Clone)]
@@ -137,9 +137,12 @@ impl Answer {
         if let Some(challenge) = self.challenge() {
             head.headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
-        if let Reason::KeysUnavailable | Reason::IntrospectionFailed = self.reason {
+        if let Reason::KeysUnavailable
+        | Reason::IntrospectionFailed
+        | Reason::DestinationUnresolved = self.reason
+        {
             head.headers
-                .insert(header::RETRY_AFTER, HeaderValue::from_static(KEYS_SOON));
+                .insert(header::RETRY_AFTER, HeaderValue::from_static(SOON));
         }
         if is_grpc(request) {
             head.headers.insert(
@@ -202,6 +205,7 @@ fn status_of(reason: Reason) -> StatusCode {
         | Reason::NoIdentity
         | Reason::KeysUnavailable
         | Reason::IntrospectionFailed
+        | Reason::DestinationUnresolved
         | Reason::NoHealthyEndpoint
         | Reason::ConnectFailed
         | Reason::Draining => StatusCode::SERVICE_UNAVAILABLE,

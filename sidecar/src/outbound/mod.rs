@@ -7,6 +7,7 @@ pub mod detect;
 pub mod direct;
 pub mod opaque;
 pub mod request;
+pub mod unknown;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -53,7 +54,12 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
     if worker.settings.probe.is_for(destination) {
         return worker.settings.probe.answer(stream).await;
     }
-    let target = worker.snapshot().directory.by_address(destination);
+    let target = match unknown::by_address(worker, destination).await {
+        Ok(target) => target,
+        // It may be a workload of the mesh: in the clear only if that was said to be acceptable.
+        Err(_) if worker.settings.egress == Egress::AllowUnresolved => Destination::Outside,
+        Err(reason) => return refuse(worker, Some(destination), reason),
+    };
     match target {
         Destination::Service(port) => to_service(worker, stream, port, destination, live).await,
         Destination::Workload(workload) => {
@@ -61,6 +67,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
                 port: destination.port(),
                 protocol: AppProtocol::Unspecified,
                 name: format!("{}:{}", workload.uid, destination.port()).into(),
+                used: workload.used.clone(),
                 endpoints: vec![Endpoint::new(&workload, destination.port())],
             });
             to_service(worker, stream, port, destination, live).await;
@@ -69,6 +76,9 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
             refuse(worker, Some(destination), Reason::UnknownDestination);
         }
         Destination::Outside => outside(worker, stream, destination).await,
+        Destination::Unresolved => {
+            refuse(worker, Some(destination), Reason::DestinationUnresolved);
+        }
     }
 }
 
@@ -81,17 +91,13 @@ pub async fn accept_service(
 ) {
     worker.counters.connection(Direction::Outbound);
     let _ = live;
-    let port = worker
-        .snapshot()
-        .directory
-        .by_host(&service.host)
-        .and_then(|s| s.port(service.port).cloned());
+    let port = unknown::by_host(worker, &service.host, Some(service.port)).await;
     match port {
-        Some(port) => {
+        Ok(port) => {
             let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
             opaque::tunnel(worker, &connection, &port).await;
         }
-        None => refuse(worker, None, Reason::UnknownDestination),
+        Err(reason) => refuse(worker, None, reason),
     }
 }
 

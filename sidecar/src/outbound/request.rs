@@ -27,6 +27,7 @@ use crate::http::h2_server::Responder;
 use crate::http::upstream::{Http2, Http2Response};
 use crate::http::{admit, carried, h2 as stream};
 use crate::inbound::request::{into_parts, refuse_head};
+use crate::outbound::unknown;
 use crate::pool::balance::Active;
 use crate::pool::mesh::Slot;
 use crate::telemetry::observe::{Observation, Outcome};
@@ -267,32 +268,30 @@ fn refuse(
 }
 
 /// The port of the service that a request is for.
-fn resolve(
+async fn resolve(
     worker: &Worker,
     head: &request::Parts,
     route: &Route,
 ) -> Result<Arc<ServicePort>, Failed> {
     if let Route::To(port) = route {
+        port.used.set();
         return Ok(Arc::clone(port));
     }
-    let unknown = || Failed::new(Reason::UnknownDestination, StatusCode::NOT_FOUND);
     let authority = head
         .uri
         .authority()
         .ok_or_else(|| Failed::new(Reason::BadRequest, StatusCode::BAD_REQUEST))?;
     let host = authority.host();
-    let snapshot = worker.snapshot();
-    let service = if host.bytes().any(|b| b.is_ascii_uppercase()) {
-        snapshot.directory.by_host(&host.to_ascii_lowercase())
+    let port = authority.port_u16();
+    let port = if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        unknown::by_host(worker, &host.to_ascii_lowercase(), port).await
     } else {
-        snapshot.directory.by_host(host)
-    }
-    .ok_or_else(unknown)?;
-    let port = match authority.port_u16() {
-        Some(port) => service.port(port),
-        None => service.port(80).or(service.ports.first()),
+        unknown::by_host(worker, host, port).await
     };
-    port.cloned().ok_or_else(unknown)
+    port.map_err(|reason| match reason {
+        Reason::UnknownDestination => Failed::new(reason, StatusCode::NOT_FOUND),
+        _ => Failed::new(reason, StatusCode::SERVICE_UNAVAILABLE),
+    })
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -310,7 +309,7 @@ where
     B: BodySource,
     D: Downstream,
 {
-    let port = resolve(worker, head, route)?;
+    let port = resolve(worker, head, route).await?;
     observation.port = port.port;
     observation.timeline.mark(Phase::Admit);
     if head.uri.authority().is_none() {
@@ -536,7 +535,7 @@ async fn open_upgrade(
     observation: &mut Observation,
 ) -> Result<Upgrading, Failed> {
     let bad = || Failed::new(Reason::BadRequest, StatusCode::BAD_REQUEST);
-    let port = resolve(worker, head, route)?;
+    let port = resolve(worker, head, route).await?;
     observation.port = port.port;
     observation.timeline.mark(Phase::Admit);
     let protocol = h2::ext::Protocol::from(token.to_str().map_err(|_| bad())?);

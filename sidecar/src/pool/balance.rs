@@ -165,7 +165,7 @@ impl Balancer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::{MeshProtocol, WorkloadEntry};
+    use crate::directory::{Mark, MeshProtocol, WorkloadEntry};
     use mesh_auth::SpiffeId;
 
     fn endpoints(n: usize) -> Vec<Endpoint> {
@@ -177,6 +177,7 @@ mod tests {
                     addresses: vec![],
                     mesh_port: 15008,
                     protocol: MeshProtocol::Postern,
+                    used: Mark::default(),
                 }),
                 target_port: 80,
             })

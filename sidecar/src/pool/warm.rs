@@ -164,7 +164,8 @@ mod tests {
                 .collect(),
             ..Resources::default()
         };
-        Directory::build(&TrustDomain::new("td").unwrap(), "ns", &resources).unwrap()
+        let domain = TrustDomain::new("td").unwrap();
+        Directory::build(&domain, "ns", &resources, &Directory::default()).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

@@ -295,6 +295,10 @@ fn describe() {
         "Open connections and streams ended by a review, by direction and reason."
     );
     describe!(
+        "postern_destination_lookups_total",
+        "Connections and requests to a destination that was not known, by what the control API said."
+    );
+    describe!(
         "postern_denials_total",
         "Requests and connections refused, by direction and reason."
     );

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::key_requests::KeyRequests;
 use crate::ledger::{Ledger, Notebook};
+use crate::lookups::Lookups;
 use crate::pool::balance::Balancer;
 use crate::pool::{app, clear, mesh, warm};
 use crate::snapshot::{SharedSnapshot, Snapshot};
@@ -67,6 +68,8 @@ pub enum Mode {
 pub enum Egress {
     /// Passed through as they are.
     Allow,
+    /// The same, and also what may be a connection within the mesh, while the control API cannot say.
+    AllowUnresolved,
     /// Refused.
     Refuse,
 }
@@ -103,6 +106,8 @@ pub struct Settings {
     pub probe: Arc<probe::Probe>,
     /// Takes the names of key sets that have to be fetched again.
     pub key_requests: Arc<KeyRequests>,
+    /// Takes questions about destinations that the snapshot does not know.
+    pub lookups: Arc<Lookups>,
     /// Certificates that peers presented.
     pub recent: Arc<inbound::token::Recent>,
     /// What is asked about opaque tokens.
@@ -137,6 +142,8 @@ pub struct Worker {
     pub balancer: Balancer,
     /// Services that get connections ahead.
     pub in_use: warm::InUse,
+    /// Destinations that the snapshot does not know.
+    pub unknown: outbound::unknown::Unknown,
     /// Protocols learned per destination.
     pub learned: outbound::detect::Learned,
     /// Credentials that come again.
@@ -239,6 +246,7 @@ pub fn run(
             clear: clear::Pool::new(settings.dialer),
             balancer: Balancer::new(seed),
             in_use: warm::InUse::default(),
+            unknown: outbound::unknown::Unknown::new(Arc::clone(&settings.lookups)),
             learned: outbound::detect::Learned::default(),
             repeated: crate::http::carried::Repeated::default(),
             drain: Drain::new(),

@@ -462,6 +462,9 @@ fn start_sidecar(
             }
         }
     }
+    arguments
+        .0
+        .extend(options.sidecar_flags.iter().map(OsString::from));
     stage.start(Part {
         name,
         program: &programs.sidecar,

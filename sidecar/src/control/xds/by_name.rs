@@ -1,0 +1,173 @@
+//! What is subscribed to by name instead of all: the client's side of what [`Demand`] asks for.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use mesh_proto::ResourceType;
+use mesh_proto::discovery::DeltaDiscoveryRequest;
+
+use super::Client;
+use crate::control::demand::{self, Demand};
+use crate::control::resource::{self, Item};
+use crate::lookups::{Found, Lookup, Scope};
+use crate::snapshot::Resources;
+
+/// What becomes of a destination that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// It is settled.
+    Found(Found),
+    /// The answer is to come.
+    Asked,
+    /// There is no room.
+    Full,
+}
+
+/// Types that are subscribed to by name where not everything is.
+pub(super) fn is_by_name(kind: ResourceType) -> bool {
+    matches!(kind, ResourceType::Service | ResourceType::Workload)
+}
+
+impl Client {
+    /// What is to be asked for by other names than before, on the stream that is open.
+    pub fn subscriptions(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let subscriptions = self.demand.as_mut().map(Demand::subscriptions);
+        let requests = subscriptions.into_iter().flatten();
+        let requests = requests.map(|subscription| DeltaDiscoveryRequest {
+            type_url: subscription.kind.type_url().into(),
+            resource_names_subscribe: subscription.subscribe,
+            resource_names_unsubscribe: subscription.unsubscribe,
+            ..DeltaDiscoveryRequest::default()
+        });
+        requests.collect()
+    }
+
+    /// Asks for `lookup`, which is used `now` (Unix seconds). Another name of what is held may be known at once: returns what `build`
+    /// made then, which must be in force before anybody is told.
+    pub fn want<S>(
+        &mut self,
+        lookup: &Lookup,
+        now: i64,
+        build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
+    ) -> (Wanted, Option<S>) {
+        let Some(demand) = &mut self.demand else {
+            let wanted = match self.holds_everything {
+                true => Wanted::Found(Found::Somebody),
+                false => Wanted::Asked,
+            };
+            return (wanted, None);
+        };
+        if !demand.want(lookup, now) {
+            return (Wanted::Full, None);
+        }
+        let found = demand.found(lookup);
+        let snapshot = self.show_scope(build);
+        (found.map_or(Wanted::Asked, Wanted::Found), snapshot)
+    }
+
+    /// Asks for `lookup` as long as the process lives. Called before anything is published.
+    pub fn pin(&mut self, lookup: &Lookup, now: i64) {
+        if let Some(demand) = &mut self.demand {
+            demand.pin(lookup, now);
+            let nothing = |_: &Arc<Resources>| Ok::<_, String>(());
+            self.show_scope(nothing);
+        }
+    }
+
+    /// Destinations that were settled since this was called last.
+    pub fn take_settled(&mut self) -> Vec<(Lookup, Found)> {
+        std::mem::take(&mut self.settled)
+    }
+
+    /// Whether destinations were settled since this was called last: another state is to be written down, some time.
+    pub fn take_unsaved(&mut self) -> bool {
+        std::mem::take(&mut self.unsaved)
+    }
+
+    /// True when every service and workload is held: whatever was asked for, the snapshot knows.
+    pub fn holds_everything(&self) -> bool {
+        self.demand.is_none() && self.holds_everything
+    }
+
+    /// Destinations asked for by name: with somebody, with nobody, without an answer.
+    pub fn destinations(&self) -> Option<[usize; 3]> {
+        self.demand.as_ref().map(Demand::count)
+    }
+
+    /// Gives up destinations that were not used for long, with what is held for them only. `used` are the services and
+    /// workloads that were used since this was called last. Returns what `build` made, if anything is held no longer.
+    pub fn forget<S>(
+        &mut self,
+        now: i64,
+        used: &HashSet<(ResourceType, Arc<str>)>,
+        mut build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
+    ) -> Option<S> {
+        let unused = self.demand.as_mut()?.forget(now, used);
+        let mut resources = (*self.resources).clone();
+        for (kind, name) in &unused {
+            resource::take(&mut resources, *kind, name);
+            self.state(*kind).held.remove(name);
+        }
+        resources.scope = self.scope();
+        if unused.is_empty() && resources.scope == self.resources.scope {
+            return None;
+        }
+        self.resources = Arc::new(resources);
+        // Less cannot fail where more did not; if it does, what was in force stays until the next change.
+        build(&self.resources).ok()
+    }
+
+    /// Tells the demand what came of a response, and shows what is known by it. `S` as in [`Self::receive`].
+    pub(super) fn note_demand<S>(
+        &mut self,
+        kind: ResourceType,
+        changes: Vec<demand::Change>,
+        removed: &[String],
+        build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
+    ) -> Option<S> {
+        match &mut self.demand {
+            Some(demand) => {
+                let before = self.settled.len();
+                self.settled.extend(demand.told(kind, changes, removed));
+                self.unsaved |= self.settled.len() > before;
+            }
+            None => {
+                let by_name = [ResourceType::Service, ResourceType::Workload];
+                let synced = |kind| self.types.get(kind).is_some_and(|state| state.synced);
+                self.holds_everything |= by_name.iter().all(synced);
+            }
+        }
+        self.show_scope(build)
+    }
+
+    /// Has the snapshot show what is known, if that is not what it shows.
+    fn show_scope<S>(
+        &mut self,
+        mut build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
+    ) -> Option<S> {
+        let scope = self.scope();
+        if scope == self.resources.scope {
+            return None;
+        }
+        let resources = Arc::new(Resources {
+            scope,
+            ..(*self.resources).clone()
+        });
+        let snapshot = build(&resources).ok()?;
+        self.resources = resources;
+        Some(snapshot)
+    }
+
+    pub(super) fn asks_for(&self, kind: ResourceType, item: &Item) -> bool {
+        let demand = self.demand.as_ref();
+        demand.is_none_or(|demand| demand.covers(kind, &item.aliases()))
+    }
+
+    pub(super) fn scope(&self) -> Scope {
+        match &self.demand {
+            Some(demand) => demand.scope(),
+            None if self.holds_everything => Scope::Everything,
+            None => Scope::nothing(),
+        }
+    }
+}

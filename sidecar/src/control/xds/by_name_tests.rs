@@ -1,0 +1,322 @@
+//! Services and workloads by name.
+
+use std::collections::HashSet;
+
+use super::*;
+use mesh_proto::ResourceType::{Service, Workload};
+
+const NOW: i64 = 1_000_000;
+
+fn service() -> mesh::Service {
+    mesh::Service {
+        name: "orders".into(),
+        namespace: "demo".into(),
+        addresses: vec![vec![10, 1, 0, 1]],
+        ports: vec![mesh::ServicePort {
+            port: 80,
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn workload() -> mesh::Workload {
+    mesh::Workload {
+        uid: "demo/orders-1".into(),
+        name: "orders-1".into(),
+        namespace: "demo".into(),
+        service_account: "orders".into(),
+        addresses: vec![vec![10, 0, 0, 1]],
+        services: vec![mesh::ServiceMembership {
+            service: "demo/orders".into(),
+            ports: vec![mesh::PortMapping {
+                service_port: 80,
+                target_port: 8080,
+            }],
+        }],
+        ..Default::default()
+    }
+}
+
+fn told<M: TypedResource>(messages: &[M], removed: &[&str]) -> DeltaDiscoveryResponse {
+    let resources = messages.iter().map(|m| wrap(m, "v1")).collect();
+    DeltaDiscoveryResponse {
+        removed_resources: removed.iter().map(|n| (*n).to_owned()).collect(),
+        ..response(M::TYPE, "n", resources)
+    }
+}
+
+fn host(host: &str) -> Lookup {
+    Lookup::host(host).expect("a host")
+}
+
+/// Type, names to begin with, names to end with.
+type Asked = (ResourceType, Vec<String>, Vec<String>);
+
+fn asked(requests: Vec<DeltaDiscoveryRequest>) -> Vec<Asked> {
+    let asked = requests.into_iter().map(|r| {
+        let kind = ResourceType::from_type_url(&r.type_url).expect("a type");
+        let (begin, end) = (r.resource_names_subscribe, r.resource_names_unsubscribe);
+        (kind, begin, end)
+    });
+    asked.filter(|(kind, ..)| is_by_name(*kind)).collect()
+}
+
+fn begin(kind: ResourceType, names: &[&str]) -> Asked {
+    let names = names.iter().map(|n| (*n).to_owned()).collect();
+    (kind, names, vec![])
+}
+
+fn want(client: &mut Client, lookup: &Lookup, now: i64) -> Wanted {
+    client.want(lookup, now, accept).0
+}
+
+/// A client that knows who is at `orders`.
+fn knowing() -> Client {
+    let mut client = client_of(Subscribe::Used);
+    client.open();
+    want(&mut client, &host("orders"), NOW);
+    client.subscriptions();
+    client.receive(told(&[service()], &["orders"]), accept);
+    client.subscriptions();
+    client.receive(told(&[workload()], &[]), accept);
+    assert_eq!(client.take_settled(), [(host("orders"), Found::Somebody)]);
+    client
+}
+
+#[test]
+fn a_stream_asks_for_the_own_workload_and_for_no_services_until_one_is_used() {
+    let mut client = client_of(Subscribe::Used);
+    assert_eq!(asked(client.open()), [begin(Workload, &["demo/web-1"])]);
+    assert!(
+        !client.missing().contains(&Service.kind()),
+        "nothing to wait for"
+    );
+    assert!(client.missing().contains(&Workload.kind()));
+    assert_eq!(want(&mut client, &host("orders"), NOW), Wanted::Asked);
+    assert_eq!(want(&mut client, &host("orders"), NOW), Wanted::Asked);
+    assert_eq!(
+        asked(client.subscriptions()),
+        [begin(Service, &["orders", "orders.demo"])]
+    );
+    assert!(client.subscriptions().is_empty(), "asked once");
+}
+
+#[test]
+fn a_service_is_known_once_its_endpoints_are() {
+    let mut client = client_of(Subscribe::Used);
+    client.open();
+    want(&mut client, &host("orders"), NOW);
+    client.subscriptions();
+    let (_, built) = client.receive(told(&[service()], &["orders"]), accept);
+    assert_eq!(built.expect("built").scope, Scope::nothing());
+    assert!(client.take_settled().is_empty());
+    assert_eq!(
+        asked(client.subscriptions()),
+        [begin(Workload, &["/service/demo/orders"])]
+    );
+    let (_, built) = client.receive(told(&[workload()], &[]), accept);
+    let built = built.expect("built");
+    assert!(built.scope.covers(&host("orders")) && built.workloads.len() == 1);
+    assert!(!built.scope.covers(&host("orders.demo")), "not asked for");
+    assert_eq!(client.take_settled(), [(host("orders"), Found::Somebody)]);
+    let found = want(&mut client, &host("orders"), NOW);
+    assert_eq!(found, Wanted::Found(Found::Somebody));
+}
+
+#[test]
+fn another_name_of_what_is_held_is_shown_before_anybody_is_told() {
+    let mut client = knowing();
+    let (wanted, built) = client.want(&host("orders.demo"), NOW, accept);
+    assert_eq!(wanted, Wanted::Found(Found::Somebody));
+    assert!(built.expect("built").scope.covers(&host("orders.demo")));
+    assert!(client.subscriptions().is_empty(), "it was asked for");
+    // Given up and wanted again before the server heard of it: asked for, not ended.
+    client.forget(NOW + 4_000, &HashSet::new(), accept);
+    assert_eq!(
+        want(&mut client, &host("orders"), NOW + 4_000),
+        Wanted::Asked
+    );
+    let ends = vec!["/service/demo/orders".to_owned()];
+    assert_eq!(
+        asked(client.subscriptions()),
+        [
+            begin(Service, &["orders", "orders.demo"]),
+            (Workload, vec![], ends)
+        ]
+    );
+}
+
+#[test]
+fn nobody_is_an_answer_until_somebody_comes() {
+    let mut client = client_of(Subscribe::Used);
+    client.open();
+    let address = Lookup::parse("/10.1.0.1").expect("an address");
+    want(&mut client, &address, NOW);
+    client.subscriptions();
+    client.receive(told::<mesh::Service>(&[], &["/10.1.0.1"]), accept);
+    assert!(client.take_settled().is_empty(), "it may be a workload");
+    client.receive(told::<mesh::Workload>(&[], &["/10.1.0.1"]), accept);
+    assert_eq!(client.take_settled(), [(address.clone(), Found::Nobody)]);
+    client.receive(told(&[service()], &[]), accept);
+    assert_eq!(
+        want(&mut client, &address, NOW),
+        Wanted::Asked,
+        "who serves it?"
+    );
+    client.subscriptions();
+    let none = told::<mesh::Workload>(&[], &["/service/demo/orders"]);
+    let (_, built) = client.receive(none, accept);
+    assert!(built.expect("built").scope.covers(&address), "no endpoints");
+    // And when it goes, by both of its names.
+    let gone = told::<mesh::Service>(&[], &["demo/orders", "/10.1.0.1"]);
+    let (_, built) = client.receive(gone, accept);
+    assert_eq!(built.expect("built").scope, Scope::nothing());
+    let found = want(&mut client, &address, NOW);
+    assert_eq!(found, Wanted::Found(Found::Nobody));
+}
+
+#[test]
+fn another_stream_is_opened_with_every_name_and_the_versions_held() {
+    let mut client = knowing();
+    want(&mut client, &host("late"), NOW);
+    let requests = client.open();
+    let versions: Vec<_> = requests
+        .iter()
+        .map(|r| r.initial_resource_versions.clone())
+        .filter(|versions| !versions.is_empty())
+        .collect();
+    assert_eq!(
+        asked(requests),
+        [
+            begin(Service, &["late", "late.demo", "orders", "orders.demo"]),
+            begin(Workload, &["/service/demo/orders", "demo/web-1"]),
+        ]
+    );
+    let held = |name: &str| BTreeMap::from([(name.to_owned(), "v1".to_owned())]);
+    assert_eq!(versions, [held("demo/orders"), held("demo/orders-1")]);
+    assert!(client.subscriptions().is_empty(), "they are part of it");
+    // What is known goes on being known while nobody answers, and what was said before is not said again.
+    let found = want(&mut client, &host("orders"), NOW);
+    assert_eq!(found, Wanted::Found(Found::Somebody));
+    client.receive(
+        told::<mesh::Service>(&[], &["late", "late.demo", "orders"]),
+        accept,
+    );
+    assert_eq!(client.take_settled(), [(host("late"), Found::Nobody)]);
+}
+
+#[test]
+fn a_name_of_what_is_held_already_is_answered_by_a_new_stream_without_content() {
+    let mut client = knowing();
+    let address = Lookup::parse("/10.1.0.1").expect("an address");
+    want(&mut client, &address, NOW);
+    client.open();
+    client.receive(told::<mesh::Service>(&[], &["orders"]), accept);
+    client.receive(told::<mesh::Workload>(&[], &["/10.1.0.1"]), accept);
+    assert_eq!(client.take_settled(), [(address, Found::Somebody)]);
+}
+
+#[test]
+fn what_is_not_used_for_an_hour_is_given_up_with_everything_held_for_it() {
+    let mut client = knowing();
+    let orders = || HashSet::from([(Service, Arc::from("demo/orders"))]);
+    let hour = crate::control::demand::UNUSED;
+    assert!(client.forget(NOW + hour - 1, &orders(), accept).is_none());
+    let none = HashSet::new();
+    assert!(client.forget(NOW + 2 * hour - 2, &none, accept).is_none());
+    let built = client.forget(NOW + 2 * hour - 1, &none, accept);
+    let built = built.expect("less is held");
+    assert!(built.services.is_empty() && built.workloads.is_empty());
+    assert_eq!(built.scope, Scope::nothing());
+    let ends = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        asked(client.subscriptions()),
+        [
+            (Service, vec![], ends(&["orders", "orders.demo"])),
+            (Workload, vec![], ends(&["/service/demo/orders"])),
+        ]
+    );
+    // What was under way is acknowledged and not taken.
+    let (answer, built) = client.receive(told(&[service()], &[]), accept);
+    assert!(answer.request.error_detail.is_none() && !answer.changed);
+    assert!(built.is_none_or(|built| built.services.is_empty()));
+    assert_eq!(
+        want(&mut client, &host("orders"), NOW + 2 * hour),
+        Wanted::Asked
+    );
+}
+
+#[test]
+fn what_was_used_is_asked_for_after_a_restart_and_known_before_anybody_answers() {
+    let client = knowing();
+    let mut next = client_of(Subscribe::Used);
+    assert!(next.restore(client.export(), NOW).is_empty());
+    assert!(next.resources().scope.covers(&host("orders")));
+    let found = want(&mut next, &host("orders"), NOW);
+    assert_eq!(found, Wanted::Found(Found::Somebody));
+    let names = ["/service/demo/orders", "demo/web-1"];
+    assert_eq!(
+        asked(next.open()),
+        [
+            begin(Service, &["orders", "orders.demo"]),
+            begin(Workload, &names)
+        ]
+    );
+
+    // With everything subscribed to, it is not everything.
+    let mut all = client_of(Subscribe::All);
+    all.restore(client.export(), NOW);
+    assert_eq!(all.resources().scope, Scope::nothing());
+    assert_eq!(want(&mut all, &host("orders"), NOW), Wanted::Asked);
+    all.open();
+    all.receive(told(&[service()], &[]), accept);
+    let (_, built) = all.receive(told(&[workload()], &[]), accept);
+    assert_eq!(built.expect("built").scope, Scope::Everything);
+    // And of everything only what is used is kept.
+    let mut used = client_of(Subscribe::Used);
+    used.restore(all.export(), NOW);
+    assert!(used.resources().services.is_empty() && used.resources().workloads.is_empty());
+}
+
+#[test]
+fn a_service_that_cannot_be_used_leaves_its_name_unanswered() {
+    let mut client = client_of(Subscribe::Used);
+    client.open();
+    want(&mut client, &host("orders"), NOW);
+    client.subscriptions();
+    let broken = mesh::Service {
+        addresses: vec![vec![1, 2, 3]],
+        ..service()
+    };
+    let (answer, _) = client.receive(told(&[broken], &["orders"]), accept);
+    assert!(answer.request.error_detail.is_some());
+    assert_eq!(want(&mut client, &host("orders"), NOW), Wanted::Asked);
+}
+
+#[test]
+fn destinations_are_bounded_and_those_with_nobody_make_room() {
+    let mut client = client_of(Subscribe::Used);
+    client.open();
+    let name = |i: i64| format!("h{i}.example");
+    for i in 0..4096 {
+        assert_eq!(want(&mut client, &host(&name(i)), NOW + i), Wanted::Asked);
+    }
+    assert_eq!(want(&mut client, &host("more.example"), NOW), Wanted::Full);
+    let names: Vec<_> = (0..4096).map(name).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    client.receive(told::<mesh::Service>(&[], &names), accept);
+    assert_eq!(want(&mut client, &host("more.example"), NOW), Wanted::Full);
+    let later = NOW + 10_000;
+    assert_eq!(
+        want(&mut client, &host("more.example"), later),
+        Wanted::Asked
+    );
+    assert_eq!(
+        want(&mut client, &host(&name(0)), later),
+        Wanted::Asked,
+        "gone"
+    );
+    let last = want(&mut client, &host(&name(4095)), later);
+    assert_eq!(last, Wanted::Found(Found::Nobody));
+}
