@@ -1,29 +1,27 @@
 //! An authority and two certificates for the peers: ECDSA P-256 with SPIFFE IDs, as the mesh's own are.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
+
+use crate::load::callers::Authority;
 
 /// The name that the server's certificate is for.
 pub(super) const SERVER_NAME: &str = "server.bench";
-pub(crate) const AUTHORITY_FILE: &str = "authority.pem";
-pub(crate) const AUTHORITY_KEY_FILE: &str = "authority.key";
+pub(super) const AUTHORITY_FILE: &str = "authority.pem";
+const AUTHORITY_KEY_FILE: &str = "authority.key";
 pub(super) const CLIENT_FILE: &str = "client.pem";
 pub(super) const SERVER_FILE: &str = "server.pem";
 
 const CLIENT_NAME: &str = "client.bench";
 /// Organization of both leafs, for proxies that cannot look at URI names.
 pub(super) const ORGANIZATION: &str = "mesh";
-pub(crate) const CLIENT_ID: &str = "spiffe://bench.postern/ns/bench/sa/client";
+pub(super) const CLIENT_ID: &str = "spiffe://bench.postern/ns/bench/sa/client";
 pub(super) const SERVER_ID: &str = "spiffe://bench.postern/ns/bench/sa/server";
 
 /// Writes the authority's certificate and key, and a file with certificate and key for each side.
@@ -77,22 +75,10 @@ fn params(name: &str, alternative: Vec<String>) -> anyhow::Result<CertificatePar
     Ok(params)
 }
 
-/// A TLS client that shows the client's certificate and takes the server's, as a peer's client-side proxy does.
-pub(super) fn client(folder: &Path, alpn: &[u8]) -> anyhow::Result<Arc<ClientConfig>> {
-    let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_file_iter(folder.join(AUTHORITY_FILE))? {
-        roots.add(root?)?;
-    }
-    let chain =
-        CertificateDer::pem_file_iter(folder.join(CLIENT_FILE))?.collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_file(folder.join(CLIENT_FILE))?;
-    let mut config = ClientConfig::builder_with_provider(mesh_auth::tls::provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)?;
-    config.alpn_protocols = vec![alpn.to_vec()];
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
+/// Who signs the certificates of clients that come straight to a peer's server side.
+pub(super) fn authority(folder: &Path) -> anyhow::Result<Authority> {
+    let [certificate, key] = [AUTHORITY_FILE, AUTHORITY_KEY_FILE].map(|file| folder.join(file));
+    Authority::read(&certificate, &key, CLIENT_ID)
 }
 
 /// The folder is a temporary one that only this user may enter.

@@ -10,13 +10,11 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::Pair;
-use super::certificates::{
-    self, AUTHORITY_FILE, CLIENT_FILE, CLIENT_ID, SERVER_FILE, SERVER_ID, SERVER_NAME,
-};
+use super::certificates::{self, AUTHORITY_FILE, CLIENT_FILE, CLIENT_ID, SERVER_FILE, SERVER_ID};
 use super::haproxy::Tokens;
 use super::nginx::App;
 use crate::kid::Kid;
-use crate::load::tls;
+use crate::load::callers;
 use crate::ports;
 use crate::wrk::Target;
 
@@ -64,10 +62,10 @@ pub(crate) async fn start(envoy: &Path, tokens: &Tokens<'_>, app: &App) -> anyho
             address: format!("127.0.0.1:{grpc_front}"),
             host: "orders".to_owned(),
         }),
-        tls: Some(tls::Client {
+        tls: Some(callers::Server {
             address: ([127, 0, 0, 1], middle).into(),
-            config: certificates::client(folder.path(), b"h2")?,
-            name: SERVER_NAME.try_into()?,
+            pid: server.pid(),
+            authority: certificates::authority(folder.path())?,
         }),
         client: client.pid(),
         server: server.pid(),

@@ -12,7 +12,7 @@ use super::certificates::{
 };
 use super::nginx::App;
 use crate::kid::Kid;
-use crate::load::tls;
+use crate::load::callers;
 use crate::ports;
 use crate::token::Issuer;
 use crate::wrk::Target;
@@ -71,10 +71,10 @@ pub(crate) async fn start(
         "haproxy-client",
         client_side(folder.path(), between, front, middle),
     )?;
-    let tls = tls::Client {
+    let tls = callers::Server {
         address: ([127, 0, 0, 1], middle).into(),
-        config: certificates::client(folder.path(), between.alpn().as_bytes())?,
-        name: SERVER_NAME.try_into()?,
+        pid: server.pid(),
+        authority: certificates::authority(folder.path())?,
     };
     let mut pair = Pair {
         target: Target {

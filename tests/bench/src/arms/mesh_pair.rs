@@ -3,17 +3,15 @@
 use std::ffi::OsString;
 
 use anyhow::Context;
-use mesh_auth::SpiffeId;
 
 use super::Pair;
 use super::haproxy::Tokens;
 use super::nginx::App;
-use crate::load::tls;
+use crate::load::callers::{self, Authority};
 use crate::mesh::{self, ControlApi, NAMESPACE, Sidecar, SidecarOptions, TRUST_DOMAIN};
 use crate::ports;
 use crate::programs::Ours;
 use crate::say;
-use crate::sim;
 use crate::wrk::Target;
 
 /// The called service, and the ports of its workload.
@@ -127,11 +125,8 @@ pub(crate) async fn start_with(
         .get(ECHO)
         .with_context(|| format!("the sidecar has no listener for {ECHO}"))?
         .to_string();
-    let target = api.target()?;
-    let token = api.join_token(&format!("{NAMESPACE}/probe")).await?;
-    let probe = sim::enrol(&target, &token).await?;
-    let domain = mesh_auth::TrustDomain::new(TRUST_DOMAIN)?;
-    let expected = SpiffeId::workload(&domain, NAMESPACE, SERVICE)?;
+    let (certificate, key) = api.authority();
+    let caller = format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/client");
     let pair = Pair {
         target: Target {
             address: outbound.clone(),
@@ -141,10 +136,10 @@ pub(crate) async fn start_with(
             address: outbound,
             host: format!("{SERVICE}:{GRPC_PORT}"),
         }),
-        tls: Some(tls::Client {
+        tls: Some(callers::Server {
             address: server.ready.mesh,
-            config: target.peer_config(&probe, &expected)?,
-            name: mesh_auth::tls::server_name(),
+            pid: server.kid.pid(),
+            authority: Authority::read(&certificate, &key, &caller)?,
         }),
         client: client.kid.pid(),
         server: server.kid.pid(),

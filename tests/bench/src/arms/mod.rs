@@ -8,7 +8,7 @@ pub(crate) mod nginx;
 pub(crate) mod postern;
 
 use crate::kid::Kid;
-use crate::load::tls;
+use crate::load::callers;
 use crate::probe;
 use crate::wrk::Target;
 
@@ -19,7 +19,7 @@ pub(crate) struct Pair {
     /// The client side's listener for HTTP/2 with prior knowledge, if the way to an HTTP/2 application is built.
     pub(crate) grpc: Option<Target>,
     /// The server side's TLS listener, where it speaks HTTP/2.
-    pub(crate) tls: Option<tls::Client>,
+    pub(crate) tls: Option<callers::Server>,
     /// Process of the client side.
     pub(crate) client: u32,
     /// Process of the server side.

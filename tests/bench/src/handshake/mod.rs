@@ -8,26 +8,21 @@
 //! A full handshake is one with a client that was never seen: the chain is verified. Of a client that comes again a sidecar
 //! knows the chain, and a client that resumes shows none. Envoy knows no chains, so for it the first two are one.
 
-mod caller;
-
 use anyhow::Context;
 use clap::Args;
-use rustls::{HandshakeKind, NamedGroup};
 
 use crate::args::{Common, Placement};
 use crate::arms::haproxy::Tokens;
 use crate::arms::nginx::App;
-use crate::arms::{certificates, envoy, mesh_pair};
+use crate::arms::{envoy, mesh_pair};
 use crate::beside;
-use crate::cpu::Sample;
-use crate::mesh::{NAMESPACE, TRUST_DOMAIN};
+use crate::load::callers::{Caller, Groups, Server};
 use crate::placement::Processors;
 use crate::programs::{Ours, Programs};
 use crate::report::Report;
 use crate::say;
 use crate::statistics::{median, range, ratio};
 use crate::token::Issuer;
-use caller::{Authority, Groups, Server};
 
 /// Ours over Envoy's, full handshakes.
 const OVER_ENVOY: f64 = 0.65;
@@ -35,8 +30,6 @@ const OVER_ENVOY: f64 = 0.65;
 const KNOWN_OVER_ENVOY: f64 = 0.5;
 /// A resumed handshake over a full one, ours.
 const RESUMED_OVER_FULL: f64 = 0.5;
-/// Handshakes before a turn that are not counted.
-const WARM_UP: usize = 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -57,14 +50,6 @@ pub(crate) async fn run(arguments: &Arguments) -> Report {
     let measure =
         async |programs: &Programs, report: &mut Report| measure(arguments, programs, report).await;
     beside::envoy("handshake", arguments.common.install, measure).await
-}
-
-/// Who calls, in one turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Caller {
-    Stranger,
-    Regular,
-    Resuming,
 }
 
 /// One line of the measurement.
@@ -96,24 +81,8 @@ async fn measure(
     let mesh = mesh_pair::start(&ours, &tokens, &app, &app.address).await?;
     let other = envoy::start(envoy_program, &tokens, &app).await?;
 
-    let (certificate, key) = mesh.api.authority();
-    let id = format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/client");
-    let sidecar = Server {
-        address: mesh.server.ready.mesh,
-        pid: mesh.pair.server,
-        authority: Authority::read(&certificate, &key, &id)?,
-    };
-    let folder = other._folder.as_ref().context("Envoy has no folder")?;
-    let [certificate, key] = [
-        certificates::AUTHORITY_FILE,
-        certificates::AUTHORITY_KEY_FILE,
-    ]
-    .map(|file| folder.path().join(file));
-    let envoy = Server {
-        address: other.tls.as_ref().context("Envoy has no listener")?.address,
-        pid: other.server,
-        authority: Authority::read(&certificate, &key, certificates::CLIENT_ID)?,
-    };
+    let sidecar = mesh.pair.tls.as_ref().context("our pair has no listener")?;
+    let envoy = other.tls.as_ref().context("Envoy has no listener")?;
     let arm = |name, server, caller, groups| Arm {
         name,
         server,
@@ -124,55 +93,50 @@ async fn measure(
     let mut arms = vec![
         arm(
             "postern.x25519.full",
-            &sidecar,
+            sidecar,
             Caller::Stranger,
             Groups::X25519,
         ),
-        arm(
-            "envoy.x25519.full",
-            &envoy,
-            Caller::Stranger,
-            Groups::X25519,
-        ),
+        arm("envoy.x25519.full", envoy, Caller::Stranger, Groups::X25519),
         arm(
             "postern.x25519.known_chain",
-            &sidecar,
+            sidecar,
             Caller::Regular,
             Groups::X25519,
         ),
         arm(
             "envoy.x25519.same_client",
-            &envoy,
+            envoy,
             Caller::Regular,
             Groups::X25519,
         ),
         arm(
             "postern.x25519.resumed",
-            &sidecar,
+            sidecar,
             Caller::Resuming,
             Groups::X25519,
         ),
         arm(
             "envoy.x25519.resumed",
-            &envoy,
+            envoy,
             Caller::Resuming,
             Groups::X25519,
         ),
         arm(
             "postern.hybrid.full",
-            &sidecar,
+            sidecar,
             Caller::Stranger,
             Groups::Hybrid,
         ),
         arm(
             "postern.hybrid.known_chain",
-            &sidecar,
+            sidecar,
             Caller::Regular,
             Groups::Hybrid,
         ),
         arm(
             "postern.hybrid.resumed",
-            &sidecar,
+            sidecar,
             Caller::Resuming,
             Groups::Hybrid,
         ),
@@ -187,7 +151,9 @@ async fn measure(
     for round in 1..=rounds {
         say(&format!("round {round} of {rounds}"));
         for arm in &mut arms {
-            let each = turn(arm, handshakes)
+            let each = arm
+                .server
+                .handshakes(arm.caller, arm.groups, handshakes)
                 .await
                 .with_context(|| format!("{}, round {round}", arm.name))?;
             arm.rounds.push(each);
@@ -195,40 +161,6 @@ async fn measure(
     }
     tell(report, &arms);
     Ok(())
-}
-
-/// CPU of the server per handshake of one turn, microseconds.
-async fn turn(arm: &Arm<'_>, handshakes: usize) -> anyhow::Result<f64> {
-    let server = arm.server;
-    let group = match arm.groups {
-        Groups::Hybrid => NamedGroup::X25519MLKEM768,
-        Groups::X25519 => NamedGroup::X25519,
-    };
-    let regular = match arm.caller {
-        Caller::Resuming => server.resuming(arm.groups)?,
-        _ => server.regular(arm.groups)?,
-    };
-    let kind = match arm.caller {
-        Caller::Resuming => HandshakeKind::Resumed,
-        _ => HandshakeKind::Full,
-    };
-    regular.call(HandshakeKind::Full, group).await?;
-    for _ in 0..WARM_UP {
-        regular.call(kind, group).await?;
-    }
-    let strangers = match arm.caller {
-        Caller::Stranger => server.strangers(arm.groups, handshakes)?,
-        _ => Vec::new(),
-    };
-    let before = Sample::take(&[server.pid])?;
-    for at in 0..handshakes {
-        let client = strangers.get(at).unwrap_or(&regular);
-        client.call(kind, group).await?;
-    }
-    let spent = Sample::take(&[server.pid])?.since(&before);
-    #[allow(clippy::cast_precision_loss)]
-    let each = spent.nanoseconds as f64 / 1e3 / handshakes as f64;
-    Ok(each)
 }
 
 fn tell(report: &mut Report, arms: &[Arm<'_>]) {

@@ -29,15 +29,6 @@ impl Client {
             .context("the handshake failed")
     }
 
-    /// Full handshakes, one after the other; each connection is used for an HTTP/2 preface, so that the server has
-    /// verified the client by then.
-    pub(crate) async fn handshakes(&self, count: usize) -> anyhow::Result<()> {
-        for _ in 0..count {
-            drop(Idle::open(self).await?);
-        }
-        Ok(())
-    }
-
     /// Connections that stay open and do nothing.
     pub(crate) async fn idle(&self, count: usize) -> anyhow::Result<Vec<Idle>> {
         let mut idle = Vec::with_capacity(count);

@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use super::{Arguments, Arm, Peer, Rounds, rounds};
 use crate::arms::mesh_pair::{self, MeshPair};
-use crate::cpu::Sample;
+use crate::load::callers::{Caller, Groups};
 use crate::load::first_byte;
 use crate::memory;
 use crate::mesh::NAMESPACE;
@@ -81,23 +81,26 @@ pub(super) async fn connections(
 ) -> anyhow::Result<()> {
     let (handshakes, idle) = if quick { (50, 100) } else { (400, 1_000) };
     for _ in 0..3 {
-        for arm in arms {
-            let Some(pair) = &arm.pair else { continue };
-            let Some(client) = &pair.tls else { continue };
-            client.handshakes(10).await?;
-            let before = Sample::take(&[pair.server])?;
-            client
-                .handshakes(handshakes)
-                .await
-                .with_context(|| format!("handshakes with {}", arm.peer.as_str()))?;
-            let spent = Sample::take(&[pair.server])?.since(&before);
-            let each = spent.nanoseconds as f64 / 1e3 / handshakes as f64;
-            rounds.add(arm.peer, "full_handshake_server_cpu_us", each);
+        for (caller, figure) in [
+            (Caller::Stranger, "full_handshake_server_cpu_us"),
+            (Caller::Regular, "known_chain_handshake_server_cpu_us"),
+        ] {
+            for arm in arms {
+                let Some(server) = arm.pair.as_ref().and_then(|pair| pair.tls.as_ref()) else {
+                    continue;
+                };
+                let each = server
+                    .handshakes(caller, Groups::X25519, handshakes)
+                    .await
+                    .with_context(|| format!("handshakes with {}", arm.peer.as_str()))?;
+                rounds.add(arm.peer, figure, each);
+            }
         }
     }
     for arm in arms {
         let Some(pair) = &arm.pair else { continue };
-        let Some(client) = &pair.tls else { continue };
+        let Some(server) = &pair.tls else { continue };
+        let client = server.regular(Groups::Hybrid)?;
         // What the allocator keeps after the first connections is not theirs.
         drop(client.idle(idle / 10).await?);
         let before = memory::rss(pair.server)?;

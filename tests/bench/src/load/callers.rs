@@ -19,23 +19,25 @@ use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, NamedGroup, Sig
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use time::{Duration, OffsetDateTime};
 
-use crate::load::tls;
+use super::tls;
+use crate::cpu::Sample;
 
 /// Who signs the clients' certificates.
-pub(super) struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+#[derive(Clone)]
+pub(crate) struct Authority {
+    issuer: Arc<Issuer<'static, KeyPair>>,
     id: String,
 }
 
 impl Authority {
     /// An authority from its certificate and key in PEM; its clients are `id`.
-    pub(super) fn read(certificate: &Path, key: &Path, id: &str) -> anyhow::Result<Self> {
+    pub(crate) fn read(certificate: &Path, key: &Path, id: &str) -> anyhow::Result<Self> {
         let read = |file: &Path| {
             std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
         };
         let key = KeyPair::from_pem(&read(key)?)?;
         Ok(Self {
-            issuer: Issuer::from_ca_cert_pem(&read(certificate)?, key)?,
+            issuer: Arc::new(Issuer::from_ca_cert_pem(&read(certificate)?, key)?),
             id: id.to_owned(),
         })
     }
@@ -66,18 +68,33 @@ impl Authority {
 
 /// What a client offers for the key exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Groups {
+pub(crate) enum Groups {
     /// What a sidecar offers: X25519MLKEM768 first.
     Hybrid,
     /// X25519 alone.
     X25519,
 }
 
+/// Who calls, in a row of handshakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// Each time somebody whom the server has never seen.
+    Stranger,
+    /// One client again and again.
+    Regular,
+    /// The same, with a ticket.
+    Resuming,
+}
+
+/// Handshakes before those that are counted.
+const WARM_UP: usize = 20;
+
 /// One server-side proxy, and who may call it.
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
-    pub(super) pid: u32,
-    pub(super) authority: Authority,
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) pid: u32,
+    pub(crate) authority: Authority,
 }
 
 impl Server {
@@ -100,7 +117,7 @@ impl Server {
     }
 
     /// Clients that the server has never seen.
-    pub(super) fn strangers(&self, groups: Groups, count: usize) -> anyhow::Result<Vec<Client>> {
+    fn strangers(&self, groups: Groups, count: usize) -> anyhow::Result<Vec<Client>> {
         let config = self.config(groups)?;
         let stranger = |_| {
             let mut config = config.clone();
@@ -111,15 +128,49 @@ impl Server {
     }
 
     /// One client that comes again and again.
-    pub(super) fn regular(&self, groups: Groups) -> anyhow::Result<Client> {
+    pub(crate) fn regular(&self, groups: Groups) -> anyhow::Result<Client> {
         Ok(self.client(self.config(groups)?))
     }
 
     /// The same, which resumes its session.
-    pub(super) fn resuming(&self, groups: Groups) -> anyhow::Result<Client> {
+    fn resuming(&self, groups: Groups) -> anyhow::Result<Client> {
         let mut config = self.config(groups)?;
         config.resumption = Resumption::in_memory_sessions(8);
         Ok(self.client(config))
+    }
+
+    /// Handshakes one after the other: CPU of the server for each, microseconds.
+    pub(crate) async fn handshakes(
+        &self,
+        caller: Caller,
+        groups: Groups,
+        count: usize,
+    ) -> anyhow::Result<f64> {
+        let group = match groups {
+            Groups::Hybrid => NamedGroup::X25519MLKEM768,
+            Groups::X25519 => NamedGroup::X25519,
+        };
+        let (regular, kind) = match caller {
+            Caller::Resuming => (self.resuming(groups)?, HandshakeKind::Resumed),
+            Caller::Stranger | Caller::Regular => (self.regular(groups)?, HandshakeKind::Full),
+        };
+        regular.call(HandshakeKind::Full, group).await?;
+        for _ in 0..WARM_UP {
+            regular.call(kind, group).await?;
+        }
+        let strangers = match caller {
+            Caller::Stranger => self.strangers(groups, count)?,
+            Caller::Regular | Caller::Resuming => Vec::new(),
+        };
+        let before = Sample::take(&[self.pid])?;
+        for at in 0..count {
+            let client = strangers.get(at).unwrap_or(&regular);
+            client.call(kind, group).await?;
+        }
+        let spent = Sample::take(&[self.pid])?.since(&before);
+        #[allow(clippy::cast_precision_loss)]
+        let each = spent.nanoseconds as f64 / 1e3 / count as f64;
+        Ok(each)
     }
 
     fn client(&self, config: ClientConfig) -> Client {
@@ -132,11 +183,16 @@ impl Server {
 }
 
 /// One client.
-pub(super) struct Client(tls::Client);
+pub(crate) struct Client(tls::Client);
 
 impl Client {
+    /// Connections that stay open and do nothing.
+    pub(crate) async fn idle(&self, count: usize) -> anyhow::Result<Vec<tls::Idle>> {
+        self.0.idle(count).await
+    }
+
     /// Connects and closes; fails unless the handshake is of that kind, with that group.
-    pub(super) async fn call(&self, kind: HandshakeKind, group: NamedGroup) -> anyhow::Result<()> {
+    async fn call(&self, kind: HandshakeKind, group: NamedGroup) -> anyhow::Result<()> {
         let open = self.0.idle(1).await?;
         let Some(connection) = open.first().map(tls::Idle::session) else {
             bail!("no connection");
