@@ -19,17 +19,13 @@ use crate::http::h1::Connection;
 use crate::http::h2 as stream;
 use crate::http::websocket::{self, Boundaries};
 
-/// Bytes asked of a socket at a time.
-const READ: usize = 64 * 1024;
-const WRITE_HIGH_WATER: usize = 256 * 1024;
-
 /// The bytes of a socket as frames.
 struct RawSource<'a, S>(&'a RefCell<Connection<S>>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> BodySource for RawSource<'_, S> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
         let mut connection = self.0.borrow_mut();
-        if connection.read.is_empty() && ready!(connection.poll_fill(cx, READ))? == 0 {
+        if connection.read.is_empty() && ready!(connection.poll_fill_body(cx))? == 0 {
             return Poll::Ready(Ok(Frame::End));
         }
         Poll::Ready(Ok(Frame::Data(connection.read.split().freeze())))
@@ -49,14 +45,11 @@ struct RawSink<'a, S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> BodySink for RawSink<'_, S> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         let mut connection = self.connection.borrow_mut();
-        if connection.write.len() < WRITE_HIGH_WATER {
-            return Poll::Ready(Ok(()));
-        }
-        connection.poll_flush(cx).map_err(BodyError::from)
+        connection.poll_writable(cx).map_err(BodyError::from)
     }
 
     fn send(&mut self, data: Bytes, last: bool) -> Result<(), BodyError> {
-        self.connection.borrow_mut().write.extend_from_slice(&data);
+        self.connection.borrow_mut().put(data);
         self.ended = last;
         Ok(())
     }

@@ -4,6 +4,9 @@
 //! would be a TLS record and a system call of its own. [`Gather`] keeps small writes, and answers flushes, until the
 //! connection has nothing more to do; the task then ends the [`Turn`], which writes them together. Nothing waits: a turn ends
 //! before the task yields. Large writes are not copied.
+//!
+//! A turn also ends after much was read, so that what was read is passed on while it is in the processor's cache, and what
+//! is small does not wait for all that is large.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -18,6 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const ROOM: usize = 32 * 1024;
 /// Writes from here on are handed through: copying them would cost more than the system call that it saves.
 const LARGE: usize = 8 * 1024;
+/// Bytes read in one turn, to within one read.
+const TURN_READ: usize = 256 * 1024;
 /// Empty buffers that a worker keeps, so that connections hold none while they are idle.
 const SPARE: usize = 8;
 
@@ -38,6 +43,8 @@ struct Gathered<S> {
     stream: S,
     buffer: Vec<u8>,
     written: usize,
+    /// Bytes read in this turn.
+    read: usize,
     /// Something was handed to the stream that it may not have sent yet.
     unflushed: bool,
     /// Met while a turn ended; the connection is told at its next call.
@@ -50,6 +57,7 @@ pub fn gather<S>(stream: S) -> (Gather<S>, Turn<S>) {
         stream,
         buffer: Vec::new(),
         written: 0,
+        read: 0,
         unflushed: false,
         error: None,
     }));
@@ -79,6 +87,7 @@ impl<S: AsyncWrite + Unpin> Turn<S> {
 
 impl<S: AsyncWrite + Unpin> Gathered<S> {
     fn end(&mut self, cx: &mut Context<'_>) {
+        self.read = 0;
         if self.error.is_none()
             && let Poll::Ready(Err(error)) = self.poll_flush(cx)
         {
@@ -157,7 +166,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
         if let Some(error) = gathered.error.take() {
             return Poll::Ready(Err(error));
         }
-        Pin::new(&mut gathered.stream).poll_read(cx, buf)
+        if gathered.read >= TURN_READ {
+            // There may be more: the next turn comes after the tasks that wait for what was read.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut gathered.stream).poll_read(cx, buf);
+        gathered.read += buf.filled().len() - before;
+        polled
     }
 }
 
@@ -230,15 +247,23 @@ mod tests {
         room: usize,
         broken: bool,
         flushes: usize,
+        /// Bytes that can be read.
+        there: usize,
     }
 
     impl AsyncRead for Wire {
         fn poll_read(
-            self: Pin<&mut Self>,
+            mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
-            _: &mut ReadBuf<'_>,
+            buf: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
-            Poll::Pending
+            let n = self.there.min(buf.remaining());
+            if n == 0 {
+                return Poll::Pending;
+            }
+            self.there -= n;
+            buf.put_slice(&vec![0; n]);
+            Poll::Ready(Ok(()))
         }
     }
 
@@ -292,6 +317,33 @@ mod tests {
 
     fn writes(turn: &Turn<Wire>) -> Vec<usize> {
         turn.0.borrow().stream.writes.iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn a_turn_ends_after_much_was_read_and_another_follows() {
+        let (mut to, turn) = wire(usize::MAX);
+        turn.0.borrow_mut().stream.there = TURN_READ + 20_000;
+        let mut bytes = vec![0; 16 * 1024];
+        let mut turns = Vec::new();
+        loop {
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let mut cx = Context::from_waker(&waker);
+            let mut read = 0;
+            let polled = turn.poll(&mut cx, |cx| -> Poll<()> {
+                loop {
+                    let mut buf = ReadBuf::new(&mut bytes);
+                    ready!(Pin::new(&mut to).poll_read(cx, &mut buf)).unwrap();
+                    read += buf.filled().len();
+                }
+            });
+            assert!(polled.is_pending());
+            turns.push(read);
+            if !woken.0.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        assert_eq!(turns, [TURN_READ, 20_000]);
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! HTTP/1.1 connections: buffers, the request and response halves, and the bodies on them.
 //!
 //! A connection has one owner task; its two directions are polled in turn by that task and share the connection through
-//! a `RefCell` that is never borrowed across an await. Reads and writes are whole buffers; a response is flushed when
-//! its source has nothing more at hand.
+//! a `RefCell` that is never borrowed across an await. Reads and writes are whole buffers, large pieces of bodies are
+//! written from where they lie; a response is flushed when its source has nothing more at hand.
 
 use std::cell::{RefCell, RefMut};
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use http::HeaderMap;
 use mesh_http1::{BodyDecoder, BodyEncoder, BodyLength, Decoded, Limits};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,8 +22,14 @@ use super::body::{BodyError, BodySink, BodySource, Frame};
 const HEAD_READ: usize = 4 * 1024;
 /// Bytes asked of the socket at a time inside a body.
 const BODY_READ: usize = 32 * 1024;
+/// The same while more is there than is asked for: what fills an HTTP/2 frame, and with its head whole TLS records.
+const BULK_READ: usize = super::h2::MAX_FRAME as usize - super::h2::FRAME_HEAD;
+/// Pieces of a body from here on are not copied.
+const LARGE: usize = 4 * 1024;
+/// Pieces written by one system call.
+const PIECES: usize = 16;
 /// Unwritten bytes at which a sink stops taking more.
-const WRITE_HIGH_WATER: usize = 64 * 1024;
+const WRITE_HIGH_WATER: usize = 256 * 1024;
 
 /// One HTTP/1.1 connection with its buffers.
 #[derive(Debug)]
@@ -30,8 +37,12 @@ pub struct Connection<S> {
     io: S,
     /// Read, not yet parsed.
     pub read: BytesMut,
-    /// Encoded, not yet written.
+    /// Encoded, not yet written; goes out after `pieces`.
     pub write: BytesMut,
+    /// Not yet written.
+    pieces: VecDeque<Bytes>,
+    /// The last read got all that it asked for.
+    flowing: bool,
     eof: bool,
 }
 
@@ -42,6 +53,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             io,
             read: prefix,
             write: BytesMut::new(),
+            pieces: VecDeque::new(),
+            flowing: false,
             eof: false,
         }
     }
@@ -56,26 +69,65 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         &self.io
     }
 
-    /// Reads more into the buffer; 0 at the end of the stream.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, hint: usize) -> Poll<io::Result<usize>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
-        if self.read.capacity() - self.read.len() < hint / 2 {
-            self.read.reserve(hint);
+        if self.read.capacity() - self.read.len() < most / 2 {
+            self.read.reserve(most);
         }
-        let n = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read))?;
+        let room = (self.read.capacity() - self.read.len()).min(most);
+        let mut limited = (&mut self.read).limit(most);
+        let n = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut limited))?;
+        self.flowing = n == room;
         self.eof = n == 0;
         Poll::Ready(Ok(n))
     }
 
-    /// Reads more while a message head is awaited.
+    /// Reads more into the buffer while a message head is awaited; 0 at the end of the stream.
     pub fn poll_fill_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.poll_fill(cx, HEAD_READ)
     }
 
-    /// Writes the buffer out.
+    /// The same where a body, or anything of which there may be much, is awaited. Nothing is held while there is nothing.
+    pub fn poll_fill_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let most = if self.flowing { BULK_READ } else { BODY_READ };
+        let filled = self.poll_fill(cx, most);
+        if filled.is_pending() && self.read.is_empty() {
+            self.read = BytesMut::new();
+        }
+        filled
+    }
+
+    /// Takes `data` to be written after everything before it.
+    pub fn put(&mut self, data: Bytes) {
+        if data.len() < LARGE {
+            self.write.extend_from_slice(&data);
+            return;
+        }
+        if !self.write.is_empty() {
+            self.pieces.push_back(self.write.split().freeze());
+        }
+        self.pieces.push_back(data);
+    }
+
+    /// True when everything was written.
+    pub fn is_written(&self) -> bool {
+        self.pieces.is_empty() && self.write.is_empty()
+    }
+
+    /// Ready when little enough is unwritten that more can be taken.
+    pub fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let unwritten: usize = self.pieces.iter().map(Bytes::len).sum();
+        if unwritten + self.write.len() < WRITE_HIGH_WATER {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_flush(cx)
+    }
+
+    /// Writes everything out.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pieces(cx))?;
         while !self.write.is_empty() {
             let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.write))?;
             if n == 0 {
@@ -84,6 +136,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.write.advance(n);
         }
         Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    /// Writes out the pieces, and what follows them as far as one call takes it.
+    fn poll_pieces(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.pieces.is_empty() {
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            let all = self.pieces.iter().map(|piece| &piece[..]);
+            let mut count = 0;
+            for (slice, bytes) in slices.iter_mut().zip(all.chain([&self.write[..]])) {
+                *slice = IoSlice::new(bytes);
+                count += 1;
+            }
+            let io = Pin::new(&mut self.io);
+            let mut n = ready!(io.poll_write_vectored(cx, &slices[..count]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            while let Some(piece) = self.pieces.front_mut() {
+                if n < piece.len() {
+                    piece.advance(n);
+                    n = 0;
+                    break;
+                }
+                n -= piece.len();
+                self.pieces.pop_front();
+            }
+            self.write.advance(n);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Ends the write direction.
@@ -176,7 +257,7 @@ impl<H: Handle> BodySource for Body<H> {
                 }
                 Decoded::NeedMore => {}
             }
-            let n = ready!(self.handle.connection().poll_fill(cx, BODY_READ))?;
+            let n = ready!(self.handle.connection().poll_fill_body(cx))?;
             if n == 0 {
                 self.decoder.eof().map_err(|_| BodyError::Truncated)?;
                 self.end();
@@ -217,16 +298,17 @@ impl<H: Handle> Sink<H> {
 impl<H: Handle> BodySink for Sink<H> {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         let mut connection = self.handle.connection();
-        if connection.write.len() < WRITE_HIGH_WATER {
-            return Poll::Ready(Ok(()));
-        }
-        connection.poll_flush(cx).map_err(BodyError::from)
+        connection.poll_writable(cx).map_err(BodyError::from)
     }
 
     fn send(&mut self, data: Bytes, last: bool) -> Result<(), BodyError> {
         {
             let mut connection = self.handle.connection();
-            self.encoder.data(&mut connection.write, &data)?;
+            let after = self
+                .encoder
+                .chunk_header(&mut connection.write, data.len())?;
+            connection.put(data);
+            connection.write.extend_from_slice(after);
             if last {
                 self.encoder.end(&mut connection.write, None)?;
             }
@@ -256,5 +338,155 @@ impl<H: Handle> BodySink for Sink<H> {
             self.ended = true;
             self.handle.write_aborted();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// Gives what is there and takes what it has room for; notes what each call asked or brought.
+    #[derive(Default)]
+    struct Wire {
+        there: usize,
+        asked: Vec<usize>,
+        room: usize,
+        written: Vec<u8>,
+        calls: Vec<usize>,
+    }
+
+    impl AsyncRead for Wire {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let n = self.there.min(buf.remaining());
+            if n == 0 {
+                return Poll::Pending;
+            }
+            self.asked.push(buf.remaining());
+            self.there -= n;
+            buf.put_slice(&vec![7; n]);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Wire {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let all: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+            let n = all.len().min(self.room);
+            if n == 0 {
+                return Poll::Pending;
+            }
+            self.room -= n;
+            self.written.extend_from_slice(&all[..n]);
+            self.calls.push(n);
+            Poll::Ready(Ok(n))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn connection(wire: Wire) -> RefCell<Connection<Wire>> {
+        RefCell::new(Connection::new(wire, BytesMut::new()))
+    }
+
+    #[test]
+    fn a_chunked_body_is_written_in_order_however_it_is_cut() {
+        let large: Bytes = (0..=255).cycle().take(LARGE).collect();
+        let pieces = [
+            large.slice(..3),
+            large.clone(),
+            large.slice(..LARGE - 1),
+            large.clone(),
+            large.slice(5..9),
+        ];
+        let mut expected = b"HEAD".to_vec();
+        for piece in &pieces {
+            expected.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+            expected.extend_from_slice(piece);
+            expected.extend_from_slice(b"\r\n");
+        }
+        expected.extend_from_slice(b"0\r\n\r\n");
+        let mut cx = Context::from_waker(Waker::noop());
+        for room in [1, 2, 1_000, LARGE, 5_000, usize::MAX] {
+            let connection = connection(Wire::default());
+            connection.borrow_mut().write.extend_from_slice(b"HEAD");
+            let mut sink = Sink::new(&connection, BodyLength::Chunked);
+            for piece in &pieces {
+                sink.send(piece.clone(), false).unwrap();
+            }
+            sink.finish(None).unwrap();
+            while !connection.borrow().is_written() {
+                connection.borrow_mut().io.room = room;
+                let _ = sink.poll_flush(&mut cx).map(Result::unwrap);
+            }
+            let wire = &connection.borrow().io;
+            assert_eq!(wire.written, expected, "{room} bytes at a time");
+            if room == usize::MAX {
+                assert_eq!(wire.calls.len(), 1, "all in one call");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sink_is_full_when_much_is_unwritten_and_copies_nothing_large() {
+        let connection = connection(Wire::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut sink = Sink::new(&connection, BodyLength::UntilClose);
+        let piece = Bytes::from(vec![1; 64 * 1024]);
+        for _ in 0..WRITE_HIGH_WATER / piece.len() {
+            assert!(sink.poll_ready(&mut cx).is_ready());
+            sink.send(piece.clone(), false).unwrap();
+        }
+        assert!(sink.poll_ready(&mut cx).is_pending());
+        assert_eq!(connection.borrow().write.capacity(), 0);
+        connection.borrow_mut().io.room = usize::MAX;
+        assert!(sink.poll_ready(&mut cx).is_ready());
+        assert_eq!(connection.borrow().io.calls, [WRITE_HIGH_WATER]);
+    }
+
+    #[test]
+    fn much_is_read_in_frames_and_an_idle_connection_holds_no_buffer() {
+        assert_eq!((BULK_READ + super::super::h2::FRAME_HEAD) % (16 * 1024), 0);
+        let connection = connection(Wire::default());
+        let mut connection = connection.borrow_mut();
+        connection.io.there = BODY_READ + BULK_READ + 10;
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut read = 0;
+        while let Poll::Ready(n) = connection.poll_fill_body(&mut cx) {
+            read += n.unwrap();
+            connection.read.clear();
+        }
+        assert_eq!(read, BODY_READ + BULK_READ + 10);
+        assert_eq!(connection.io.asked, [BODY_READ, BULK_READ, BULK_READ]);
+        assert_eq!(connection.read.capacity(), 0);
+        // Little is asked for again once little came.
+        connection.io.there = 10;
+        assert!(connection.poll_fill_body(&mut cx).is_ready());
+        assert_eq!(connection.io.asked[3], BODY_READ);
     }
 }

@@ -171,6 +171,7 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         match accepted {
             Ok(mut tls) => {
                 tls.get_mut().0.release();
+                stream::take_frames_whole(tls.get_mut().1);
                 Ok(tls)
             }
             Err((error, held)) => {

@@ -103,7 +103,7 @@ where
         Some(Some(Ok(data))) => {
             worker.learned.note(destination);
             let _ = receive.flow_control().release_capacity(data.len());
-            connection.borrow_mut().write.extend_from_slice(&data);
+            connection.borrow_mut().put(data);
         }
         Some(_) => {}
         None => {

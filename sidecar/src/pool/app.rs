@@ -144,7 +144,7 @@ impl Drop for Leased {
             return;
         };
         // Bytes after the response belong to no request: not a connection to trust.
-        if connection.read.is_empty() && connection.write.is_empty() {
+        if connection.read.is_empty() && connection.is_written() {
             pool.put(self.address, connection);
         }
     }

@@ -341,7 +341,7 @@ impl Pool {
         let skew = self.snapshot.load().clock_skew;
         let handshake = client.handshake(tcp, skew);
         let Proven {
-            stream: tls,
+            stream: mut tls,
             peer,
             resumed,
         } = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
@@ -367,6 +367,7 @@ impl Pool {
         if let Some(reason) = review.verdict() {
             return Err(fail(reason.to_string()));
         }
+        stream::take_frames_whole(tls.get_mut().1);
         let (tls, turn) = gather(tls);
         let (send, connection) =
             stream::client_builder()
