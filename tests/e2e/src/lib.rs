@@ -121,6 +121,13 @@ impl Mesh {
         pid.as_u64().expect("a pid")
     }
 
+    /// The network namespace of a workload, where each has its own.
+    #[must_use]
+    pub fn namespace(&self, workload: &str) -> PathBuf {
+        let path = &self.about["workloads"][workload]["netns"];
+        path.as_str().expect("--netns").into()
+    }
+
     /// The control API: its process and its address.
     #[must_use]
     pub fn control_api(&self) -> (u64, SocketAddr) {

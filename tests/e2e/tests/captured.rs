@@ -1,0 +1,107 @@
+//! Captured traffic of an application to addresses of which its sidecar has to find out whether they are in the mesh.
+//!
+//! Needs root or user namespaces, `ip`, `nsenter` and `bash`, and nftables in the kernel.
+
+use std::process::{Child, Command, Stdio};
+
+use mesh_e2e::{Mesh, eventually, runs, signal};
+
+/// Where the mesh's hub is reached.
+const HUB: &str = "10.77.0.1";
+/// A port of it on which somebody outside the mesh answers.
+const OUTSIDE: u16 = 8088;
+
+/// A server in the hub's namespace, ended when dropped.
+struct Outside(Child);
+
+impl Outside {
+    fn start(mesh: &Mesh) -> Self {
+        let (control_api, _) = mesh.control_api();
+        let hub = format!("/proc/{control_api}/ns/net");
+        let mut command = enter(control_api, &hub);
+        let app = mesh.meshctl_command(&[]);
+        command.arg(app.get_program());
+        command.args(["demo-app", "--role", "payments"]);
+        command.args(["--http", &format!("{HUB}:{OUTSIDE}")]);
+        let ready = mesh.directory().join("ready/outside.json");
+        command.arg("--ready-file").arg(&ready);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let it = Self(child.expect("nsenter runs"));
+        eventually("somebody listens outside the mesh", || ready.is_file());
+        it
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Runs what follows in the network namespace `net`, for which `of` is a process of the same users.
+fn enter(of: u64, net: &str) -> Command {
+    let users = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+    let mut command = Command::new("nsenter");
+    if users("self") != users(&of.to_string()) {
+        command.arg(format!("--user=/proc/{of}/ns/user"));
+        command.arg("--preserve-credentials");
+    }
+    command.arg(format!("--net={net}"));
+    command
+}
+
+/// What the application of `web` is answered at `address`; nothing: the connection was closed.
+fn ask(mesh: &Mesh, address: &str, port: u16) -> String {
+    let script = format!(
+        "exec 3<>/dev/tcp/{address}/{port} && printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n' >&3 && cat <&3"
+    );
+    let net = mesh.namespace("web");
+    let mut command = enter(mesh.sidecar("web"), net.to_str().expect("UTF-8"));
+    let output = command
+        .args(["timeout", "10", "bash", "-c", &script])
+        .output();
+    String::from_utf8_lossy(&output.expect("nsenter runs").stdout).into_owned()
+}
+
+fn is_ok(answer: &str) -> bool {
+    answer.starts_with("HTTP/1.1 200")
+}
+
+#[test]
+fn who_is_outside_the_mesh_is_asked_and_without_an_answer_nobody_is_taken_for_it() {
+    let mesh = Mesh::start(&["--netns"]);
+    let _outside = Outside::start(&mesh);
+    eventually("somebody outside answers", || {
+        is_ok(&ask(&mesh, HUB, OUTSIDE))
+    });
+    // A workload's own address, and a service's: over the mesh, where policy decides.
+    assert!(ask(&mesh, "10.77.0.4", 8080).starts_with("HTTP/1.1 403"));
+    assert!(is_ok(&ask(&mesh, "10.96.0.3", 80)));
+
+    let (control_api, _) = mesh.control_api();
+    signal("KILL", control_api);
+    eventually("the control API is gone", || !runs(control_api));
+    assert!(is_ok(&ask(&mesh, HUB, OUTSIDE)), "known to be nobody");
+    assert!(is_ok(&ask(&mesh, "10.96.0.3", 80)), "known to be somebody");
+    // It may be in the mesh, and is: nothing is sent there in the clear.
+    assert_eq!(ask(&mesh, "10.77.0.3", 8080), "");
+}
+
+#[test]
+fn what_cannot_be_asked_about_passes_in_the_clear_only_where_that_was_said() {
+    let flag = "--sidecar-flag=--egress=allow-unresolved";
+    for (arguments, passes) in [(&["--netns", flag][..], true), (&["--netns"], false)] {
+        let mesh = Mesh::start(arguments);
+        let _outside = Outside::start(&mesh);
+        let (control_api, _) = mesh.control_api();
+        signal("KILL", control_api);
+        eventually("the control API is gone", || !runs(control_api));
+        let answer = || is_ok(&ask(&mesh, HUB, OUTSIDE));
+        if passes {
+            eventually("it passes", answer);
+        } else {
+            assert!(!answer());
+        }
+    }
+}
