@@ -129,6 +129,8 @@ pub struct Snapshot {
     pub budgets: Arc<[Arc<Budget>]>,
     /// Services and workloads.
     pub directory: Arc<Directory>,
+    /// Changes whenever they do.
+    pub directory_epoch: u64,
     /// Seconds that this clock is ahead of the control API's, as measured last.
     pub clock_skew: Option<i64>,
     /// What it was built from.
@@ -202,6 +204,7 @@ impl Snapshot {
             modes_epoch: 0,
             budgets: Arc::default(),
             directory: Arc::default(),
+            directory_epoch: 0,
             clock_skew: None,
             resources: Arc::default(),
         }
@@ -309,15 +312,12 @@ impl Snapshot {
             && self.resources.services == resources.services
             && self.resources.workloads == resources.workloads
             && self.resources.scope == resources.scope;
-        let directory = if same_directory {
-            Arc::clone(&self.directory)
+        let (directory, directory_epoch) = if same_directory {
+            (Arc::clone(&self.directory), self.directory_epoch)
         } else {
-            Arc::new(Directory::build(
-                &self.trust_domain,
-                own_namespace,
-                resources,
-                &self.directory,
-            )?)
+            let (domain, before) = (&self.trust_domain, &self.directory);
+            let directory = Directory::build(domain, own_namespace, resources, before)?;
+            (Arc::new(directory), epoch)
         };
         let tokens = self.build_tokens(resources)?;
         let same_tokens = match (&tokens, &self.tokens) {
@@ -360,6 +360,7 @@ impl Snapshot {
             modes_epoch,
             budgets: self.build_budgets(resources)?,
             directory,
+            directory_epoch,
             clock_skew: self.clock_skew,
             resources: Arc::clone(resources),
         })

@@ -7,6 +7,7 @@ pub mod detect;
 pub mod direct;
 pub mod opaque;
 pub mod request;
+pub mod route;
 pub mod unknown;
 
 use std::cell::RefCell;
@@ -19,7 +20,7 @@ use mesh_auth::{Reason, SpiffeId};
 use mesh_trace::Phase;
 use tokio::net::TcpStream;
 
-use crate::directory::{AppProtocol, Destination, Endpoint, MeshProtocol, ServicePort};
+use crate::directory::{AppProtocol, Destination, MeshProtocol, ServicePort};
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::telemetry::observe::{Ended, EndedHttp, Line, Observation, Outcome};
@@ -28,7 +29,7 @@ use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
 use crate::worker::{Egress, Mode, TcpService, Worker, dial};
 use detect::Protocol;
-use request::Route;
+use route::{Followed, Route};
 
 /// Serves one connection on the outbound listener.
 pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
@@ -54,6 +55,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
     if worker.settings.probe.is_for(destination) {
         return worker.settings.probe.answer(stream).await;
     }
+    let epoch = worker.snapshot().directory_epoch;
     let target = match unknown::by_address(worker, destination).await {
         Ok(target) => target,
         // It may be a workload of the mesh: in the clear only if that was said to be acceptable.
@@ -61,16 +63,12 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
         Err(reason) => return refuse(worker, Some(destination), reason),
     };
     match target {
-        Destination::Service(port) => to_service(worker, stream, port, destination, live).await,
+        Destination::Service(port) => {
+            to_service(worker, stream, port, (destination, epoch), live).await;
+        }
         Destination::Workload(workload) => {
-            let port = Arc::new(ServicePort {
-                port: destination.port(),
-                protocol: AppProtocol::Unspecified,
-                name: format!("{}:{}", workload.uid, destination.port()).into(),
-                used: workload.used.clone(),
-                endpoints: vec![Endpoint::new(&workload, destination.port())],
-            });
-            to_service(worker, stream, port, destination, live).await;
+            let port = route::of_workload(&workload, destination.port());
+            to_service(worker, stream, port, (destination, epoch), live).await;
         }
         Destination::UnknownPort(_) => {
             refuse(worker, Some(destination), Reason::UnknownDestination);
@@ -101,11 +99,12 @@ pub async fn accept_service(
     }
 }
 
+/// To a port that `destination` stood for at that epoch of the directory, or later.
 async fn to_service(
     worker: &Rc<Worker>,
     stream: TcpStream,
     port: Arc<ServicePort>,
-    destination: SocketAddr,
+    (destination, epoch): (SocketAddr, u64),
     live: &Live,
 ) {
     if port
@@ -136,8 +135,14 @@ async fn to_service(
         }
     }
     match protocol {
-        Protocol::Http1 => request::serve_http1(worker, connection, &Route::To(port), live).await,
-        Protocol::Http2 => request::serve_http2(worker, connection, Route::To(port), live).await,
+        Protocol::Http1 => {
+            let route = Route::To(Followed::new(destination, port, epoch));
+            request::serve_http1(worker, connection, &route, live).await;
+        }
+        Protocol::Http2 => {
+            let route = Route::To(Followed::new(destination, port, epoch));
+            request::serve_http2(worker, connection, route, live).await;
+        }
         Protocol::Opaque => opaque::tunnel(worker, &connection, &port).await,
         Protocol::Silent => {}
     }

@@ -27,7 +27,7 @@ use crate::http::h2_server::Responder;
 use crate::http::upstream::{Http2, Http2Response};
 use crate::http::{admit, carried, h2 as stream};
 use crate::inbound::request::{into_parts, refuse_head};
-use crate::outbound::unknown;
+use crate::outbound::route::{Route, resolve};
 use crate::pool::balance::Active;
 use crate::pool::mesh::Slot;
 use crate::telemetry::observe::{Observation, Outcome};
@@ -39,15 +39,6 @@ use crate::worker::prefixed::Prefixed;
 
 /// Endpoints tried for one request.
 const ATTEMPTS: usize = 3;
-
-/// How the destination of a request is found.
-#[derive(Clone)]
-pub enum Route {
-    /// The connection's destination.
-    To(Arc<ServicePort>),
-    /// The request's host.
-    ByHost,
-}
 
 /// Why a request got no response from a peer.
 #[derive(Debug)]
@@ -65,6 +56,12 @@ impl Failed {
             status,
             cut: false,
         }
+    }
+}
+
+impl From<(Reason, StatusCode)> for Failed {
+    fn from((reason, status): (Reason, StatusCode)) -> Self {
+        Self::new(reason, status)
     }
 }
 
@@ -265,33 +262,6 @@ fn refuse(
         "outbound request refused"
     );
     Answer::new(failed.reason, id).with_status(failed.status)
-}
-
-/// The port of the service that a request is for.
-async fn resolve(
-    worker: &Worker,
-    head: &request::Parts,
-    route: &Route,
-) -> Result<Arc<ServicePort>, Failed> {
-    if let Route::To(port) = route {
-        port.used.set();
-        return Ok(Arc::clone(port));
-    }
-    let authority = head
-        .uri
-        .authority()
-        .ok_or_else(|| Failed::new(Reason::BadRequest, StatusCode::BAD_REQUEST))?;
-    let host = authority.host();
-    let port = authority.port_u16();
-    let port = if host.bytes().any(|b| b.is_ascii_uppercase()) {
-        unknown::by_host(worker, &host.to_ascii_lowercase(), port).await
-    } else {
-        unknown::by_host(worker, host, port).await
-    };
-    port.map_err(|reason| match reason {
-        Reason::UnknownDestination => Failed::new(reason, StatusCode::NOT_FOUND),
-        _ => Failed::new(reason, StatusCode::SERVICE_UNAVAILABLE),
-    })
 }
 
 #[allow(clippy::too_many_arguments)]

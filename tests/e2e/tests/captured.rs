@@ -2,6 +2,7 @@
 //!
 //! Needs root or user namespaces, `ip`, `nsenter` and `bash`, and nftables in the kernel.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 
 use mesh_e2e::{Mesh, eventually, runs, signal};
@@ -86,6 +87,62 @@ fn who_is_outside_the_mesh_is_asked_and_without_an_answer_nobody_is_taken_for_it
     assert!(is_ok(&ask(&mesh, "10.96.0.3", 80)), "known to be somebody");
     // It may be in the mesh, and is: nothing is sent there in the clear.
     assert_eq!(ask(&mesh, "10.77.0.3", 8080), "");
+}
+
+/// An HTTP/1.1 connection of `web`'s application that stays open.
+struct Kept(Child);
+
+impl Kept {
+    fn open(mesh: &Mesh, address: &str) -> Self {
+        // For each line that comes in: a request, and the status line of its answer.
+        let script = format!(
+            "exec 3<>/dev/tcp/{address}/80; while read -r _; do printf 'HEAD / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' >&3; \
+             read -r status <&3; while read -r line <&3 && [ \"$line\" != $'\\r' ]; do :; done; echo \"$status\"; done"
+        );
+        let net = mesh.namespace("web");
+        let mut command = enter(mesh.sidecar("web"), net.to_str().expect("UTF-8"));
+        command.args(["timeout", "60", "bash", "-c", &script]);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self(command.spawn().expect("nsenter runs"))
+    }
+
+    /// The status of another request.
+    fn status(&mut self) -> String {
+        let input = self.0.stdin.as_mut().expect("piped");
+        input.write_all(b"\n").expect("it reads");
+        let mut line = String::new();
+        let output = self.0.stdout.as_mut().expect("piped");
+        BufReader::new(output).read_line(&mut line).expect("a line");
+        line.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn a_connection_that_stays_open_follows_what_becomes_of_its_destination() {
+    let mesh = Mesh::start(&["--netns"]);
+    let service = |app: &str| {
+        format!(
+            "apiVersion: postern.dev/v1alpha1\nkind: Service\nmetadata: {{name: late, namespace: demo}}\n\
+             spec: {{addresses: [10.96.0.77], selector: {{app: {app}}}, ports: [{{port: 80, targetPort: 8080, protocol: HTTP}}]}}\n"
+        )
+    };
+    mesh.apply(&service("orders"));
+    let mut kept = Kept::open(&mesh, "10.96.0.77");
+    assert_eq!(kept.status(), "200");
+    mesh.apply(&service("payments"));
+    eventually("other workloads answer", || kept.status() == "403");
+    mesh.apply(&service("orders"));
+    eventually("the first answer again", || kept.status() == "200");
+    let deleted = mesh.meshctl(&["delete", "service", "late", "-n", "demo"]);
+    assert!(deleted.status.success());
+    eventually("nobody answers any more", || kept.status() == "404");
 }
 
 #[test]
