@@ -20,7 +20,7 @@ pub struct KeyRequests {
     receiver: Mutex<mpsc::Receiver<Box<str>>>,
     /// Questions about each key set.
     questions: ArcSwap<HashMap<Box<str>, Questions>>,
-    /// Tells that there is another answer, after it was counted.
+    /// Tells that there is news, after it was counted.
     news: watch::Sender<()>,
 }
 
@@ -31,6 +31,8 @@ pub struct Questions {
     pub begun: u64,
     /// The last that was answered: the set was fetched again.
     pub answered: u64,
+    /// How often there was news: an answer, or other keys without one.
+    pub news: u64,
 }
 
 impl KeyRequests {
@@ -64,10 +66,10 @@ impl KeyRequests {
         self.questions.load().get(name).copied().unwrap_or_default()
     }
 
-    /// Waits until a later question about `name` than `answered` was answered.
-    pub async fn newer(&self, name: &str, answered: u64) {
+    /// Waits until there was news of `name` more than `seen` times.
+    pub async fn newer(&self, name: &str, seen: u64) {
         let mut news = self.news.subscribe();
-        while self.questions(name).answered <= answered {
+        while self.questions(name).news <= seen {
             if news.changed().await.is_err() {
                 // Never: the sender is a part of this.
                 std::future::pending::<()>().await;
@@ -83,7 +85,16 @@ impl KeyRequests {
 
     /// Question `number` was answered. Only the control thread says so.
     pub fn answered(&self, name: &str, number: u64) {
-        self.change(name, |questions| questions.answered = number);
+        self.change(name, |questions| {
+            questions.answered = number;
+            questions.news += 1;
+        });
+        self.news.send_replace(());
+    }
+
+    /// Other keys of `name` are in force, which nothing that was asked here has brought. Only the control thread says so.
+    pub fn arrived(&self, name: &str) {
+        self.change(name, |questions| questions.news += 1);
         self.news.send_replace(());
     }
 

@@ -44,6 +44,8 @@ pub struct Resources {
     pub defaults: Option<mesh::MeshDefaults>,
     /// Trust bundles by trust domain.
     pub bundles: BTreeMap<String, Arc<mesh::TrustBundle>>,
+    /// Trust domains that an earlier process was given bundles of, in force or not any more.
+    pub spoken_of: BTreeSet<String>,
     /// What is revoked, by name of the entry.
     pub revocations: BTreeMap<String, Arc<mesh::Revocation>>,
     /// Keys of token issuers, by name.
@@ -104,8 +106,8 @@ pub struct Snapshot {
     /// Roots that an outside Workload API brought with the identity: of its own trust domain, beside the control API's, and of
     /// domains that the control API says nothing of.
     pub outside: Arc<RootsByDomain>,
-    /// Trust domains that the control API has named a bundle of since the start: roots from outside stay out for them, also when
-    /// it names none any more.
+    /// Trust domains that the control API has ever named a bundle of, as far as the state file goes back: roots from outside
+    /// stay out for them, also when it names none any more.
     pub spoken_of: Arc<BTreeSet<String>>,
     /// What is no longer believed in spite of them.
     pub revocations: Arc<Revocations>,
@@ -367,12 +369,12 @@ impl Snapshot {
     }
 
     fn spoken_of_with(&self, resources: &Resources) -> Arc<BTreeSet<String>> {
-        let mut names = resources.bundles.keys();
+        let mut names = resources.bundles.keys().chain(&resources.spoken_of);
         if names.all(|name| self.spoken_of.contains(name)) {
             return Arc::clone(&self.spoken_of);
         }
-        let known = self.spoken_of.iter().chain(resources.bundles.keys());
-        Arc::new(known.cloned().collect())
+        let names = resources.bundles.keys().chain(&resources.spoken_of);
+        Arc::new(self.spoken_of.iter().chain(names).cloned().collect())
     }
 
     /// Why this workload itself is not believed by others at `now` (Unix seconds), as far as it knows.
@@ -726,10 +728,17 @@ mod tests {
         );
         let named = empty.build(&Arc::new(named), None, &[]).expect("builds");
         let nothing = Arc::new(Resources::default());
-        let with = named.build_with(&nothing, None, &[], Arc::new(outside));
+        let outside = Arc::new(outside);
+        let with = named.build_with(&nothing, None, &[], Arc::clone(&outside));
         let with = with.expect("builds");
         let again = with.build(&nothing, None, &[]).expect("builds");
-        for snapshot in [with, again] {
+        // Another process, which the state file tells of it.
+        let restored = Arc::new(Resources {
+            spoken_of: ["partner.test".to_owned()].into(),
+            ..Default::default()
+        });
+        let later = empty.build_with(&restored, None, &[], outside);
+        for snapshot in [with, again, later.expect("builds")] {
             assert!(snapshot.bundles().get("partner.test").is_none());
             assert!(snapshot.bundles().get("third.test").is_some());
         }

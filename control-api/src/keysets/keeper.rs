@@ -45,9 +45,9 @@ pub struct State {
 /// What came of asking for a fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refetched {
-    /// The issuer was asked and answered well.
+    /// The issuer was asked after the caller asked, and answered well: what it does not have did not exist then.
     pub fetched: bool,
-    /// Its keys changed.
+    /// Its keys changed, also by a fetch that was under way when the caller asked.
     pub changed: bool,
     /// When it can be asked again.
     pub retry_after: Duration,
@@ -374,14 +374,14 @@ impl Keeper {
             .map_err(|e| e.to_string())
     }
 
-    /// Has the issuer of key set `name` asked again, once for everybody who asks meanwhile, and waits for the answer.
-    /// `None`: no document names that key set.
+    /// Has the issuer of key set `name` asked again, once for everybody who asks meanwhile, and waits for the answer. A
+    /// fetch that is under way is waited for, but may have begun before the key that the caller misses came into being:
+    /// it does not count as asked for. `None`: no document names that key set.
     pub async fn refetch(&self, name: &str) -> Option<Refetched> {
         let tracked = Arc::clone(lock(&self.tracked).get(name)?);
         let mut rounds = tracked.rounds.subscribe();
         let seen = *rounds.borrow_and_update();
-        let since = lock(&tracked.began).map(|began| began.elapsed());
-        let left = since.map_or(Duration::ZERO, |s| self.intervals.refetch.saturating_sub(s));
+        let left = self.left(&tracked);
         if !seen.running {
             if !left.is_zero() {
                 return Some(Refetched {
@@ -398,10 +398,19 @@ impl Keeper {
             _ => Round::default(),
         };
         Some(Refetched {
-            fetched: round.well,
+            fetched: round.well && !seen.running,
             changed: round.changed,
-            retry_after: self.intervals.refetch,
+            retry_after: match seen.running {
+                true => self.left(&tracked),
+                false => self.intervals.refetch,
+            },
         })
+    }
+
+    /// Until the issuer may be asked again.
+    fn left(&self, tracked: &Tracked) -> Duration {
+        let since = lock(&tracked.began).map(|began| began.elapsed());
+        since.map_or(Duration::ZERO, |s| self.intervals.refetch.saturating_sub(s))
     }
 }
 

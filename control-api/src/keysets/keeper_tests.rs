@@ -25,11 +25,17 @@ fn ok(headers: &str, body: &str) -> String {
 struct Issuer {
     answers: Arc<Mutex<VecDeque<String>>>,
     asked: Arc<Mutex<Vec<String>>>,
+    /// Answers nobody until it is told to, once.
+    holds: Option<Arc<Notify>>,
 }
 
 impl Issuer {
     async fn start(answers: &[String]) -> (Self, String) {
-        let this = Self::default();
+        Self::default().serve(answers).await
+    }
+
+    async fn serve(self, answers: &[String]) -> (Self, String) {
+        let this = self;
         lock(&this.answers).extend(answers.iter().cloned());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}/keys", listener.local_addr().unwrap());
@@ -40,6 +46,9 @@ impl Issuer {
                 let mut buffer = vec![0; 8192];
                 let n = stream.read(&mut buffer).await.unwrap();
                 lock(&serving.asked).push(String::from_utf8_lossy(&buffer[..n]).into_owned());
+                if let Some(holds) = &serving.holds {
+                    holds.notified().await;
+                }
                 let answer = {
                     let mut answers = lock(&serving.answers);
                     match answers.len() {
@@ -176,6 +185,36 @@ async fn one_fetch_serves_all_who_ask_and_the_next_has_to_wait() {
     assert_eq!(lock(&issuer.asked).len(), 2);
     assert_eq!(bench.keeper.refetch("other").await, None);
     assert_eq!(bench.keeper.states()[0].keys, 1);
+    following.abort();
+}
+
+#[tokio::test]
+async fn a_fetch_that_had_begun_before_does_not_say_that_a_key_is_unknown() {
+    let bench = bench();
+    let go = Arc::new(Notify::new());
+    let issuer = Issuer {
+        holds: Some(Arc::clone(&go)),
+        ..Issuer::default()
+    };
+    let (_, uri) = issuer
+        .serve(&[ok("", &jwks("a")), ok("", &jwks("b"))])
+        .await;
+    let name = name(&uri);
+    let tracked = Arc::new(Tracked::new(name.clone(), source(&uri), None));
+    lock(&bench.keeper.tracked).insert(name.clone(), Arc::clone(&tracked));
+    let following = tokio::spawn({
+        let (keeper, tracked) = (Arc::clone(&bench.keeper), Arc::clone(&tracked));
+        async move { keeper.follow(&tracked).await }
+    });
+    let mut rounds = tracked.rounds.subscribe();
+    rounds.wait_for(|r| r.running).await.unwrap();
+    // The issuer may have looked at its keys already.
+    let (joined, ()) = tokio::join!(bench.keeper.refetch(&name), async { go.notify_one() });
+    let joined = joined.unwrap();
+    assert!(!joined.fetched && joined.changed, "{joined:?}");
+    tokio::time::sleep(joined.retry_after).await;
+    let (asked, ()) = tokio::join!(bench.keeper.refetch(&name), async { go.notify_one() });
+    assert!(asked.unwrap().fetched, "{asked:?}");
     following.abort();
 }
 

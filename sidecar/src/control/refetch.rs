@@ -79,6 +79,13 @@ impl Question {
                     // A key that comes into being from now on has to wait until the issuer may be asked again.
                     break;
                 }
+                // By a fetch that had begun before: it may have brought the key, and does not say that there is none.
+                Some(answer) if answer.changed => {
+                    if self.arrival(held.as_deref()).await {
+                        self.requests.arrived(&self.name);
+                    }
+                    break;
+                }
                 Some(answer) => {
                     tokio::time::sleep(Duration::from_millis(answer.retry_after_ms.into())).await;
                 }

@@ -161,6 +161,7 @@ impl Client {
     pub fn restore(&mut self, export: Export, now: i64) -> Vec<Rejection> {
         let mut resources = Resources {
             revision: export.revision,
+            spoken_of: export.sequences.keys().cloned().collect(),
             ..Resources::default()
         };
         let mut refused = Vec::new();

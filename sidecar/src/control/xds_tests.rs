@@ -557,6 +557,8 @@ fn what_is_exported_can_be_restored_and_what_no_longer_parses_is_named() {
     let mut second = client();
     assert!(second.restore(first.export(), 0).is_empty());
     assert_eq!(second.export(), first.export());
+    // Also when the bundle itself is gone by then.
+    assert!(second.resources().spoken_of.contains("demo.test"));
     assert!(second.resources().policies.contains_key("demo/a"));
     assert_eq!(
         second.missing().len(),

@@ -31,18 +31,18 @@ pub enum Miss {
     Unknown,
     /// The issuer is being asked: 503, try again.
     Unsure {
-        /// The last question about this key set that was answered.
-        answered: u64,
+        /// How often there was news of this key set.
+        news: u64,
     },
 }
 
-/// What a request that may wait waits for: another answer.
+/// What a request that may wait waits for: an answer, or other keys.
 #[derive(Debug)]
 pub struct Pending {
     /// The key set.
     pub name: Box<str>,
-    /// The last question about it that was answered when the request was judged.
-    pub answered: u64,
+    /// How often there had been news of it when the request was judged.
+    pub news: u64,
     /// How long it may wait in all.
     pub patience: Duration,
 }
@@ -74,19 +74,23 @@ impl KeyMisses {
         }
     }
 
-    /// Waits for an answer about the key set that is newer than `pending`; false: none came by `until`, or too many wait.
+    /// Waits for news of the key set that is newer than `pending`; false: none came by `until`, or too many wait.
     pub async fn wait(&self, pending: &Pending, until: Instant) -> bool {
         if self.waiting.get() >= MAX_WAITING {
             return false;
         }
         let _waiting = Waiting::begin(&self.waiting);
-        let news = self.requests.newer(&pending.name, pending.answered);
+        let news = self.requests.newer(&pending.name, pending.news);
         tokio::time::timeout_at(until.into(), news).await.is_ok()
     }
 
     /// Judges a token whose key, named by `header` (its first segment), is not in key set `name`.
     pub fn judge(&self, name: &str, header: &[u8], now: Instant) -> Miss {
-        let Questions { begun, answered } = self.requests.questions(name);
+        let Questions {
+            begun,
+            answered,
+            news,
+        } = self.requests.questions(name);
         let mut sets = self.sets.borrow_mut();
         if !sets.contains_key(name) && sets.len() >= MAX_SETS {
             sets.clear();
@@ -110,7 +114,7 @@ impl KeyMisses {
             set.asked = Some(now);
             self.requests.ask(name);
         }
-        Miss::Unsure { answered }
+        Miss::Unsure { news }
     }
 }
 
@@ -140,8 +144,8 @@ mod tests {
         std::iter::from_fn(|| requests.next().now_or_never()).collect()
     }
 
-    const FIRST: Miss = Miss::Unsure { answered: 0 };
-    const SECOND: Miss = Miss::Unsure { answered: 1 };
+    const FIRST: Miss = Miss::Unsure { news: 0 };
+    const SECOND: Miss = Miss::Unsure { news: 1 };
 
     #[test]
     fn a_key_is_unknown_only_after_the_issuer_was_asked() {
@@ -182,9 +186,9 @@ mod tests {
     async fn who_may_wait_goes_on_with_the_answer_or_when_his_time_is_up() {
         let requests = KeyRequests::new();
         let misses = KeyMisses::new(Arc::clone(&requests));
-        let pending = |answered| Pending {
+        let pending = |news| Pending {
             name: "issuer/a".into(),
-            answered,
+            news,
             patience: Duration::from_secs(1),
         };
         let until = || Instant::from(tokio::time::Instant::now() + Duration::from_secs(1));
@@ -197,6 +201,13 @@ mod tests {
         });
         assert!(went_on);
         assert!(misses.wait(&pending(0), until()).await, "answered before");
+        // Keys that came without being asked for here may be the right ones; they refute none.
+        let second = pending(1);
+        let (went_on, ()) = tokio::join!(misses.wait(&second, until()), async {
+            requests.arrived("issuer/a");
+        });
+        assert!(went_on);
+        assert_eq!(requests.questions("issuer/a").answered, 1);
         misses.waiting.set(MAX_WAITING);
         assert!(!misses.wait(&pending(0), until()).await, "too many");
     }

@@ -579,13 +579,13 @@ impl Tokens {
         let header = token.split(|b| *b == b'.').next().unwrap_or(token);
         match self.key_misses.judge(&name, header, Instant::now()) {
             Miss::Unknown => denied(Reason::TokenUnknownKey, Some(provider)),
-            Miss::Unsure { answered } => {
+            Miss::Unsure { news } => {
                 let (denied, provider, _) = denied(Reason::KeysUnavailable, Some(provider));
                 let patience = provider.as_deref().and_then(patience);
                 let pending = patience.map(|patience| {
                     Pending::Keys(key_misses::Pending {
                         name: name.into(),
-                        answered,
+                        news,
                         patience,
                     })
                 });
