@@ -10,23 +10,21 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use mesh_auth::Reason;
-use mesh_auth::svid::Usage;
-use mesh_auth::tls;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::directory::{Endpoint, ServicePort};
 use crate::http::body::BodyError;
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
+use crate::pool::client;
 use crate::telemetry::observe::{Observation, Outcome};
 use crate::tunnel::{self, Carried, Speech};
-use crate::wall_clock::now;
 use crate::worker::Worker;
 use crate::worker::expiry::Expiry;
+use crate::worker::hold_back::HoldBack;
 use crate::worker::metrics::Direction;
 use crate::worker::peer_review::PeerReview;
 use crate::worker::review::Review;
@@ -36,7 +34,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection whose peer has proven who it is.
 struct Proven {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<HoldBack<TcpStream>>,
     review: Review,
     expiry: Expiry,
     /// When its handshake began.
@@ -73,27 +71,31 @@ async fn open(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Proven, String
     let address = workload.mesh_address().ok_or("it has no address")?;
     let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
     let own = snapshot.tls.as_ref().ok_or("no certificate is held yet")?;
-    let expected = std::slice::from_ref(&workload.id);
-    let trust = snapshot.trust();
-    // No ALPN: what is inside is nobody's business.
-    let config = tls::client_config(Some(&own.identity), trust.clone(), expected, &[])
-        .map_err(|e| e.to_string())?;
+    let client = worker.direct.client(&workload.id, own, &snapshot);
+    let client = client.map_err(|e| e.to_string())?;
     let dialer = worker.settings.dialer;
     let tcp = dialer.connect(address).await.map_err(|e| e.to_string())?;
     let began = std::time::Instant::now();
-    let handshake = TlsConnector::from(config).connect(tls::server_name(), tcp);
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
-    let is_done = matches!(stream, Ok(Ok(_)));
+    let handshake = async {
+        let mut proven = client.handshake(tcp, snapshot.clock_skew).await?;
+        // Either side may be the one that speaks first.
+        let flushed = proven.stream.flush().await;
+        flushed.map(|()| proven).map_err(|e| e.to_string())
+    };
+    let proven = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+    let is_done = matches!(proven, Ok(Ok(_)));
     worker.counters.handshake(Direction::Outbound, is_done);
-    let stream = stream
-        .map_err(|_| format!("no answer within {HANDSHAKE_TIMEOUT:?}"))?
-        .map_err(|e| e.to_string())?;
-    let session = stream.get_ref().1;
-    let peer = trust
-        .peer_of(session, Usage::Server, now())
-        .map_err(|e| e.to_string())?;
-    let expiry = Expiry::of(&peer, own.identity.not_after());
-    let subject = PeerReview::new(session, peer, &trust.chains, Direction::Outbound);
+    let client::Proven {
+        stream,
+        peer,
+        resumed,
+    } = proven.map_err(|_| format!("no answer within {HANDSHAKE_TIMEOUT:?}"))??;
+    if resumed {
+        worker.counters.resumption(Direction::Outbound);
+    }
+    let expiry = Expiry::of(&peer, client.own_not_after);
+    let chains = &client.trust.chains;
+    let subject = PeerReview::new(stream.get_ref().1, peer, chains, Direction::Outbound);
     let review = worker
         .reviews
         .register(Box::new(subject), &worker.snapshot());

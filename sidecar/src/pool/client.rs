@@ -11,19 +11,20 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::snapshot::{MESH_ALPN, Snapshot, TlsContexts};
+use crate::snapshot::{Snapshot, TlsContexts};
 use crate::wall_clock::now;
+use crate::worker::hold_back::HoldBack;
 
 /// Opens connections to one peer.
 #[derive(Clone)]
-pub(super) struct Client {
+pub struct Client {
     connector: TlsConnector,
     sessions: Option<Arc<Sessions>>,
     expected: SpiffeId,
     /// What the peer is held against.
-    pub(super) trust: Trust,
+    pub trust: Trust,
     /// End of the own certificate, Unix seconds.
-    pub(super) own_not_after: i64,
+    pub own_not_after: i64,
     /// The TLS contexts it was made under.
     pub(super) tls_epoch: u64,
     /// The bundles and revocations it was made under.
@@ -31,25 +32,32 @@ pub(super) struct Client {
 }
 
 /// A peer that has proven who it is.
-pub(super) struct Proven {
-    pub(super) stream: TlsStream<TcpStream>,
-    pub(super) peer: VerifiedPeer,
-    pub(super) resumed: bool,
+pub struct Proven {
+    /// What the handshake wrote last goes out with what is written or flushed next.
+    pub stream: TlsStream<HoldBack<TcpStream>>,
+    /// Who it is.
+    pub peer: VerifiedPeer,
+    /// A session was resumed.
+    pub resumed: bool,
 }
 
 impl Client {
-    /// A client that presents the identity in `own` to `expected` and nobody else.
-    pub(super) fn new(
+    /// A client that presents the identity in `own` to `expected` and nobody else, and offers these protocols (ALPN).
+    ///
+    /// # Errors
+    /// The configuration cannot be made.
+    pub fn new(
         expected: &SpiffeId,
         own: &TlsContexts,
         snapshot: &Snapshot,
+        protocols: &[&[u8]],
     ) -> Result<Self, ConfigError> {
         let trust = snapshot.trust();
         let (config, sessions) = tls::mesh_client_config(
             &own.identity,
             trust.clone(),
             expected,
-            MESH_ALPN,
+            protocols,
             snapshot.resumption,
         )?;
         Ok(Self {
@@ -64,7 +72,7 @@ impl Client {
     }
 
     /// False once the own identity, a bundle or a revocation has changed.
-    pub(super) fn is_current(&self, snapshot: &Snapshot) -> bool {
+    pub fn is_current(&self, snapshot: &Snapshot) -> bool {
         let tls_epoch = snapshot.tls.as_ref().map(|tls| tls.epoch);
         tls_epoch == Some(self.tls_epoch) && self.trust_epoch == snapshot.trust_epoch
     }
@@ -78,14 +86,17 @@ impl Client {
     ///
     /// # Errors
     /// In words; `skew` is how far this clock is ahead of the control API's.
-    pub(super) async fn handshake(
-        &self,
-        tcp: TcpStream,
-        skew: Option<i64>,
-    ) -> Result<Proven, String> {
-        let stream = match self.connector.connect(tls::server_name(), tcp).await {
-            Ok(stream) => stream,
-            Err(error) => {
+    pub async fn handshake(&self, tcp: TcpStream, skew: Option<i64>) -> Result<Proven, String> {
+        let connecting = self
+            .connector
+            .connect(tls::server_name(), HoldBack::new(tcp));
+        let stream = match connecting.into_fallible().await {
+            Ok(mut stream) => {
+                stream.get_mut().0.release();
+                stream
+            }
+            Err((error, held)) => {
+                held.finish().await;
                 let said = tls::refusal(&error).map(|refusal| refusal.with_skew(skew));
                 return Err(said.unwrap_or_else(|| error.to_string()));
             }
@@ -102,11 +113,12 @@ impl Client {
             }
             Err(error) => return Err(self.refuse(&error, skew)),
         };
+        let kind = connection.handshake_kind().unwrap_or(HandshakeKind::Full);
         if let Some(sessions) = &self.sessions {
-            sessions.limit(peer.not_after());
+            sessions.shook_hands(kind, peer.not_after());
         }
         Ok(Proven {
-            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed: kind == HandshakeKind::Resumed,
             peer,
             stream,
         })

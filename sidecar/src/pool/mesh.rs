@@ -26,9 +26,10 @@ use super::client::{Client, Proven};
 use crate::directory::WorkloadEntry;
 use crate::http::gather::{Gather, Turn, gather};
 use crate::http::h2 as stream;
-use crate::snapshot::{SharedSnapshot, Snapshot};
+use crate::snapshot::{MESH_ALPN, SharedSnapshot, Snapshot};
 use crate::worker::dial::{DialError, Dialer};
 use crate::worker::expiry::Expiry;
+use crate::worker::hold_back::HoldBack;
 use crate::worker::metrics::Direction;
 use crate::worker::peer_review::PeerReview;
 use crate::worker::review::{CUT_AFTER, Review, Reviews};
@@ -482,11 +483,12 @@ impl Peer {
         if let Some(client) = held.as_ref().filter(|held| held.is_current(snapshot)) {
             return Ok(client.clone());
         }
-        let client = Client::new(&key.id, own, snapshot).map_err(|error| ConnectError::Tls {
-            address: key.address,
-            expected: key.id.clone(),
-            error: error.to_string(),
-        })?;
+        let client =
+            Client::new(&key.id, own, snapshot, MESH_ALPN).map_err(|error| ConnectError::Tls {
+                address: key.address,
+                expected: key.id.clone(),
+                error: error.to_string(),
+            })?;
         *held = Some(client.clone());
         Ok(client)
     }
@@ -503,8 +505,8 @@ impl Shared {
 }
 
 async fn drive(
-    connection: h2::client::Connection<Gather<TlsStream<TcpStream>>, Bytes>,
-    turn: Turn<TlsStream<TcpStream>>,
+    connection: h2::client::Connection<Gather<TlsStream<HoldBack<TcpStream>>>, Bytes>,
+    turn: Turn<TlsStream<HoldBack<TcpStream>>>,
     shared: Weak<Shared>,
     peer: SpiffeId,
     review: Review,

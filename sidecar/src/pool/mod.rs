@@ -3,6 +3,7 @@
 pub mod app;
 pub mod balance;
 pub mod clear;
-mod client;
+pub mod client;
+pub mod direct;
 pub mod mesh;
 pub mod warm;

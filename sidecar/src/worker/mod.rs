@@ -37,7 +37,7 @@ use crate::key_requests::KeyRequests;
 use crate::ledger::{Ledger, Notebook};
 use crate::lookups::Lookups;
 use crate::pool::balance::Balancer;
-use crate::pool::{app, clear, mesh, warm};
+use crate::pool::{app, clear, direct, mesh, warm};
 use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
@@ -134,6 +134,8 @@ pub struct Worker {
     snapshot: SharedSnapshot,
     /// Connections to peers.
     pub mesh: Rc<mesh::Pool>,
+    /// TLS clients for opaque connections to workloads without a sidecar.
+    pub direct: direct::Clients,
     /// HTTP/1.1 connections to the application.
     pub apps: Rc<app::Pool>,
     /// HTTP/2 connections to the application.
@@ -242,6 +244,7 @@ pub fn run(
         let reviews = Reviews::new(epochs.enforced);
         let worker = Rc::new(Worker {
             mesh: mesh::Pool::new(settings.dialer, Rc::clone(&reviews), snapshot.clone()),
+            direct: direct::Clients::default(),
             apps: app::Pool::new(settings.dialer),
             clear: clear::Pool::new(settings.dialer),
             balancer: Balancer::new(seed),
@@ -388,6 +391,7 @@ async fn sweep(worker: Rc<Worker>) {
         let now = Instant::now();
         let snapshot = worker.snapshot();
         worker.mesh.sweep(now, &snapshot);
+        worker.direct.sweep(now, &snapshot);
         worker.apps.sweep(now);
         worker.clear.sweep(now);
         worker

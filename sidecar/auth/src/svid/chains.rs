@@ -8,6 +8,7 @@
 //!
 //! Lock-free and bounded: a look-up reads a few slots, an insertion replaces one.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -198,20 +199,88 @@ fn whole<'a>(
         .collect()
 }
 
-/// Names a chain and a use of it. Lengths go in, so that no two chains are spelled alike.
+/// Chains up to this size are kept to be recognised, bytes.
+const MAX_RECOGNISED: usize = 4 * 1024;
+
+thread_local! {
+    /// The chain that was named last: a handshake asks for the name of one chain up to three times.
+    static LAST: RefCell<Named> = const { RefCell::new(Named { spelled: Vec::new(), key: [0; 32] }) };
+}
+
+struct Named {
+    /// What was digested.
+    spelled: Vec<u8>,
+    key: [u8; 32],
+}
+
+/// Names a chain and a use of it: the SHA-256 of its spelling.
 fn key(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], usage: Usage) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    context.update(&[match usage {
+    LAST.with_borrow_mut(|last| {
+        if is_spelled(&last.spelled, leaf, intermediates, usage) {
+            return last.key;
+        }
+        last.spelled.clear();
+        for part in spelling(leaf, intermediates, usage) {
+            last.spelled.extend_from_slice(part.as_ref());
+        }
+        let digest = digest::digest(&digest::SHA256, &last.spelled);
+        last.key.copy_from_slice(digest.as_ref());
+        if last.spelled.len() > MAX_RECOGNISED {
+            last.spelled = Vec::new();
+        }
+        last.key
+    })
+}
+
+/// Lengths go in, so that no two chains are spelled alike.
+fn spelling<'a>(
+    leaf: &'a CertificateDer<'_>,
+    intermediates: &'a [CertificateDer<'_>],
+    usage: Usage,
+) -> impl Iterator<Item = Part<'a>> {
+    let usage = match usage {
         Usage::Client => 0,
         Usage::Server => 1,
-    }]);
-    for certificate in std::iter::once(leaf).chain(intermediates) {
-        context.update(&certificate.len().to_be_bytes());
-        context.update(certificate);
+    };
+    let certificates = std::iter::once(leaf).chain(intermediates);
+    let certificates = certificates.flat_map(|certificate| {
+        [
+            Part::Number(certificate.len().to_be_bytes()),
+            Part::Bytes(certificate),
+        ]
+    });
+    std::iter::once(Part::Number(usize::to_be_bytes(usage))).chain(certificates)
+}
+
+/// A part of a spelling.
+enum Part<'a> {
+    Number([u8; size_of::<usize>()]),
+    Bytes(&'a [u8]),
+}
+
+impl AsRef<[u8]> for Part<'_> {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Number(bytes) => bytes,
+            Self::Bytes(bytes) => bytes,
+        }
     }
-    let mut key = [0; 32];
-    key.copy_from_slice(context.finish().as_ref());
-    key
+}
+
+fn is_spelled(
+    spelled: &[u8],
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    usage: Usage,
+) -> bool {
+    let mut rest = spelled;
+    for part in spelling(leaf, intermediates, usage) {
+        match rest.strip_prefix(part.as_ref()) {
+            Some(after) => rest = after,
+            None => return false,
+        }
+    }
+    rest.is_empty()
 }
 
 #[cfg(test)]

@@ -1,17 +1,19 @@
 //! Sessions of a client with one server, to be resumed.
 //!
 //! They belong to one configuration: one own SVID, one set of bundles and revocations, one identity that the server had to
-//! prove. A change of any is another configuration, which knows no session.
+//! prove. A change of any is another configuration, which knows no session. A day after the server proved its certificate
+//! it has to do so again.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::time_provider::TimeProvider;
+use rustls::{HandshakeKind, NamedGroup};
 use rustls_pki_types::ServerName;
 
+use super::tickets::MAX_LINEAGE;
 use crate::svid::seconds;
 
 /// Sessions that are kept; each is good for one connection.
@@ -29,6 +31,8 @@ struct Held {
     sessions: VecDeque<Tls13ClientSessionValue>,
     /// The first end of a certificate of the server that was seen; 0: none was.
     server_not_after: i64,
+    /// When the server proved its certificate last, Unix seconds; 0: never.
+    proven_at: i64,
 }
 
 impl fmt::Debug for Sessions {
@@ -46,11 +50,16 @@ impl Sessions {
         }
     }
 
-    /// Tells what the server's certificate says of its end (Unix seconds). Without it no session is kept.
-    pub fn limit(&self, server_not_after: i64) {
+    /// Tells of a handshake: what the server's certificate says of its end (Unix seconds), and whether the server had to
+    /// prove it. Before that no session is kept, and none a day after the last proof.
+    pub fn shook_hands(&self, kind: HandshakeKind, server_not_after: i64) {
+        let now = self.now();
         let mut held = self.lock();
+        if kind != HandshakeKind::Resumed {
+            held.proven_at = now;
+        }
         let earlier = held.server_not_after;
-        if earlier <= self.now() {
+        if earlier <= now {
             // Of a certificate that has ended, nothing is of use.
             held.sessions.clear();
             held.server_not_after = server_not_after;
@@ -71,7 +80,8 @@ impl Sessions {
     }
 
     fn is_valid(&self, held: &Held) -> bool {
-        self.now() < self.own_not_after.min(held.server_not_after)
+        let lineage = held.proven_at.saturating_add(MAX_LINEAGE);
+        self.now() < self.own_not_after.min(held.server_not_after).min(lineage)
     }
 
     fn now(&self) -> i64 {

@@ -6,12 +6,16 @@
 //! full handshake. So does a ticket whose client would not be let in by its certificates now: it carries the chain that was
 //! verified, which is held against bundles, times and revocations again before the ticket is taken.
 //!
+//! The key lives for a day at most, so that no session is resumed, and resumed again, for longer than that without a full
+//! handshake (RFC 8446 §8.1, appendix C.4 leave it to the server).
+//!
 //! No early data. The key exchange is done anew each time (`psk_dhe_ke`), so the key of the tickets opens no recorded
 //! connection.
 
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use rustls::server::ProducesTickets;
 use rustls::time_provider::TimeProvider;
@@ -23,14 +27,39 @@ use crate::svid::{Usage, seconds};
 
 /// Most seconds that a ticket is good for.
 const MAX_AGE: i64 = 3600;
+/// Most seconds from a full handshake to the last one that goes back to it, ticket by ticket.
+pub(super) const MAX_LINEAGE: i64 = 24 * 3600;
 /// Longest session that is put into a ticket, bytes: the client has to send it in its first message.
 const MAX_SESSION: usize = 8 * 1024;
 /// Bytes of the end of a ticket's life, ahead of the session.
 const ENDS: usize = size_of::<i64>();
 
+/// What seals tickets, for a while.
+struct Seal {
+    key: RandomizedNonceKey,
+    /// When it was made, Unix seconds.
+    born: i64,
+}
+
+impl Seal {
+    fn new(born: i64) -> Result<Self, rustls::Error> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        aws_lc_rs::rand::fill(bytes.as_mut_slice())
+            .map_err(|_| rustls::Error::FailedToGetRandomBytes)?;
+        let key = RandomizedNonceKey::new(&AES_256_GCM, bytes.as_slice())
+            .map_err(|_| rustls::Error::General("the key of the session tickets".into()))?;
+        Ok(Self { key, born })
+    }
+
+    /// True while it seals and opens at `now`, Unix seconds. A clock that was set back makes no key live longer.
+    fn is_good(&self, now: i64) -> bool {
+        (self.born..self.born.saturating_add(MAX_LINEAGE)).contains(&now)
+    }
+}
+
 /// Seals and opens the tickets of one configuration.
 pub(super) struct Tickets {
-    key: RandomizedNonceKey,
+    seal: ArcSwap<Seal>,
     pub(super) trust: Trust,
     own_not_after: i64,
     clock: Arc<dyn TimeProvider>,
@@ -54,13 +83,9 @@ impl Tickets {
         own_not_after: i64,
         clock: Arc<dyn TimeProvider>,
     ) -> Result<Self, rustls::Error> {
-        let mut bytes = Zeroizing::new([0; 32]);
-        aws_lc_rs::rand::fill(bytes.as_mut_slice())
-            .map_err(|_| rustls::Error::FailedToGetRandomBytes)?;
-        let key = RandomizedNonceKey::new(&AES_256_GCM, bytes.as_slice())
-            .map_err(|_| rustls::Error::General("the key of the session tickets".into()))?;
+        let now = clock.current_time().map_or(0, seconds);
         Ok(Self {
-            key,
+            seal: ArcSwap::from_pointee(Seal::new(now)?),
             trust,
             own_not_after,
             clock,
@@ -78,11 +103,26 @@ impl Tickets {
         (ends > seconds(now)).then_some(ends)
     }
 
-    fn open(&self, ticket: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    /// What seals at `now`, Unix seconds. Of two workers that make one at the same time the later's counts.
+    fn seal(&self, now: i64) -> Option<Arc<Seal>> {
+        let held = self.seal.load();
+        if held.is_good(now) {
+            return Some(Arc::clone(&held));
+        }
+        let next = Arc::new(Seal::new(now).ok()?);
+        self.seal.store(Arc::clone(&next));
+        Some(next)
+    }
+
+    fn open(&self, ticket: &[u8], now: i64) -> Option<Zeroizing<Vec<u8>>> {
+        let seal = self.seal.load();
+        if !seal.is_good(now) {
+            return None;
+        }
         let (nonce, sealed) = ticket.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut opened = Zeroizing::new(sealed.to_vec());
-        let length = self
+        let length = seal
             .key
             .open_in_place(nonce, Aad::empty(), &mut opened)
             .ok()?
@@ -107,12 +147,14 @@ impl ProducesTickets for Tickets {
         if session.len() > MAX_SESSION {
             return None;
         }
+        let now = seconds(self.clock.current_time()?);
         let ends = self.ends(session)?;
         // One buffer for what is sealed and its tag: grown, it would leave a copy of the secret behind.
         let mut sealed = Vec::with_capacity(ENDS + session.len() + AES_256_GCM.tag_len());
         sealed.extend(ends.to_be_bytes());
         sealed.extend(session);
         let nonce = self
+            .seal(now)?
             .key
             .seal_in_place_append_tag(Aad::empty(), &mut sealed)
             .ok()?;
@@ -120,9 +162,9 @@ impl ProducesTickets for Tickets {
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        let opened = self.open(ticket)?;
-        let (ends, session) = opened.split_first_chunk::<ENDS>()?;
         let now = seconds(self.clock.current_time()?);
+        let opened = self.open(ticket, now)?;
+        let (ends, session) = opened.split_first_chunk::<ENDS>()?;
         if now >= i64::from_be_bytes(*ends) {
             return None;
         }

@@ -74,7 +74,20 @@ impl Client {
 
     /// Connects, and says how; who the peers are is asked on both sides.
     fn connect(&self, server: &Server) -> Result<HandshakeKind, String> {
-        self.sessions.limit(NOW.cast_signed() + 3600);
+        self.connect_until(server, 3600)
+    }
+
+    /// The same with a server whose certificate is said to end then, seconds from the time of the certificates.
+    fn connect_until(&self, server: &Server, end: i64) -> Result<HandshakeKind, String> {
+        // A ticket comes after the client was told of the handshake; here it comes with it.
+        let kind = match self.sessions.is_useful() {
+            true => HandshakeKind::Resumed,
+            false => {
+                self.sessions.clear();
+                HandshakeKind::Full
+            }
+        };
+        self.sessions.shook_hands(kind, NOW.cast_signed() + end);
         let session = handshake(&self.config, &server.config)?;
         let web = server
             .trust
@@ -238,6 +251,15 @@ fn session_of(mesh: &Mesh) -> Vec<u8> {
     session
 }
 
+/// An identity whose certificate ends then, seconds from now.
+fn ending(id: &str, end: i64, issuer: &Issuer) -> Identity {
+    let mut params = leaf_params(id);
+    params.not_after = at(end);
+    let key = KeyPair::generate().unwrap();
+    let leaf = params.signed_by(&key, issuer).unwrap();
+    Identity::new(vec![leaf.der().clone()], private(&key)).unwrap()
+}
+
 #[test]
 fn a_ticket_ends_with_either_certificate_and_after_an_hour() {
     // Ends of web's and of orders' certificates and the time of the second handshake, in seconds from now; how it goes.
@@ -250,18 +272,11 @@ fn a_ticket_ends_with_either_certificate_and_after_an_hour() {
         (9000, 9000, 3600, Ok(HandshakeKind::Full)),
     ];
     let root = authority("td");
-    let ending = |id: &str, end: i64| {
-        let mut params = leaf_params(id);
-        params.not_after = at(end);
-        let key = KeyPair::generate().unwrap();
-        let leaf = params.signed_by(&key, &root).unwrap();
-        Identity::new(vec![leaf.der().clone()], private(&key)).unwrap()
-    };
     for (web_end, orders_end, later, expected) in cases {
         let mesh = Mesh {
             bundles: Arc::new(bundles(&[("td", &root)])),
-            web: ending(WEB, web_end),
-            orders: ending(ORDERS, orders_end),
+            web: ending(WEB, web_end, &root),
+            orders: ending(ORDERS, orders_end, &root),
             root: authority("unused"),
         };
         let (client, server) = (Client::of(&mesh), Server::of(&mesh));
@@ -287,8 +302,7 @@ fn a_client_offers_no_session_beyond_either_certificate() {
         (100, 100, false),
     ] {
         let client = Client::of(&mesh);
-        client.sessions.limit(NOW.cast_signed() + server_end);
-        client.connect(&server).unwrap();
+        client.connect_until(&server, server_end).unwrap();
         client.clock.set(later);
         assert_eq!(client.sessions.is_useful(), useful, "{later} {server_end}");
         let kind = handshake(&client.config, &server.config).unwrap();
@@ -311,6 +325,33 @@ fn a_client_offers_no_session_beyond_either_certificate() {
     client.connect(&server).unwrap();
     client.sessions.clear();
     assert_eq!(client.connect(&server), Ok(HandshakeKind::Full));
+}
+
+#[test]
+fn a_day_after_a_full_handshake_comes_another_whatever_was_resumed_since() {
+    const DAYS: i64 = 24 * 3600;
+    let root = authority("td");
+    let mesh = Mesh {
+        bundles: Arc::new(bundles(&[("td", &root)])),
+        web: ending(WEB, 9 * DAYS, &root),
+        orders: ending(ORDERS, 9 * DAYS, &root),
+        root,
+    };
+    for is_the_servers in [true, false] {
+        let (client, server) = (Client::of(&mesh), Server::of(&mesh));
+        let clock = match is_the_servers {
+            true => &server.clock,
+            false => &client.clock,
+        };
+        let connect = |half_hour: i64| {
+            clock.set(half_hour * 1800);
+            client.connect_until(&server, 9 * DAYS).unwrap()
+        };
+        let full: Vec<_> = (0..100)
+            .filter(|half_hour| connect(*half_hour) == HandshakeKind::Full)
+            .collect();
+        assert_eq!(full, [0, 48, 96], "of the server: {is_the_servers}");
+    }
 }
 
 #[test]
