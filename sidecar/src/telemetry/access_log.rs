@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::line::{self, Second};
+use super::line::{self, LONGEST, Out, Said};
 use super::observe::Entry;
 use metrics::{Counter, counter};
 
@@ -28,8 +28,6 @@ const FULL: usize = 64 << 10;
 const WAITING: usize = 16;
 /// Buffers that are kept for reuse.
 const SPARE: usize = 4;
-/// Room beyond that for the line that makes it full.
-const ROOM: usize = 8 << 10;
 
 /// Which lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -57,13 +55,23 @@ pub struct AccessLogSettings {
 /// The thread that writes.
 #[derive(Debug)]
 pub struct Writer {
-    sender: SyncSender<Vec<u8>>,
+    sender: SyncSender<Buffer>,
     spare: Spare,
     thread: JoinHandle<()>,
 }
 
 /// Buffers that were written. Locked once per buffer, and only if nobody else is at it.
-type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+type Spare = Arc<Mutex<Vec<Buffer>>>;
+
+/// Lines that collected.
+#[derive(Debug, Default)]
+struct Buffer {
+    /// Empty: there is none yet. Else it has room for [`FULL`] bytes and the line that makes it full.
+    room: Vec<u8>,
+    /// Bytes of lines in it, and how many lines.
+    used: usize,
+    lines: u64,
+}
 
 impl Writer {
     /// Opens the target and starts the thread.
@@ -100,33 +108,31 @@ impl Writer {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let share = (settings.sample.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32;
         AccessLog {
-            buffer: RefCell::default(),
-            second: RefCell::default(),
+            collecting: RefCell::default(),
             spare: Arc::clone(&self.spare),
             sender: self.sender.clone(),
             filter: settings.filter,
             share,
             random: Cell::new(seed | 1),
             dropped: counter!("postern_access_log_lines_dropped_total"),
-            lines: Cell::new(0),
         }
     }
 }
 
 /// A full disk must not end the process or the log: the error is said once per streak and lines are dropped.
-fn write(mut out: Box<dyn Write + Send>, receiver: &Receiver<Vec<u8>>, spare: &Spare) {
+fn write(mut out: Box<dyn Write + Send>, receiver: &Receiver<Buffer>, spare: &Spare) {
     let mut failing = false;
     while let Ok(mut buffer) = receiver.recv() {
-        let result = out.write_all(&buffer).and_then(|()| out.flush());
+        let lines = &buffer.room[..buffer.used];
+        let result = out.write_all(lines).and_then(|()| out.flush());
         if let Err(error) = &result {
-            let lines = buffer.iter().filter(|b| **b == b'\n').count() as u64;
-            counter!("postern_access_log_lines_dropped_total").increment(lines);
+            counter!("postern_access_log_lines_dropped_total").increment(buffer.lines);
             if !failing {
                 tracing::error!(%error, "the access log cannot be written");
             }
         }
         failing = result.is_err();
-        buffer.clear();
+        (buffer.used, buffer.lines) = (0, 0);
         let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < SPARE {
             spare.push(buffer);
@@ -137,15 +143,13 @@ fn write(mut out: Box<dyn Write + Send>, receiver: &Receiver<Vec<u8>>, spare: &S
 /// One worker's lines.
 #[derive(Debug)]
 pub struct AccessLog {
-    buffer: RefCell<Vec<u8>>,
-    second: RefCell<Second>,
+    collecting: RefCell<(Buffer, Said)>,
     spare: Spare,
-    sender: SyncSender<Vec<u8>>,
+    sender: SyncSender<Buffer>,
     filter: Filter,
     share: u32,
     random: Cell<u64>,
     dropped: Counter,
-    lines: Cell<u64>,
 }
 
 impl AccessLog {
@@ -154,21 +158,32 @@ impl AccessLog {
         if !self.wants(entry) {
             return;
         }
-        let mut buffer = self.buffer.borrow_mut();
-        if buffer.capacity() == 0 {
+        let mut collecting = self.collecting.borrow_mut();
+        let (buffer, said) = &mut *collecting;
+        if buffer.room.is_empty() {
             *buffer = self.empty();
         }
-        line::write(&mut buffer, &mut self.second.borrow_mut(), entry);
-        self.lines.set(self.lines.get() + 1);
-        if buffer.len() >= FULL {
-            drop(buffer);
+        let mut out = Out::new(&mut buffer.room[buffer.used..]);
+        line::write(&mut out, said, entry);
+        match out.finish() {
+            Some(length) => {
+                buffer.used += length;
+                buffer.lines += 1;
+            }
+            None => self.dropped.increment(1),
+        }
+        if buffer.used >= FULL {
+            drop(collecting);
             self.flush();
         }
     }
 
-    fn empty(&self) -> Vec<u8> {
+    fn empty(&self) -> Buffer {
         let spare = self.spare.try_lock().ok().and_then(|mut spare| spare.pop());
-        spare.unwrap_or_else(|| Vec::with_capacity(FULL + ROOM))
+        spare.unwrap_or_else(|| Buffer {
+            room: vec![0; FULL + LONGEST],
+            ..Buffer::default()
+        })
     }
 
     fn wants(&self, entry: &Entry<'_>) -> bool {
@@ -194,11 +209,14 @@ impl AccessLog {
 
     /// Hands what collected to the writer.
     pub fn flush(&self) {
-        let buffer = std::mem::take(&mut *self.buffer.borrow_mut());
-        if buffer.is_empty() {
-            return;
-        }
-        let lines = self.lines.replace(0);
+        let buffer = {
+            let (buffer, _) = &mut *self.collecting.borrow_mut();
+            if buffer.used == 0 {
+                return;
+            }
+            std::mem::take(buffer)
+        };
+        let lines = buffer.lines;
         if self.sender.try_send(buffer).is_err() {
             self.dropped.increment(lines);
         }
@@ -310,6 +328,40 @@ mod tests {
         assert_eq!(line["phases_us"]["policy"], 7);
         assert_eq!(line["decision_id"], "000000000000000a");
         assert!(!line.to_string().contains("s3cret"));
+    }
+
+    #[test]
+    fn the_longest_line_fits() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(&dir, Filter::All, 1.0);
+        let worst = vec![0xff; 2_000];
+        let mut head = head("http://orders/");
+        head.method = http::Method::from_bytes(&[b'M'; 2_000]).unwrap();
+        let uri = format!("http://{}/{}", "h".repeat(2_000), "p".repeat(2_000));
+        head.uri = uri.parse().unwrap();
+        let agent = http::HeaderValue::from_bytes(&worst).unwrap();
+        head.headers.insert("user-agent", agent);
+        let id: Arc<str> = format!("spiffe://td/{}", "a".repeat(2_036)).into();
+        let ended = Ended {
+            peer_id: Some(Arc::clone(&id)),
+            own_id: Some(id),
+            sent: u64::MAX,
+            received: u64::MAX,
+            error: Some("protocol_error"),
+            ..ended(&head, 200)
+        };
+        let writer = Writer::start(&settings.target).unwrap();
+        let lines = writer.log(&settings, 5);
+        for _ in 0..10 {
+            log(&lines, &ended, true);
+        }
+        drop(lines);
+        writer.finish();
+        let text = std::fs::read_to_string(&settings.target).unwrap();
+        assert_eq!(text.lines().count(), 10);
+        let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(line["user_agent"], "\u{ff}".repeat(1_024));
+        assert_eq!(line["sent"], u64::MAX);
     }
 
     #[test]

@@ -341,8 +341,8 @@ mod tests {
         let key = metrics::Key::from_name("postern_c_seconds");
         let histogram = worker.histogram(&key).expect("has a place");
         let trace = mesh_trace::TraceId::new([0xab; 16]).expect("not zero");
-        histogram.add_traced(0.00002, Some(trace));
-        histogram.add_traced(1e9, None);
+        histogram.add_traced(20_000, Some(trace));
+        histogram.add_traced(1_000_000_000_000_000_000, None);
         let samples = [Sample::new("process_x", Kind::Gauge, "X.", 2.5)];
         let text = metrics.render(Format::OpenMetrics, &samples);
         assert!(

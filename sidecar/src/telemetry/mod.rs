@@ -8,6 +8,7 @@
 pub mod observe;
 
 pub mod ended;
+mod wall;
 pub mod watch;
 
 pub mod access_log;

@@ -10,11 +10,13 @@ use http::{HeaderMap, header};
 use mesh_auth::token::Verified;
 use mesh_auth::{Reason, SpiffeId};
 use mesh_trace::{Http, Phase, Span, SpanKind, Started, Subject, Timeline, Tracer, Verdict};
-use metrics::{Histogram, Key, Label, histogram};
+use metrics::{Key, Label};
 
 use super::access_log::AccessLog;
 pub use super::ended::{Ended, EndedHttp, Line, Outcome};
+use super::histogram::Histogram;
 use super::recorder::WorkerRecorder;
+use super::wall::Wall;
 use super::watch::Watch;
 use crate::directory::{MeshProtocol, WorkloadEntry};
 use crate::http::forward::{Exchanged, ForwardError};
@@ -31,8 +33,9 @@ pub struct Observer {
     pub watch: Watch,
     /// Set when nobody wants to know how long anything took: no clock is read.
     timeless: Option<Timeline>,
-    durations: [Option<Arc<super::histogram::Histogram>>; 2],
-    phases: [[Histogram; Phase::ALL.len()]; 2],
+    durations: [Option<Arc<Histogram>>; 2],
+    phases: [[Option<Arc<Histogram>>; Phase::ALL.len()]; 2],
+    wall: Wall,
 }
 
 /// A request or connection under way.
@@ -172,9 +175,15 @@ impl Observer {
             }),
             phases: directions.map(|d| {
                 Phase::ALL.map(|phase| {
-                    histogram!("postern_phase_duration_seconds", "direction" => d.as_str(), "phase" => phase.as_str())
+                    let labels = vec![
+                        Label::new("direction", d.as_str()),
+                        Label::new("phase", phase.as_str()),
+                    ];
+                    let key = Key::from_parts("postern_phase_duration_seconds", labels);
+                    recorder?.histogram(&key)
                 })
             }),
+            wall: Wall::default(),
         }
     }
 
@@ -223,13 +232,16 @@ impl Observer {
         }
         observation.timeline.mark(Phase::Response);
         let direction = observation.direction as usize;
-        let total = observation.timeline.total();
+        let total = observation.timeline.total_nanos();
         if let Some(durations) = &self.durations[direction] {
             let sampled = observation.started.filter(|s| s.sampled);
-            durations.add_traced(total.as_secs_f64(), sampled.map(|s| s.trace));
+            durations.add_traced(total, sampled.map(|s| s.trace));
         }
-        for (phase, _, took) in observation.timeline.phases() {
-            self.phases[direction][phase as usize].record(took.as_secs_f64());
+        let phases = &self.phases[direction];
+        for (histogram, took) in phases.iter().zip(observation.timeline.nanos()) {
+            if let (Some(histogram), 1..) = (histogram, *took) {
+                histogram.add_nanos(*took);
+            }
         }
         let is_of = |issuer: &str| {
             let token = observation.token.as_ref();
@@ -237,7 +249,7 @@ impl Observer {
         };
         let timeline = &observation.timeline;
         let is_over = self.watch.ended(observation.direction, timeline, is_of);
-        self.tell(observation, total, is_over, ended);
+        self.tell(observation, Duration::from_nanos(total), is_over, ended);
     }
 
     /// An opaque connection ended.
@@ -263,7 +275,9 @@ impl Observer {
         observation.timeline.mark(Phase::Handshake);
         let took = observation.timeline.total();
         let phases = &self.phases[observation.direction as usize];
-        phases[Phase::Handshake as usize].record(took.as_secs_f64());
+        if let Some(histogram) = &phases[Phase::Handshake as usize] {
+            histogram.add_nanos(observation.timeline.total_nanos());
+        }
         let is_over = self
             .watch
             .shook_hands(observation.direction, &observation.timeline);
@@ -287,10 +301,7 @@ impl Observer {
         }
         let ended = ended(observation);
         let entry = Entry {
-            // The last mark was just made.
-            at: SystemTime::now()
-                .checked_sub(observation.timeline.total())
-                .unwrap_or(SystemTime::UNIX_EPOCH),
+            at: self.wall.at(&observation.timeline),
             direction: observation.direction,
             timeline: &observation.timeline,
             started: observation.started,

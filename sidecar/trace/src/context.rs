@@ -5,7 +5,7 @@
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::id::{SpanId, TraceId};
+use crate::id::{HEX, SpanId, TraceId};
 
 /// W3C parent.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -137,7 +137,8 @@ impl Propagation {
 }
 
 /// Keeps a value that never comes again out of HPACK's dynamic table (RFC 7541 §6.2.3), where it would push out those that
-/// do: forty requests fill it.
+/// do: forty requests fill it. (Leaving one of many there, for its name, is no gain: the h2 crate compares a field with all
+/// that have its name.)
 fn once(value: &mut HeaderValue) {
     value.set_sensitive(true);
 }
@@ -170,12 +171,11 @@ fn traceparent(text: &[u8]) -> Option<Parent> {
 }
 
 fn write_traceparent(trace: TraceId, span: SpanId, flags: u8) -> [u8; 55] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     let mut put = |at: usize, bytes: &[u8]| {
-        for (i, byte) in bytes.iter().enumerate() {
-            text[at + 2 * i] = DIGITS[usize::from(byte >> 4)];
-            text[at + 2 * i + 1] = DIGITS[usize::from(byte & 15)];
+        let pairs = text[at..].as_chunks_mut().0;
+        for (pair, byte) in pairs.iter_mut().zip(bytes) {
+            *pair = HEX[usize::from(*byte)];
         }
     };
     put(3, &trace.to_bytes());
@@ -252,21 +252,32 @@ fn b3_ids(trace: &[u8], span: &[u8]) -> Option<(TraceId, SpanId)> {
     Some((TraceId::new(trace)?, SpanId::new(hex(&lower(span))?)?))
 }
 
-/// Exactly `N` bytes in lower-case hexadecimal.
+/// What a lower-case hexadecimal digit stands for; [`NO_DIGIT`] for anything else.
+static DIGITS: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+const NO_DIGIT: u8 = 0xff;
+
+/// Exactly `N` bytes in lower-case hexadecimal. Every digit is looked at without a branch and judged with all others.
 fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    let digit = |b: u8| match b {
-        b'0'..=b'9' => Some(b - b'0'),
-        b'a'..=b'f' => Some(b - b'a' + 10),
-        _ => None,
-    };
-    if text.len() != 2 * N {
+    let (pairs, []) = text.as_chunks::<2>() else {
         return None;
-    }
+    };
+    let pairs: &[[u8; 2]; N] = pairs.try_into().ok()?;
+    let mut wrong = 0;
     let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        let (high, low) = (DIGITS[usize::from(*high)], DIGITS[usize::from(*low)]);
+        wrong |= high | low;
+        *byte = high << 4 | low & 15;
     }
-    Some(bytes)
+    (wrong < 16).then_some(bytes)
 }
 
 #[cfg(test)]

@@ -4,6 +4,18 @@ use std::cell::Cell;
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroU128};
 
+/// Two lower-case hexadecimal digits for every byte.
+pub(crate) static HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// A trace's identifier.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceId(NonZeroU128);
@@ -21,6 +33,15 @@ impl TraceId {
     /// Its 16 bytes.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.get().to_be_bytes()
+    }
+
+    /// Its 32 hexadecimal digits.
+    pub fn to_hex(self) -> [u8; 32] {
+        let mut text = [0; 32];
+        for (pair, byte) in text.as_chunks_mut().0.iter_mut().zip(self.to_bytes()) {
+            *pair = HEX[usize::from(byte)];
+        }
+        text
     }
 
     /// The low half, which sampling by ratio looks at.
@@ -136,6 +157,8 @@ mod tests {
         let span = source.span();
         assert_eq!(SpanId::new(span.to_bytes()), Some(span));
         assert_eq!(format!("{span}").len(), 16);
+        let trace = source.trace();
+        assert_eq!(trace.to_string().as_bytes(), trace.to_hex());
     }
 
     #[test]

@@ -115,9 +115,12 @@ impl Timeline {
         if self.stopped {
             return;
         }
-        let elapsed = now.saturating_duration_since(self.last);
-        self.nanos[phase as usize] += u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        self.last = self.last.max(now);
+        if let Some(elapsed) = now.checked_duration_since(self.last) {
+            // Five hundred years fit.
+            let seconds = elapsed.as_secs().wrapping_mul(1_000_000_000);
+            self.nanos[phase as usize] += seconds.wrapping_add(elapsed.subsec_nanos().into());
+            self.last = now;
+        }
     }
 
     /// What `phase` took.
@@ -127,7 +130,18 @@ impl Timeline {
 
     /// From the start to the last mark.
     pub fn total(&self) -> Duration {
-        self.last.saturating_duration_since(self.started)
+        Duration::from_nanos(self.total_nanos())
+    }
+
+    /// The same in nanoseconds.
+    pub fn total_nanos(&self) -> u64 {
+        // Phases have no gaps.
+        self.nanos.iter().sum()
+    }
+
+    /// Nanoseconds by phase, in the order of [`Phase::ALL`]; 0: it did not come by.
+    pub fn nanos(&self) -> &[u64; Phase::ALL.len()] {
+        &self.nanos
     }
 
     /// When it started.
@@ -135,14 +149,23 @@ impl Timeline {
         self.started
     }
 
+    /// When the last mark was made.
+    pub fn ended(&self) -> Instant {
+        self.last
+    }
+
     /// The phases that took any time, in order, with their offsets from the start.
     pub fn phases(&self) -> impl Iterator<Item = (Phase, Duration, Duration)> + '_ {
-        let mut offset = Duration::ZERO;
+        let mut offset = 0;
         Phase::ALL.into_iter().filter_map(move |phase| {
-            let took = self.of(phase);
+            let took = self.nanos[phase as usize];
             let start = offset;
             offset += took;
-            (!took.is_zero()).then_some((phase, start, took))
+            (took > 0).then_some((
+                phase,
+                Duration::from_nanos(start),
+                Duration::from_nanos(took),
+            ))
         })
     }
 }
