@@ -419,7 +419,7 @@ mod tests {
         let sizes = [
             (size_of_accept(accept), 4_400),
             (size_of_stream(serve_stream), 3_300),
-            (size_of_accept(crate::outbound::accept), 8_200),
+            (size_of_accept(crate::outbound::accept), 5_600),
         ];
         for (size, most) in sizes {
             assert!(size <= most, "{sizes:?}: {size} bytes, at most {most}");

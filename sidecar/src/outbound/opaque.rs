@@ -44,7 +44,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     if port.is_without_sidecars() {
-        return direct::carry(worker, connection, port).await;
+        // Boxed: rarer than tunnels, and larger.
+        return Box::pin(direct::carry(worker, connection, port)).await;
     }
     let mut observation = super::observe(worker, port.port);
     let Some(mut opening) = open(worker, port, &mut observation).await else {
@@ -73,7 +74,7 @@ where
 {
     if port.is_without_sidecars() {
         // There is no tunnel to give up: whoever speaks first is carried.
-        direct::carry(worker, connection, port).await;
+        Box::pin(direct::carry(worker, connection, port)).await;
         return None;
     }
     let mut observation = super::observe(worker, port.port);

@@ -340,7 +340,8 @@ impl Pool {
         };
         let began = std::time::Instant::now();
         let skew = self.snapshot.load().clock_skew;
-        let handshake = client.handshake(tcp, skew);
+        // Boxed: whoever waits for a connection is a task that is larger than its request needs.
+        let handshake = Box::pin(client.handshake(tcp, skew));
         let Proven {
             stream: mut tls,
             peer,
