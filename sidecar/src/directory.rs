@@ -290,6 +290,23 @@ impl Directory {
         self.everything
     }
 
+    /// Where the destinations lead that are held by name, each workload once; of everything held, nowhere.
+    pub fn named(&self) -> Vec<&Arc<WorkloadEntry>> {
+        if self.everything {
+            return Vec::new();
+        }
+        let services = self.services_by_host.values();
+        let services = services.chain(self.services_by_address.values());
+        let ports = services.flat_map(|service| &service.ports);
+        let endpoints = ports.flat_map(|port| &port.endpoints);
+        let workloads = endpoints.map(|endpoint| &endpoint.workload);
+        let mut seen = HashSet::new();
+        workloads
+            .chain(self.workloads_by_address.values())
+            .filter(|workload| seen.insert(&workload.uid))
+            .collect()
+    }
+
     /// Takes the marks: what was used since they were taken last.
     pub fn take_used(&self) -> HashSet<(ResourceType, Arc<str>)> {
         let services = self.services.iter().filter(|s| s.used.take());

@@ -145,6 +145,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         ..Snapshot::empty(&args.workload, trust_domain.clone())
     }));
     let mut conditions = admin::readiness::CONDITIONS.to_vec();
+    conditions.push(admin::readiness::WARM);
     if mode == Mode::Capture {
         conditions.push(admin::readiness::CAPTURE);
     }
@@ -158,13 +159,17 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let mut threads = Vec::with_capacity(workers);
     let mut queues = Vec::with_capacity(workers);
     let mut enforced = Vec::with_capacity(workers);
+    let mut warm = Vec::with_capacity(workers);
     for (index, (listeners, ledger)) in listeners.drain(..).zip(&ledgers).enumerate() {
         let (settings, shared, drain) = (Arc::clone(&settings), Arc::clone(&shared), drain.clone());
         let (tell, told) = watch::channel(0);
         enforced.push(told);
+        let (warmed, is_warm) = watch::channel(false);
+        warm.push(is_warm);
         let epochs = Epochs {
             published: published.clone(),
             enforced: tell,
+            warm: warmed,
         };
         let seed = seed
             .wrapping_add(index as u64)
@@ -294,6 +299,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             Arc::clone(&status),
             Arc::clone(&readiness),
         ));
+        tasks.spawn(watch_warmth(warm, Arc::clone(&readiness)));
         if mode == Mode::Capture {
             tasks.spawn(watch_capture(
                 Arc::clone(&probe),
@@ -413,6 +419,15 @@ fn bind(args: &RunArgs, mode: Mode, workers: usize) -> anyhow::Result<(Bound, Ve
         },
         listeners,
     ))
+}
+
+/// Waits for every worker's connections to what was in use before the start.
+async fn watch_warmth(workers: Vec<watch::Receiver<bool>>, readiness: Arc<Readiness>) {
+    for mut worker in workers {
+        // One that ended needs none.
+        let _ = worker.wait_for(|warm| *warm).await;
+    }
+    readiness.set(admin::readiness::WARM, Ok(()));
 }
 
 async fn watch_capture(probe: Arc<Probe>, readiness: Arc<Readiness>, stop: CancellationToken) {

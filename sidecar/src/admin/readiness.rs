@@ -12,6 +12,8 @@ use tokio::sync::watch;
 pub const CONDITIONS: &[&str] = &["certificate", "snapshot", "listeners"];
 /// Condition that is added where traffic is captured.
 pub const CAPTURE: &str = "capture";
+/// Condition that holds once what was in use before the start has its connections, or had its time.
+pub const WARM: &str = "warm";
 /// Condition that breaks when the drain begins.
 pub const DRAINING: &str = "draining";
 

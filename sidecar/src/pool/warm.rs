@@ -1,7 +1,8 @@
 //! Dials ahead: a change of the own certificate, of trust or of endpoints has connections made before a request needs them.
 //!
 //! Services are in use while one of their endpoints was used lately. When a snapshot comes, their endpoints without a
-//! connection under its TLS contexts get one, one after the other, so that a request finds it ready.
+//! connection under its TLS contexts get one, one after the other, so that a request finds it ready. At the start those are in use
+//! that an earlier process used: they are dialled at once, and readiness waits for it, for a short time.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mesh_proto::mesh::MeshProtocol;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -20,6 +22,8 @@ use crate::worker::Worker;
 const LATELY: Duration = Duration::from_secs(60);
 /// Connections made ahead for one port of a service.
 const MAX_AHEAD: usize = 32;
+/// What readiness waits for connections at the start.
+pub const AT_START: Duration = Duration::from_millis(300);
 /// Longest wait before dialling: sidecars that hear of the same change do not dial at once.
 const SPREAD_MS: u64 = 250;
 
@@ -87,12 +91,35 @@ impl Used {
 /// The endpoints that have a sidecar.
 fn members(port: &ServicePort) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
     let workloads = port.endpoints.iter().map(|endpoint| &endpoint.workload);
-    workloads.filter(|workload| {
-        matches!(
-            workload.protocol,
-            MeshProtocol::Postern | MeshProtocol::Hbone
-        )
-    })
+    workloads.filter(|workload| has_sidecar(workload))
+}
+
+fn has_sidecar(workload: &WorkloadEntry) -> bool {
+    matches!(
+        workload.protocol,
+        MeshProtocol::Postern | MeshProtocol::Hbone
+    )
+}
+
+/// Dials, once a snapshot is in force that may decide, what is known by name from an earlier process. Returns when the connections
+/// are there or cannot be had, or when they take too long.
+pub async fn begin(worker: &Rc<Worker>, epochs: &mut watch::Receiver<u64>) {
+    let complete = |worker: &Worker| {
+        let snapshot = worker.snapshot();
+        snapshot.tls.is_some() && snapshot.policy.is_some()
+    };
+    while !complete(worker) {
+        if epochs.changed().await.is_err() {
+            return;
+        }
+    }
+    let snapshot = arc_swap::Guard::into_inner(worker.snapshot());
+    let named = snapshot.directory.named();
+    let peers = named.into_iter().filter(|workload| has_sidecar(workload));
+    let dials = peers
+        .take(MAX_AHEAD)
+        .map(|workload| worker.mesh.dial_ahead(workload, &snapshot));
+    let _ = tokio::time::timeout(AT_START, join_all(dials)).await;
 }
 
 /// Dials ahead whenever `epochs` tells of a new snapshot, for as long as somebody publishes them.

@@ -202,6 +202,8 @@ pub struct Epochs {
     pub published: watch::Receiver<u64>,
     /// Told the newest epoch under which nothing forbidden is open any more.
     pub enforced: watch::Sender<u64>,
+    /// Told when the connections are there that were wanted at the start.
+    pub warm: watch::Sender<bool>,
 }
 
 /// What a worker tells, and to whom.
@@ -274,7 +276,13 @@ pub fn run(
             settings,
             snapshot,
         });
-        serve(&worker, listeners, epochs.published, shutdown).await
+        serve(
+            &worker,
+            listeners,
+            (epochs.published, epochs.warm),
+            shutdown,
+        )
+        .await
     })
 }
 
@@ -291,7 +299,7 @@ pub fn secret() -> io::Result<[u8; 32]> {
 async fn serve(
     worker: &Rc<Worker>,
     listeners: Listeners,
-    epochs: watch::Receiver<u64>,
+    (epochs, warm): (watch::Receiver<u64>, watch::Sender<bool>),
     shutdown: &CancellationToken,
 ) -> io::Result<()> {
     let mut loops = tokio::task::JoinSet::new();
@@ -332,7 +340,12 @@ async fn serve(
         ));
     }
     loops.spawn_local(sweep(Rc::clone(worker)));
-    loops.spawn_local(warm::follow(Rc::clone(worker), epochs.clone()));
+    let (warming, mut heard) = (Rc::clone(worker), epochs.clone());
+    loops.spawn_local(async move {
+        warm::begin(&warming, &mut heard).await;
+        warm.send_replace(true);
+        warm::follow(warming, heard).await;
+    });
     // Goes on while connections drain: what is revoked then is not left to the drain deadline.
     let mut review = tokio::task::JoinSet::new();
     let (watching, changes) = (Rc::clone(worker), epochs.clone());

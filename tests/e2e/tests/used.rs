@@ -137,10 +137,16 @@ fn without_the_control_api_what_is_known_goes_on_and_nothing_is_assumed_of_the_r
     let mut again = mesh.command("sidecar-web").spawn().expect("it starts");
     eventually("it is ready from its last good state", || ready.is_file());
     let told: Value = serde_json::from_slice(&std::fs::read(&ready).expect("there")).expect("JSON");
-    let outbound: SocketAddr = told["outbound"]
-        .as_str()
-        .and_then(|text| text.parse().ok())
-        .expect("an address");
+    let address = |listener: &str| -> SocketAddr {
+        let text = told[listener].as_str().expect("an address");
+        text.parse().expect("host:port")
+    };
+    // Ready means: the connection to who was called before is there.
+    let admin = address("admin");
+    let metrics = http::get(admin, &admin.to_string(), "/metrics", "").text();
+    let ahead = "postern_mesh_dialed_ahead_total 1";
+    assert!(metrics.lines().any(|line| line == ahead), "{metrics}");
+    let outbound = address("outbound");
     for (host, expected) in [
         ("orders", (200, None)),
         ("payments", (503, Some("destination_unresolved"))),
