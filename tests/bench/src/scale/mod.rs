@@ -2,6 +2,7 @@
 //!
 //! Control API and simulated sidecars share the machine: what is told includes the simulation's own work.
 
+mod real;
 mod world;
 
 use std::collections::HashMap;
@@ -24,6 +25,10 @@ use crate::{cpu, memory, say};
 
 /// From a change to its acknowledgement by the last but one in a hundred sidecars.
 const PUSH_P99_SECONDS: f64 = 1.0;
+/// Memory that a sidecar may take for the services it uses, whatever the size of the mesh.
+const IN_USE_MB: f64 = 2.0;
+/// What the first request to a service may take in all, the control API asked twice.
+const FIRST_USE_MS: f64 = 5.0;
 /// Time for the slowest stream or certificate of a storm.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Certificate requests in flight: what the processors can do at once is a handful, the rest waits in the server's queue.
@@ -80,6 +85,9 @@ async fn measure(arguments: &Arguments, report: &mut Report) -> anyhow::Result<(
     report.figure("workloads", workloads);
     report.figure("sidecars", sidecars);
     report.figure("control_api_start_ms", ms(api.start_up));
+    let port = real::register(&mut api).await?;
+    say("a real sidecar alone");
+    let alone = real::measure(&ours, &mut api, port, "used", None).await?;
     let empty = memory::rss(api.kid.pid())?;
 
     say(&format!("registering {workloads} workloads"));
@@ -93,6 +101,31 @@ async fn measure(arguments: &Arguments, report: &mut Report) -> anyhow::Result<(
         "bytes_per_workload",
         per(registered.saturating_sub(empty), workloads),
     );
+
+    say("a real sidecar among them, by name and holding everything");
+    let used = real::measure(&ours, &mut api, port, "used", Some(workloads)).await?;
+    let all = real::measure(&ours, &mut api, port, "all", Some(workloads)).await?;
+    report.at_most(
+        "sidecar_in_use_mb_above_alone",
+        Some(used.rss_in_use_mb - alone.rss_mb),
+        IN_USE_MB,
+    );
+    report.at_most(
+        "sidecar_first_use_p50_ms",
+        Some(used.first_use_p50_ms),
+        FIRST_USE_MS,
+    );
+    report.ratio(
+        "sidecar_rss_by_name_of_all",
+        crate::statistics::ratio(Some(used.rss_in_use_mb), Some(all.rss_in_use_mb)),
+    );
+    report.ratio(
+        "sidecar_ready_by_name_of_all",
+        crate::statistics::ratio(Some(used.ready_ms), Some(all.ready_ms)),
+    );
+    for (name, figures) in [("alone", alone), ("by_name", used), ("all", all)] {
+        report.figure(format!("sidecar_{name}"), figures);
+    }
 
     say(&format!("{sidecars} join tokens"));
     let names: Vec<String> = (0..sidecars)
@@ -211,14 +244,14 @@ async fn push(
     })
 }
 
-/// What a sidecar in use asks for: everything that guards it, itself, five services and their workloads.
+/// What a sidecar in use asks for when it connects again: everything that guards it, itself, five services and another that
+/// everybody uses, by the names that a sidecar's application calls them by.
 fn subscriptions(index: u32, name: &str, workloads: u32) -> Rc<HashMap<ResourceType, Subscribe>> {
-    let (services, mut members) = world::uses(index, workloads);
-    members.push(name.to_owned());
-    members.push(world::SHARED.to_owned());
+    let (services, _) = world::uses(index, workloads);
+    let (hosts, members) = world::subscriptions(name, &services);
     let all = ResourceType::ALL.into_iter().map(|kind| {
         let subscribe = match kind {
-            ResourceType::Service => Subscribe::Names(services.clone()),
+            ResourceType::Service => Subscribe::Names(hosts.clone()),
             ResourceType::Workload => Subscribe::Names(members.clone()),
             _ => Subscribe::All,
         };
