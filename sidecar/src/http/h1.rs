@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
 use super::body::{BodyError, BodySink, BodySource, Frame};
+use crate::worker::accepted::Accepted;
 
 /// Bytes asked of the socket at a time while a head is awaited.
 const HEAD_READ: usize = 4 * 1024;
@@ -44,6 +45,22 @@ pub struct Connection<S> {
     /// The last read got all that it asked for.
     flowing: bool,
     eof: bool,
+    /// The writing ends when the message being written does.
+    ends: bool,
+    /// It has ended.
+    ended: bool,
+    /// Tells the stream that its writing ends with the next bytes.
+    end_with_next: fn(&mut S),
+}
+
+impl Connection<Accepted> {
+    /// Wraps a connection that was accepted.
+    pub fn accepted(io: Accepted) -> Self {
+        Self {
+            end_with_next: Accepted::end_with_next,
+            ..Self::new(io, BytesMut::new())
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -56,6 +73,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             pieces: VecDeque::new(),
             flowing: false,
             eof: false,
+            ends: false,
+            ended: false,
+            end_with_next: |_| {},
         }
     }
 
@@ -167,10 +187,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends the write direction.
+    /// Says that nothing follows the message whose head was written: its last bytes are left to
+    /// [`Connection::poll_shutdown`], which sends them and the end together.
+    pub fn end_after(&mut self) {
+        self.ends = true;
+    }
+
+    /// Writes everything out, and ends the write direction if it ends here.
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ends {
+            self.poll_shutdown(cx)
+        } else {
+            self.poll_flush(cx)
+        }
+    }
+
+    /// Writes everything out and ends the write direction.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        (self.end_with_next)(&mut self.io);
         ready!(self.poll_flush(cx))?;
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        self.ended = true;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -327,10 +368,11 @@ impl<H: Handle> BodySink for Sink<H> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        self.handle
-            .connection()
-            .poll_flush(cx)
-            .map_err(BodyError::from)
+        let mut connection = self.handle.connection();
+        if self.ended && connection.ends {
+            return Poll::Ready(Ok(()));
+        }
+        connection.poll_flush(cx).map_err(BodyError::from)
     }
 
     fn abort(&mut self) {
@@ -357,6 +399,9 @@ mod tests {
         room: usize,
         written: Vec<u8>,
         calls: Vec<usize>,
+        /// What was written when it was told that the next bytes are the last.
+        told_at: Option<usize>,
+        shut: usize,
     }
 
     impl AsyncRead for Wire {
@@ -405,7 +450,8 @@ mod tests {
             Poll::Ready(Ok(()))
         }
 
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.shut += 1;
             Poll::Ready(Ok(()))
         }
     }
@@ -467,6 +513,33 @@ mod tests {
         connection.borrow_mut().io.room = usize::MAX;
         assert!(sink.poll_ready(&mut cx).is_ready());
         assert_eq!(connection.borrow().io.calls, [WRITE_HIGH_WATER]);
+    }
+
+    #[test]
+    fn the_last_message_goes_out_with_the_end_and_others_before_it() {
+        let connection = connection(Wire {
+            room: usize::MAX,
+            ..Wire::default()
+        });
+        connection.borrow_mut().end_with_next = |wire| wire.told_at = Some(wire.written.len());
+        let mut cx = Context::from_waker(Waker::noop());
+        let send = |cx: &mut Context<'_>| {
+            let mut sink = Sink::new(&connection, BodyLength::UntilClose);
+            sink.send(Bytes::from_static(b"body"), true).unwrap();
+            assert!(sink.poll_flush(cx).is_ready());
+        };
+        send(&mut cx);
+        assert_eq!(connection.borrow().io.written, b"body");
+        connection.borrow_mut().end_after();
+        send(&mut cx);
+        assert_eq!(connection.borrow().io.written, b"body", "left to the end");
+        // Whoever ends it a second time changes nothing.
+        for _ in 0..2 {
+            assert!(connection.borrow_mut().poll_finish(&mut cx).is_ready());
+        }
+        let wire = &connection.borrow().io;
+        assert_eq!((&wire.written[..], wire.shut), (&b"bodybody"[..], 1));
+        assert_eq!(wire.told_at, Some(4), "before the last bytes");
     }
 
     #[test]

@@ -183,12 +183,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Responder<'a, S> {
         );
     }
 
-    /// Writes everything out.
+    /// Writes everything out, and ends the connection's writing if the answer was to be the last.
     ///
     /// # Errors
     /// The connection failed.
-    pub async fn flush(&mut self) -> std::io::Result<()> {
-        poll_fn(|cx| self.connection.borrow_mut().poll_flush(cx)).await
+    pub async fn finish(&mut self) -> std::io::Result<()> {
+        poll_fn(|cx| self.connection.borrow_mut().poll_finish(cx)).await
     }
 }
 
@@ -226,8 +226,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Downstream for Responder<'a, S> {
         {
             self.keep_alive = false;
         }
+        let mut connection = self.connection.borrow_mut();
         mesh_http1::encode_response(
-            &mut self.connection.borrow_mut().write,
+            &mut connection.write,
             self.version,
             head.status,
             &head.headers,
@@ -235,6 +236,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Downstream for Responder<'a, S> {
             self.keep_alive,
             None,
         );
+        if !self.keep_alive {
+            connection.end_after();
+        }
+        drop(connection);
         let framing = if length == BodyLength::Chunked && self.version < Version::HTTP_11 {
             BodyLength::UntilClose
         } else {

@@ -419,7 +419,8 @@ mod tests {
         let sizes = [
             (size_of_accept(accept), 4_400),
             (size_of_stream(serve_stream), 3_300),
-            (size_of_accept(crate::outbound::accept), 5_600),
+            (size_of_accept(crate::outbound::accept), 1_700),
+            (size_of_accept(super::super::plain::accept), 1_700),
         ];
         for (size, most) in sizes {
             assert!(size <= most, "{sizes:?}: {size} bytes, at most {most}");

@@ -70,7 +70,8 @@ pub async fn accept(worker: &Rc<Worker>, (stream, address): (TcpStream, SocketAd
         MtlsMode::Strict => {
             let seen = first_bytes(&connection).await;
             if seen == Detected::Tls {
-                return terminate(worker, connection, source, port, live, &snapshot).await;
+                let terminated = terminate(worker, connection, source, port, live, &snapshot);
+                return Box::pin(terminated).await;
             }
             worker.notebook.plaintext(source.address.ip(), port, true);
             let refused = source.refuse(worker, port, Reason::PlaintextRefused, None);
@@ -89,7 +90,7 @@ pub async fn accept(worker: &Rc<Worker>, (stream, address): (TcpStream, SocketAd
             let review = reviews.register(Box::new(subject), &worker.snapshot());
             let serve = plaintext(worker, connection, source, port, live, &review);
             // Cut or done: there is nothing left to say to whoever does not speak TLS.
-            let _ = review.guard(serve).await;
+            let _ = Box::pin(review.guard(serve)).await;
         }
     }
 }
@@ -317,7 +318,7 @@ async fn answer(connection: &RefCell<Connection<TcpStream>>, refused: Refused) {
         false,
     );
     let _ = Answer::new(refused.reason, refused.id).send(&mut responder, &http::HeaderMap::new());
-    let _ = responder.flush().await;
+    let _ = responder.finish().await;
     let _ = poll_fn(|cx| connection.borrow_mut().poll_shutdown(cx)).await;
 }
 

@@ -142,7 +142,7 @@ pub async fn serve_http1<S>(
                 observation.refused(refused.reason, refused.id, refused.policy.as_deref());
                 let answer = Answer::of(&refused);
                 let _ = answer.send(&mut responder, &head.headers);
-                let _ = responder.flush().await;
+                let _ = responder.finish().await;
                 let outcome = answered(worker, &answer, &head.headers);
                 tell(worker, source, &mut observation, &head, port, &outcome);
                 break;
@@ -191,7 +191,7 @@ pub async fn serve_http1<S>(
                 }
             }
         };
-        let flushed = responder.flush().await;
+        let flushed = responder.finish().await;
         tell(worker, source, &mut observation, &head, port, &outcome);
         if flushed.is_err() || !go_on {
             break;
@@ -234,7 +234,7 @@ pub async fn refuse_head<S>(
     let _ = Answer::new(reason, id)
         .with_status(status)
         .send(&mut responder, &HeaderMap::new());
-    let _ = responder.flush().await;
+    let _ = responder.finish().await;
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -417,7 +417,7 @@ where
             let refused = source.refuse(worker, port, Reason::ConnectFailed, None);
             let answer = Answer::new(refused.reason, refused.id);
             let _ = answer.send(&mut responder, &head.headers);
-            let _ = responder.flush().await;
+            let _ = responder.finish().await;
             Outcome {
                 error: Some(Reason::ConnectFailed.code()),
                 ..answered(worker, &answer, &head.headers)

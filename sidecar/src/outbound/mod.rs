@@ -25,26 +25,44 @@ use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::telemetry::observe::{Ended, EndedHttp, Line, Observation, Outcome};
 use crate::tunnel::{self, Carried, Speech};
+use crate::worker::accepted::Accepted;
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
 use crate::worker::{Egress, Mode, TcpService, Worker, dial};
 use detect::Protocol;
 use route::{Followed, Route};
 
-/// Serves one connection on the outbound listener.
-pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
+/// Serves one connection on the outbound listener. What is large once it is known what the connection speaks is boxed then:
+/// a task is moved several times until it runs.
+pub async fn accept(worker: &Rc<Worker>, stream: Accepted, live: &Live) {
     worker.counters.connection(Direction::Outbound);
     if worker.settings.mode == Mode::Explicit {
-        let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
+        let connection = RefCell::new(Connection::accepted(stream));
         return match detect::client(&connection, std::time::Duration::from_secs(30)).await {
-            Protocol::Http1 => request::serve_http1(worker, connection, &Route::ByHost, live).await,
-            Protocol::Http2 => request::serve_http2(worker, connection, Route::ByHost, live).await,
+            Protocol::Http1 => {
+                Box::pin(request::serve_http1(
+                    worker,
+                    connection,
+                    &Route::ByHost,
+                    live,
+                ))
+                .await;
+            }
+            Protocol::Http2 => {
+                Box::pin(request::serve_http2(
+                    worker,
+                    connection,
+                    Route::ByHost,
+                    live,
+                ))
+                .await;
+            }
             Protocol::Opaque | Protocol::Silent => {
                 refuse(worker, None, Reason::ProtocolError);
             }
         };
     }
-    let (Some(destination), Ok(local)) = (dial::original_destination(&stream), stream.local_addr())
+    let (Some(destination), Ok(local)) = (stream.original_destination(), stream.local_addr())
     else {
         return refuse(worker, None, Reason::UnknownDestination);
     };
@@ -83,7 +101,7 @@ pub async fn accept(worker: &Rc<Worker>, stream: TcpStream, live: &Live) {
 /// Serves one connection on an explicit listener for a service port.
 pub async fn accept_service(
     worker: &Rc<Worker>,
-    stream: TcpStream,
+    stream: Accepted,
     live: &Live,
     service: &TcpService,
 ) {
@@ -92,8 +110,8 @@ pub async fn accept_service(
     let port = unknown::by_host(worker, &service.host, Some(service.port)).await;
     match port {
         Ok(port) => {
-            let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
-            opaque::tunnel(worker, &connection, &port).await;
+            let connection = RefCell::new(Connection::accepted(stream));
+            Box::pin(opaque::tunnel(worker, &connection, &port)).await;
         }
         Err(reason) => refuse(worker, None, reason),
     }
@@ -102,7 +120,7 @@ pub async fn accept_service(
 /// To a port that `destination` stood for at that epoch of the directory, or later.
 async fn to_service(
     worker: &Rc<Worker>,
-    stream: TcpStream,
+    stream: Accepted,
     port: Arc<ServicePort>,
     (destination, epoch): (SocketAddr, u64),
     live: &Live,
@@ -115,12 +133,12 @@ async fn to_service(
     {
         return plaintext(worker, stream, &port).await;
     }
-    let connection = RefCell::new(Connection::new(stream, BytesMut::new()));
+    let connection = RefCell::new(Connection::accepted(stream));
     if port.protocol == AppProtocol::Tcp
         || !port.speaks_requests()
         || worker.learned.server_first(destination)
     {
-        return opaque::tunnel(worker, &connection, &port).await;
+        return Box::pin(opaque::tunnel(worker, &connection, &port)).await;
     }
     let first_byte = if port.protocol == AppProtocol::Http {
         std::time::Duration::from_secs(300)
@@ -129,7 +147,7 @@ async fn to_service(
     };
     let mut protocol = detect::client(&connection, first_byte).await;
     if protocol == Protocol::Silent && port.protocol != AppProtocol::Http {
-        match opaque::race(worker, &connection, &port, destination).await {
+        match Box::pin(opaque::race(worker, &connection, &port, destination)).await {
             Some(found) => protocol = found,
             None => return,
         }
@@ -137,19 +155,19 @@ async fn to_service(
     match protocol {
         Protocol::Http1 => {
             let route = Route::To(Followed::new(destination, port, epoch));
-            request::serve_http1(worker, connection, &route, live).await;
+            Box::pin(request::serve_http1(worker, connection, &route, live)).await;
         }
         Protocol::Http2 => {
             let route = Route::To(Followed::new(destination, port, epoch));
-            request::serve_http2(worker, connection, route, live).await;
+            Box::pin(request::serve_http2(worker, connection, route, live)).await;
         }
-        Protocol::Opaque => opaque::tunnel(worker, &connection, &port).await,
+        Protocol::Opaque => Box::pin(opaque::tunnel(worker, &connection, &port)).await,
         Protocol::Silent => {}
     }
 }
 
 /// A service without sidecars: as it is, to one of its endpoints.
-async fn plaintext(worker: &Rc<Worker>, stream: TcpStream, port: &ServicePort) {
+async fn plaintext(worker: &Rc<Worker>, stream: Accepted, port: &ServicePort) {
     let mut observation = observe(worker, port.port);
     let mut tried = Vec::new();
     while let Some((endpoint, state)) = worker.balancer.pick(&port.endpoints, &tried) {
@@ -166,7 +184,7 @@ async fn plaintext(worker: &Rc<Worker>, stream: TcpStream, port: &ServicePort) {
         {
             Ok(upstream) => {
                 state.reached();
-                return copy(worker, stream, upstream, observation).await;
+                return Box::pin(copy(worker, stream, upstream, observation)).await;
             }
             Err(error) => {
                 tracing::debug!(%error, "endpoint not reachable");
@@ -178,14 +196,14 @@ async fn plaintext(worker: &Rc<Worker>, stream: TcpStream, port: &ServicePort) {
     fail(worker, &mut observation, Reason::NoHealthyEndpoint);
 }
 
-async fn outside(worker: &Rc<Worker>, stream: TcpStream, destination: SocketAddr) {
+async fn outside(worker: &Rc<Worker>, stream: Accepted, destination: SocketAddr) {
     if worker.settings.egress == Egress::Refuse {
         return refuse(worker, Some(destination), Reason::EgressRefused);
     }
     let mut observation = observe(worker, destination.port());
     observation.address = Some(destination);
     match worker.settings.dialer.connect(destination).await {
-        Ok(upstream) => copy(worker, stream, upstream, observation).await,
+        Ok(upstream) => Box::pin(copy(worker, stream, upstream, observation)).await,
         Err(error) => {
             tracing::debug!(%error, "destination outside the mesh not reachable");
             fail(worker, &mut observation, Reason::ConnectFailed);
@@ -220,13 +238,13 @@ fn ended<'a>(
 
 async fn copy(
     worker: &Worker,
-    client: TcpStream,
+    client: Accepted,
     upstream: TcpStream,
     mut observation: Observation,
 ) {
     observation.timeline.mark(Phase::Connect);
     observation.address = upstream.peer_addr().ok();
-    let client = RefCell::new(Connection::new(client, BytesMut::new()));
+    let client = RefCell::new(Connection::accepted(client));
     let upstream = RefCell::new(Connection::new(upstream, BytesMut::new()));
     let carried = Carried::default();
     let mut ending = Endless;

@@ -132,7 +132,7 @@ pub async fn serve_http1<S>(
                 }
             }
         };
-        let flushed = responder.flush().await;
+        let flushed = responder.finish().await;
         tell(worker, &mut observation, &head, &outcome);
         if flushed.is_err() || !go_on {
             break;
@@ -491,7 +491,7 @@ where
     };
     let answer = refuse(worker, &failed, head, observation);
     let _ = answer.send(&mut responder, &HeaderMap::new());
-    let _ = responder.flush().await;
+    let _ = responder.finish().await;
     answered(&answer, head)
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -116,9 +117,9 @@ pub fn register(listener: std::net::TcpListener) -> io::Result<TcpListener> {
 }
 
 /// Where a captured connection was going, before it was redirected. `None` when it was not redirected.
-pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+pub fn original_destination(stream: &impl AsFd) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);
-    let local = stream.local_addr().ok()?;
+    let local = socket.local_addr().ok()?.as_socket()?;
     // A dual-stack listener sees IPv4 connections with mapped addresses; their original destination is an IPv4 one.
     let v4 = match local.ip() {
         IpAddr::V4(_) => true,

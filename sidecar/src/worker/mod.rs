@@ -3,6 +3,7 @@
 //! Nothing on the way of a request leaves its worker: no lock is shared, no task is woken on another thread. What
 //! workers share is read-only ([`Settings`]) or swapped whole ([`crate::snapshot::Snapshot`]).
 
+pub mod accepted;
 pub mod dial;
 pub mod drain;
 pub mod expiry;
@@ -27,7 +28,6 @@ use std::time::Duration;
 use arc_swap::Guard;
 use mesh_http1::Limits;
 use mesh_trace::Tracer;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -44,6 +44,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::observe::Observer;
 use crate::telemetry::watch::Watch;
 use crate::{inbound, outbound};
+use accepted::Listener;
 use dial::Dialer;
 use drain::{Drain, Live};
 use metrics::Counters;
@@ -303,37 +304,37 @@ async fn serve(
     shutdown: &CancellationToken,
 ) -> io::Result<()> {
     let mut loops = tokio::task::JoinSet::new();
-    let outbound = dial::register(listeners.outbound)?;
+    let outbound = Listener::register(listeners.outbound)?;
     let inbound = dial::register(listeners.inbound)?;
     let mesh = dial::register(listeners.mesh)?;
     loops.spawn_local(accept(
         Rc::clone(worker),
-        outbound,
-        |worker, (stream, _), live| async move {
+        async move || outbound.accept().await,
+        |worker, stream, live| async move {
             outbound::accept(&worker, stream, &live).await;
         },
     ));
     loops.spawn_local(accept(
         Rc::clone(worker),
-        inbound,
+        async move || inbound.accept().await,
         |worker, accepted, live| async move {
             inbound::plain::accept(&worker, accepted, &live).await;
         },
     ));
     loops.spawn_local(accept(
         Rc::clone(worker),
-        mesh,
+        async move || mesh.accept().await,
         |worker, accepted, live| async move {
             inbound::mesh::accept(&worker, accepted, &live).await;
         },
     ));
     for (service, listener) in listeners.tcp_services {
         let service = Rc::new(service);
-        let listener = dial::register(listener)?;
+        let listener = Listener::register(listener)?;
         loops.spawn_local(accept(
             Rc::clone(worker),
-            listener,
-            move |worker, (stream, _), live| {
+            async move || listener.accept().await,
+            move |worker, stream, live| {
                 let service = Rc::clone(&service);
                 async move { outbound::accept_service(&worker, stream, &live, &service).await }
             },
@@ -375,13 +376,13 @@ async fn serve(
     Ok(())
 }
 
-async fn accept<F, Fut>(worker: Rc<Worker>, listener: TcpListener, serve: F)
+async fn accept<T, F, Fut>(worker: Rc<Worker>, next: impl AsyncFn() -> io::Result<T>, serve: F)
 where
-    F: Fn(Rc<Worker>, (TcpStream, SocketAddr), Live) -> Fut + 'static,
+    F: Fn(Rc<Worker>, T, Live) -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,
 {
     loop {
-        match listener.accept().await {
+        match next().await {
             Ok(accepted) => {
                 let live = worker.drain.enter();
                 // Ends by itself or when the worker's runtime does; counted by `live`.

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// How long one attempt may take.
@@ -35,7 +35,7 @@ impl Probe {
     }
 
     /// Answers the self-check.
-    pub async fn answer(&self, mut stream: TcpStream) {
+    pub async fn answer(&self, mut stream: impl AsyncWrite + Unpin) {
         // The other end is this process: a failure shows there.
         let _ = stream.write_all(&self.nonce).await;
         let _ = stream.shutdown().await;
