@@ -46,6 +46,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 /// Answers on their way out.
 const QUEUE: usize = 32;
+/// Requests that ask for other names than before: one for each type that is asked for by name.
+const MOST_SUBSCRIPTIONS: usize = 2;
 
 /// Why a stream ended.
 enum End {
@@ -269,6 +271,7 @@ impl Discovery {
         };
         let complete_by = Instant::now() + FIRST_ANSWERS;
         let mut delayed: Vec<(Instant, DeltaDiscoveryRequest)> = Vec::new();
+        let mut demanded = false;
         // At most one of a type is unanswered.
         let mut enforcing: Vec<(u64, Instant, DeltaDiscoveryRequest)> = Vec::new();
         loop {
@@ -291,13 +294,15 @@ impl Discovery {
                     Ok(None) => return End::Lost("the control API closed the stream".into()),
                     Err(status) => return End::Lost(status_text(&status)),
                 },
-                () = self.demanded.notified() => {
+                () = self.demanded.notified(), if !demanded => demanded = true,
+                // Only where there is room: a server that reads nothing until it is read must not be waited for.
+                room = requests.reserve_many(MOST_SUBSCRIPTIONS), if demanded => {
+                    let Ok(room) = room else {
+                        return End::Lost("the control API closed the stream".into());
+                    };
+                    demanded = false;
                     let subscriptions = self.client().subscriptions();
-                    for request in subscriptions {
-                        if requests.send(request).await.is_err() {
-                            return End::Lost("the control API closed the stream".into());
-                        }
-                    }
+                    room.zip(subscriptions).for_each(|(place, request)| place.send(request));
                 }
                 () = enforcement.changed(), if !enforcing.is_empty() => {
                     let enforced = enforcement.epoch();
