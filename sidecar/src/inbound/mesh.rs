@@ -167,7 +167,8 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         failed(&refusal.with_skew(worker.snapshot().clock_skew), reason);
     };
     let accept = async {
-        let accepted = acceptor.accept(HoldBack::new(stream)).into_fallible().await;
+        let accept = acceptor.accept(HoldBack::new(stream)).into_fallible();
+        let accepted = worker.turns.take(accept).await;
         match accepted {
             Ok(mut tls) => {
                 tls.get_mut().0.release();

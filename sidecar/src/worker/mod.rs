@@ -15,6 +15,7 @@ pub mod probe;
 pub mod progress;
 pub mod rechecks;
 pub mod review;
+pub mod turns;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -153,6 +154,8 @@ pub struct Worker {
     pub repeated: crate::http::carried::Repeated,
     /// Drain state.
     pub drain: Rc<Drain>,
+    /// Turns of handshakes that peers begin.
+    pub turns: turns::Turns,
     /// What is open and reviewed when the snapshot changes.
     pub reviews: Rc<Reviews>,
     /// Tokens that were verified.
@@ -256,6 +259,7 @@ pub fn run(
             learned: outbound::detect::Learned::default(),
             repeated: crate::http::carried::Repeated::default(),
             drain: Drain::new(),
+            turns: turns::Turns::default(),
             reviews,
             tokens: inbound::token::Tokens::new(
                 secret()?,
@@ -352,6 +356,8 @@ async fn serve(
     let (watching, changes) = (Rc::clone(worker), epochs.clone());
     let reviewed = Rc::clone(worker);
     review.spawn_local(async move { reviewed.reviews.follow(&reviewed.snapshot, epochs).await });
+    let turning = Rc::clone(worker);
+    review.spawn_local(async move { turning.turns.keep().await });
     let noting = Rc::clone(worker);
     loops.spawn_local(async move { noting.notebook.keep_handing_over().await });
     let telling = Rc::clone(worker);
