@@ -90,6 +90,17 @@ pub struct RunArgs {
     /// workload ends no later than the certificate that it came with.
     #[arg(long, env = "POSTERN_WORKLOAD_ROOTS", value_name = "FILE")]
     pub workload_roots: Option<PathBuf>,
+    /// Namespaces of the workloads that --workload-roots vouch for, with commas between them [default: all]. Theirs are then
+    /// no identity of any other namespace, here and at every sidecar.
+    #[arg(
+        long,
+        env = "POSTERN_WORKLOAD_ROOTS_NAMESPACES",
+        value_name = "NAMESPACES",
+        value_delimiter = ',',
+        value_parser = parse_namespace,
+        requires = "workload_roots"
+    )]
+    pub workload_roots_namespaces: Vec<String>,
     /// Lifetime of the certificates it signs where no shorter one is asked for, for example 24h.
     #[arg(long, env = "POSTERN_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = parse_duration)]
     pub certificate_lifetime: Duration,
@@ -171,6 +182,11 @@ fn parse_token_lifetime(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn parse_namespace(text: &str) -> Result<String, String> {
+    mesh_manifest::label("namespace", text).map_err(|e| e.to_string())?;
+    Ok(text.to_owned())
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits
@@ -207,6 +223,27 @@ mod tests {
             Command::Run(args) => *args,
             Command::Init(_) => unreachable!(),
         }
+    }
+
+    #[test]
+    fn bounds_of_other_roots_are_namespaces_and_of_no_use_without_roots() {
+        let bound = ["--workload-roots-namespaces", "shop,bank"];
+        let with: Vec<_> = ["--workload-roots", "f"].into_iter().chain(bound).collect();
+        assert_eq!(run(&with).workload_roots_namespaces, ["shop", "bank"]);
+        let refused = |arguments: &[&str]| {
+            let start = [
+                "control-api",
+                "run",
+                "--data-dir",
+                "d",
+                "--trust-domain",
+                "td",
+            ];
+            Cli::try_parse_from(start.iter().chain(arguments)).is_err()
+        };
+        assert!(refused(&bound));
+        assert!(refused(&[with[0], with[1], with[2], "shop,Bank!"]));
+        assert!(refused(&[with[0], with[1], with[2], ""]));
     }
 
     #[test]

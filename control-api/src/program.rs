@@ -154,8 +154,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let (mut authorities, store, is_new) = open(&args.init, &clock)?;
     if let Some(path) = &args.workload_roots {
         let pem = files::read(path).context("--workload-roots")?;
-        let roots = TrustBundle::from_pem(authorities.trust_domain().clone(), &pem)
-            .and_then(|bundle| authorities.with_others(bundle.authorities().to_vec()));
+        let roots =
+            TrustBundle::from_pem(authorities.trust_domain().clone(), &pem).and_then(|bundle| {
+                let namespaces = args.workload_roots_namespaces.clone();
+                authorities.with_others(bundle.authorities().to_vec(), namespaces)
+            });
         authorities = roots.with_context(|| format!("--workload-roots: {}", path.display()))?;
     }
     if is_new {

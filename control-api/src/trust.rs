@@ -40,6 +40,7 @@ impl Trust {
             trust_domain: self.authorities.trust_domain().to_string(),
             x509_authorities: ders(&state.roots()),
             workload_authorities: ders(self.authorities.others()),
+            workload_namespaces: self.authorities.others_namespaces().to_vec(),
             jwt_authorities: self.jwt.authorities(),
             renew_certificates_before: state.renew_before(),
             renew_spread_seconds: state.record().spread,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use mesh_auth::bundle::{TrustBundle, TrustBundles};
+use mesh_auth::bundle::{BundleError, TrustBundle, TrustBundles};
 use mesh_auth::latency::Budget;
 use mesh_auth::policy::{PolicyError, PolicySet, PortModes};
 use mesh_auth::revocation::{Entry, RevocationError, Revocations, Revoked};
@@ -533,31 +533,26 @@ fn build_bundles(
     outside: &RootsByDomain,
 ) -> Result<TrustBundles, SnapshotError> {
     let mut bundles = TrustBundles::default();
-    let mut insert =
-        |name: &str, domain: TrustDomain, roots: Vec<CertificateDer<'static>>, sequence| {
-            let fail = |reason: String| SnapshotError::Bundle {
-                name: name.to_owned(),
-                reason,
-            };
-            let mut roots = roots;
-            if domain == *own
-                && let Some(more) = outside.get(own.as_str())
-            {
-                roots.extend(
-                    more.iter()
-                        .filter(|root| !roots.contains(root))
-                        .cloned()
-                        .collect::<Vec<_>>(),
-                );
-            }
-            let bundle =
-                TrustBundle::new(domain, roots, sequence).map_err(|e| fail(e.to_string()))?;
-            bundles.insert(bundle).map_err(|e| fail(e.to_string()))
-        };
+    let fail = |name: &str, error: &dyn std::fmt::Display| SnapshotError::Bundle {
+        name: name.to_owned(),
+        reason: error.to_string(),
+    };
+    let mut insert = |name: &str, bundle: Result<TrustBundle, BundleError>| {
+        let mut bundle = bundle.map_err(|e| fail(name, &e))?;
+        if bundle.trust_domain() == own
+            && let Some(more) = outside.get(own.as_str())
+        {
+            bundle = bundle
+                .with_workload_roots(more.clone(), &[])
+                .map_err(|e| fail(name, &e))?;
+        }
+        bundles.insert(bundle).map_err(|e| fail(name, &e))
+    };
     let is_new = |name: &str| !resources.bundles.contains_key(name);
     let own_outside = outside.contains_key(own.as_str());
     if is_new(own.as_str()) && (!fallback_roots.is_empty() || own_outside) {
-        insert(own.as_str(), own.clone(), fallback_roots.to_vec(), 0)?;
+        let roots = fallback_roots.to_vec();
+        insert(own.as_str(), TrustBundle::new(own.clone(), roots, 0))?;
     }
     for (name, roots) in outside.iter().filter(|(name, _)| is_new(name)) {
         if name.as_str() != own.as_str() {
@@ -565,7 +560,7 @@ fn build_bundles(
                 name: name.clone(),
                 reason: e.to_string(),
             })?;
-            insert(name, domain, roots.clone(), 0)?;
+            insert(name, TrustBundle::new(domain, roots.clone(), 0))?;
         }
     }
     for (name, bundle) in &resources.bundles {
@@ -573,9 +568,11 @@ fn build_bundles(
             name: name.clone(),
             reason: e.to_string(),
         })?;
-        let mut roots = certificates(&bundle.x509_authorities);
-        roots.extend(certificates(&bundle.workload_authorities));
-        insert(name, domain, roots, bundle.sequence)?;
+        let roots = certificates(&bundle.x509_authorities);
+        let others = certificates(&bundle.workload_authorities);
+        let made = TrustBundle::new(domain, roots, bundle.sequence)
+            .and_then(|made| made.with_workload_roots(others, &bundle.workload_namespaces));
+        insert(name, made)?;
     }
     Ok(bundles)
 }

@@ -17,6 +17,7 @@ mod split;
 pub use document::{Document, Resource};
 pub use error::{FieldError, ManifestError};
 pub use kind::{API_VERSION, Kind};
+pub use names::label;
 pub use read::{MAX_BYTES, MAX_DOCUMENTS, from_json, parse};
 pub use scope::Scope;
 pub use spec::federation::{BundleSource, Federation};

@@ -19,8 +19,11 @@ fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// Checks a DNS-1123 label.
-pub(crate) fn label(path: &str, text: &str) -> Result<(), FieldError> {
+/// Checks a DNS-1123 label: the name of a namespace, say.
+///
+/// # Errors
+/// Says what it is to be; `path` is where it stands.
+pub fn label(path: &str, text: &str) -> Result<(), FieldError> {
     if is_label(text) {
         return Ok(());
     }

@@ -117,6 +117,8 @@ pub struct Authorities {
     state: ArcSwap<State>,
     /// Roots of somebody else who signs for workloads of the trust domain.
     others: Vec<CertificateDer<'static>>,
+    /// Whose workloads they vouch for; empty: everybody's.
+    others_namespaces: Vec<String>,
     /// One step at a time.
     turn: Mutex<()>,
     changes: watch::Sender<u64>,
@@ -169,6 +171,7 @@ impl Authorities {
                 other,
             }),
             others: vec![],
+            others_namespaces: vec![],
             turn: Mutex::new(()),
             changes: watch::Sender::new(0),
         };
@@ -184,8 +187,10 @@ impl Authorities {
     pub fn with_others(
         mut self,
         others: Vec<CertificateDer<'static>>,
+        namespaces: Vec<String>,
     ) -> Result<Self, BundleError> {
         self.others = others;
+        self.others_namespaces = namespaces;
         self.bundle(0)?;
         Ok(self)
     }
@@ -193,6 +198,11 @@ impl Authorities {
     /// The roots of others who sign for workloads.
     pub fn others(&self) -> &[CertificateDer<'static>] {
         &self.others
+    }
+
+    /// Namespaces of the workloads that they sign for; empty: all.
+    pub fn others_namespaces(&self) -> &[String] {
+        &self.others_namespaces
     }
 
     /// What is in force.
@@ -220,9 +230,8 @@ impl Authorities {
     /// # Errors
     /// A root cannot be used as one.
     pub fn bundle(&self, sequence: u64) -> Result<TrustBundle, BundleError> {
-        let mut roots = self.state().roots();
-        roots.extend(self.others.iter().cloned());
-        TrustBundle::new(self.domain.clone(), roots, sequence)
+        TrustBundle::new(self.domain.clone(), self.state().roots(), sequence)?
+            .with_workload_roots(self.others.clone(), &self.others_namespaces)
     }
 
     /// Whether a client's chain, verified already by [`Self::bundle`], ends at an own root. One that does not is a workload's,

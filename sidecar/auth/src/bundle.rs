@@ -1,11 +1,12 @@
 //! Trust bundles: the roots that speak for a trust domain, and only for it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, Der, TrustAnchor};
 
-use crate::{TrustDomain, der, svid};
+use crate::{SpiffeId, TrustDomain, der, svid};
 
 /// Why a trust bundle was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +51,8 @@ pub(crate) struct Root {
     pub(crate) not_after: i64,
     /// Intermediates that may stand between it and a leaf.
     pub(crate) path_length: Option<u32>,
+    /// Namespaces of the workloads that it vouches for; `None`: for every identity of the trust domain.
+    namespaces: Option<Arc<[String]>>,
 }
 
 /// The roots of one trust domain, parsed.
@@ -85,6 +88,40 @@ impl TrustBundle {
             roots,
             sequence,
         })
+    }
+
+    /// Adds roots (DER) that vouch for workloads of these namespaces (`/ns/NAMESPACE/sa/SERVICE-ACCOUNT`) and nobody else; for
+    /// every identity of the trust domain if none is named. What is a root already stays what it is.
+    ///
+    /// # Errors
+    /// Names the root that cannot be used.
+    pub fn with_workload_roots(
+        mut self,
+        authorities: Vec<CertificateDer<'static>>,
+        namespaces: &[String],
+    ) -> Result<Self, BundleError> {
+        let namespaces: Option<Arc<[String]>> = match namespaces {
+            [] => None,
+            some => Some(some.into()),
+        };
+        let more = Self::new(self.domain.clone(), authorities, self.sequence)?;
+        for (authority, mut root) in more.authorities.into_iter().zip(more.roots) {
+            if !self.authorities.contains(&authority) {
+                root.namespaces.clone_from(&namespaces);
+                self.authorities.push(authority);
+                self.roots.push(root);
+            }
+        }
+        Ok(self)
+    }
+
+    /// True if both believe the same of everybody.
+    pub fn trusts_like(&self, other: &Self) -> bool {
+        let scopes = |bundle: &Self| -> Vec<_> {
+            let roots = bundle.roots.iter();
+            roots.map(|root| root.namespaces.clone()).collect()
+        };
+        self.authorities == other.authorities && scopes(self) == scopes(other)
     }
 
     /// Parses the roots from PEM text.
@@ -138,6 +175,14 @@ impl Root {
         }
     }
 
+    /// Whether it may vouch for `id`, by name.
+    pub(crate) fn vouches_for(&self, id: &SpiffeId) -> bool {
+        self.namespaces.as_ref().is_none_or(|namespaces| {
+            id.namespace()
+                .is_some_and(|of_id| namespaces.iter().any(|named| named == of_id))
+        })
+    }
+
     fn parse(der: &CertificateDer<'_>) -> Result<Self, String> {
         let anchor = webpki::anchor_from_trusted_cert(der).map_err(|e| format!("{e:?}"))?;
         let facts = der::facts(der)?;
@@ -154,6 +199,7 @@ impl Root {
             not_before: facts.not_before,
             not_after: facts.not_after,
             path_length: facts.path_length,
+            namespaces: None,
         })
     }
 }

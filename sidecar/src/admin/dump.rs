@@ -59,6 +59,7 @@ fn bundle(message: &mesh::TrustBundle) -> Value {
         "sequence": message.sequence,
         "authorities_sha256": message.x509_authorities.iter().map(|der| fingerprint(der)).collect::<Vec<_>>(),
         "workload_authorities_sha256": message.workload_authorities.iter().map(|der| fingerprint(der)).collect::<Vec<_>>(),
+        "workload_namespaces": message.workload_namespaces,
     })
 }
 

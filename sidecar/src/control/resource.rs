@@ -213,6 +213,9 @@ fn check_bundle(message: &mesh::TrustBundle) -> Result<(), String> {
         TrustBundle::new(domain.clone(), roots.collect(), message.sequence)
             .map_err(|e| format!("{field}: {e}"))?;
     }
+    for (i, namespace) in message.workload_namespaces.iter().enumerate() {
+        label(&format!("workload_namespaces[{i}]"), namespace)?;
+    }
     Ok(())
 }
 

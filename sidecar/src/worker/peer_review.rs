@@ -50,12 +50,14 @@ impl PeerReview {
             return true;
         }
         let domain = self.peer.id().trust_domain();
-        let roots = |bundles: &TrustBundles| bundles.get(domain).map(|b| b.authorities().to_vec());
+        let unchanged = match (bundles.get(domain), verified.get(domain)) {
+            (Some(bundle), Some(before)) => bundle.trusts_like(before),
+            _ => false,
+        };
         let usage = match self.direction {
             Direction::Inbound => Usage::Client,
             Direction::Outbound => Usage::Server,
         };
-        let unchanged = roots(bundles).is_some_and(|roots_now| Some(roots_now) == roots(&verified));
         let verify = |(leaf, intermediates): (_, &[_])| {
             chains.confirm(leaf, intermediates, usage, now()).is_ok()
         };

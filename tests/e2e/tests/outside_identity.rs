@@ -79,6 +79,11 @@ fn the_control_api_believes_another_authority_of_the_trust_domain_that_it_is_tol
         &["spiffe://other.test/web"],
         Duration::hours(-1),
     );
+    let of_another_namespace = credential(
+        &authority,
+        &["spiffe://demo.postern.internal/ns/bank/sa/web"],
+        Duration::hours(-1),
+    );
     first_byte(port, Some(&web)).expect_err("nobody said so yet");
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("spire.pem");
@@ -86,7 +91,10 @@ fn the_control_api_believes_another_authority_of_the_trust_domain_that_it_is_tol
     let pem = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
     std::fs::write(&file, pem).expect("written");
     let file = file.to_str().expect("UTF-8");
-    mesh.restart_control_api(&[("POSTERN_WORKLOAD_ROOTS", file)]);
+    mesh.restart_control_api(&[
+        ("POSTERN_WORKLOAD_ROOTS", file),
+        ("POSTERN_WORKLOAD_ROOTS_NAMESPACES", "demo,shop"),
+    ]);
     // Its sidecars look for the control API where it was, which is away: one that starts now asks the new one.
     mesh.apply(SECOND_WEB);
     let mut sidecar = Sidecar::start(&mesh, "demo/web-2", directory.path(), &[]);
@@ -95,6 +103,7 @@ fn the_control_api_believes_another_authority_of_the_trust_domain_that_it_is_tol
         first_byte(port, Some(&web)).is_ok()
     });
     first_byte(port, Some(&stranger)).expect_err("of another trust domain");
+    first_byte(port, Some(&of_another_namespace)).expect_err("of a namespace that is not theirs");
     // They vouch for workloads, and not for the control API.
     let admin = sidecar.address("admin");
     let dump = http::get(admin, &admin.to_string(), "/config_dump", "").text();

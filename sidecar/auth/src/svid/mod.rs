@@ -129,7 +129,7 @@ fn verify_with_validity(
     let bundle = bundles
         .get(domain)
         .ok_or_else(|| SvidError::UnknownTrustDomain(domain.to_owned()))?;
-    let signers = path::verify(leaf, intermediates, usage, bundle, now)?;
+    let signers = path::verify((leaf, &id), intermediates, usage, bundle, now)?;
     let validity = facts.not_before.max(*signers.start())..=facts.not_after.min(*signers.end());
     Ok((VerifiedPeer::of_leaf(leaf, &facts, id), validity))
 }

@@ -14,13 +14,14 @@ const UNKNOWN_ISSUER: &str = "no trusted root issued it";
 
 /// Looks for a path to a root of `bundle` that is valid at `now`, and says when what signs on it is valid.
 pub(super) fn verify(
-    leaf: &CertificateDer<'_>,
+    (leaf, id): (&CertificateDer<'_>, &SpiffeId),
     intermediates: &[CertificateDer<'_>],
     usage: Usage,
     bundle: &TrustBundle,
     now: UnixTime,
 ) -> Result<Validity, SvidError> {
     let path = Path {
+        id,
         leaf: &EndEntityCert::try_from(leaf)
             .map_err(|error| translate(&error, bundle, seconds(now)))?,
         intermediates,
@@ -75,6 +76,7 @@ fn check_fan_out(
 }
 
 struct Path<'a> {
+    id: &'a SpiffeId,
     leaf: &'a EndEntityCert<'a>,
     intermediates: &'a [CertificateDer<'a>],
     usage: Usage,
@@ -92,7 +94,7 @@ impl Path<'_> {
         };
         let refused = Cell::new(None);
         let check = |path: &VerifiedPath<'_>| {
-            check_signers(path, roots, self.bundle).map_err(|error| {
+            check_signers(path, roots, self.id, self.bundle).map_err(|error| {
                 refused.set(Some(error));
                 // Any error makes the search go on; ours is the one that is told.
                 webpki::Error::PathLenConstraintViolated
@@ -143,10 +145,12 @@ fn leads(root: &Root, path: &VerifiedPath<'_>) -> bool {
         && anchor.subject_public_key_info == path.anchor().subject_public_key_info
 }
 
-/// The rules of signing certificates (SPIFFE X509-SVID §4, RFC 5280 §6.1.4 (m), (n)) on a path that `webpki` accepts.
+/// The rules of signing certificates (SPIFFE X509-SVID §4, RFC 5280 §6.1.4 (m), (n)) on a path that `webpki` accepts, and whom
+/// its root may vouch for.
 fn check_signers(
     path: &VerifiedPath<'_>,
     roots: &[&Root],
+    id: &SpiffeId,
     bundle: &TrustBundle,
 ) -> Result<(), SvidError> {
     let domain = bundle.trust_domain().as_str();
@@ -171,15 +175,20 @@ fn check_signers(
             return refuse(problem);
         }
     }
-    let permitted = |root: &&Root| {
-        leads(root, path) && root.path_length.is_none_or(|most| intermediates <= most)
+    let is_short = |root: &&Root| root.path_length.is_none_or(|most| intermediates <= most);
+    let leading = || {
+        let roots = roots.iter().copied();
+        roots.filter(|root| leads(root, path))
     };
-    if roots.iter().any(permitted) {
-        Ok(())
-    } else {
+    if !leading().any(|root| is_short(&root)) {
         let reason = "a path length constraint is exceeded".into();
-        Err(untrusted(bundle, reason))
+        return Err(untrusted(bundle, reason));
     }
+    if !leading().any(|root| is_short(&root) && root.vouches_for(id)) {
+        let reason = format!("its root vouches for workloads of other namespaces than '{id}'");
+        return Err(untrusted(bundle, reason));
+    }
+    Ok(())
 }
 
 /// A signing certificate needs no SPIFFE ID; if it has one, it is that of the trust domain itself.

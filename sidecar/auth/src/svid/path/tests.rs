@@ -5,7 +5,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-use crate::bundle::TrustBundles;
+use crate::bundle::{TrustBundle, TrustBundles};
 use crate::svid::{SvidError, Usage, VerifiedPeer, verify};
 use crate::testing::*;
 
@@ -338,9 +338,50 @@ fn a_renewed_root_counts_beside_its_expired_predecessor() {
     let roots = vec![expired, renewed.der().clone()];
     let mut bundles = TrustBundles::default();
     bundles
-        .insert(crate::bundle::TrustBundle::new(domain, roots, 1).unwrap())
+        .insert(TrustBundle::new(domain, roots, 1).unwrap())
         .unwrap();
     assert!(verify(&chain, Usage::Client, &bundles, unix(0)).is_ok());
+}
+
+#[test]
+fn a_root_for_some_namespaces_vouches_for_no_other_identity() {
+    let (own, theirs) = (authority("td"), authority("theirs"));
+    let domain = crate::TrustDomain::new("td").unwrap();
+    let [own_root, their_root] = [&own, &theirs].map(|root| root.der().clone());
+    let with = |namespaces: &[&str]| {
+        let named: Vec<String> = namespaces.iter().map(|n| (*n).to_owned()).collect();
+        let bundle = TrustBundle::new(domain.clone(), vec![own_root.clone()], 1).unwrap();
+        let more = vec![their_root.clone(), own_root.clone()];
+        bundle.with_workload_roots(more, &named).unwrap()
+    };
+    let believes = |namespaces: &[&str], id: &str, issuer: &Issuer| {
+        let mut bundles = TrustBundles::default();
+        bundles.insert(with(namespaces)).unwrap();
+        let chain = [sign(&leaf_params(id), issuer)];
+        verify(&chain, Usage::Client, &bundles, unix(0)).map(drop)
+    };
+    let cases = [
+        (ID, &theirs, true),
+        ("spiffe://td/ns/b/sa/b", &theirs, true),
+        ("spiffe://td/ns/c/sa/b", &theirs, false),
+        ("spiffe://td/ns/a/b/sa/b", &theirs, false),
+        ("spiffe://td/control-api", &theirs, false),
+        // What is a root without bounds stays one, named among the others or not.
+        ("spiffe://td/ns/c/sa/b", &own, true),
+        ("spiffe://td/control-api", &own, true),
+    ];
+    for (id, issuer, expected) in cases {
+        let found = believes(&["a", "b"], id, issuer);
+        assert_eq!(found.is_ok(), expected, "{id}: {found:?}");
+        assert!(believes(&[], id, issuer).is_ok(), "{id}: no bounds");
+        if let Err(error) = found {
+            let text = error.to_string();
+            assert!(text.contains("other namespaces"), "{text}");
+        }
+    }
+    assert!(with(&["a"]).trusts_like(&with(&["a"])));
+    assert!(!with(&["a"]).trusts_like(&with(&["a", "b"])));
+    assert!(!with(&["a"]).trusts_like(&with(&[])));
 }
 
 /// T10: seven intermediates that could each have signed each other: thousands of orders to try.
