@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_auth::TrustDomain;
+use mesh_manifest::{Document, Resource};
 use mesh_proto::ResourceType::{Service, Workload};
 
 use super::*;
@@ -31,16 +32,24 @@ spec: {serviceAccount: other, addresses: [10.0.0.2]}
 fn world(manifests: &[&str], before: Option<&World>, revision: u64) -> World {
     let documents = manifests
         .iter()
-        .flat_map(|manifest| mesh_manifest::parse(manifest, "test").expect("documents"))
-        .map(|document| {
-            let stored = Stored {
-                document,
-                revision: 1,
-                changed_at: 0,
-                author: String::new(),
-            };
-            (stored.document.key(), Arc::new(stored))
-        });
+        .flat_map(|manifest| mesh_manifest::parse(manifest, "test").expect("documents"));
+    world_of(documents, before, revision)
+}
+
+fn world_of(
+    documents: impl Iterator<Item = Document>,
+    before: Option<&World>,
+    revision: u64,
+) -> World {
+    let documents = documents.map(|document| {
+        let stored = Stored {
+            document,
+            revision: 1,
+            changed_at: 0,
+            author: String::new(),
+        };
+        (stored.document.key(), Arc::new(stored))
+    });
     let inputs = Inputs {
         documents: documents.collect(),
         trust_domain: &TrustDomain::new("td").expect("a trust domain"),
@@ -198,4 +207,37 @@ fn who_comes_back_with_names_and_versions_is_told_the_difference() {
         stream.told(Service, &first),
         told(&[], &["demo/gone", "gone.demo", "new.demo"])
     );
+}
+
+#[test]
+fn a_response_says_whether_more_of_the_same_follows() {
+    // Three halves of a response.
+    let documents = (0..3).flat_map(|i| {
+        let manifest = WORKLOADS.replace("other", &format!("big-{i}"));
+        let mut documents = mesh_manifest::parse(&manifest, "test").expect("documents");
+        for document in &mut documents {
+            if let Resource::Workload(workload) = &mut document.resource
+                && workload.name.starts_with("big")
+            {
+                let half = "x".repeat(1_600_000);
+                workload.labels.insert("size".into(), half);
+            }
+        }
+        documents
+    });
+    let world = world_of(documents, None, 7);
+    let workload = Arc::clone(world.workload("demo/big-0").expect("registered"));
+    let mut stream = Driven(State::new(workload));
+    let mut versions = Vec::new();
+    stream.ask(Workload, &["*"], &[]);
+    while let Some(response) = stream.0.responses_of(Workload, &world) {
+        versions.push((response.resources.len(), response.system_version_info));
+        let acknowledged = DeltaDiscoveryRequest {
+            type_url: response.type_url,
+            response_nonce: response.nonce,
+            ..Default::default()
+        };
+        stream.0.request(&acknowledged, 0).expect("taken");
+    }
+    assert_eq!(versions, [(2, "7+".to_owned()), (2, "7".to_owned())]);
 }

@@ -56,6 +56,8 @@ pub(super) struct Subscription {
     pending: Option<Pending>,
     /// The first response is owed even if there is nothing to say: clients wait for it.
     greeted: bool,
+    /// The last response said that more of the same follows.
+    is_partial: bool,
     /// Revision up to which nothing is owed; `None`: look at everything.
     settled: Option<u64>,
 }
@@ -79,6 +81,7 @@ impl Subscription {
             rejected: BTreeMap::new(),
             pending: None,
             greeted: false,
+            is_partial: false,
             settled: None,
         }
     }
@@ -196,18 +199,20 @@ impl Subscription {
         if !self.catch_up(table, workload, &mut draft) {
             self.compare(table, workload, &mut draft);
         }
-        self.settled = (!draft.is_full()).then_some(revision);
-        if draft.sent.is_empty() && self.greeted {
+        let is_partial = draft.is_full();
+        self.settled = (!is_partial).then_some(revision);
+        if draft.sent.is_empty() && self.greeted && !self.is_partial {
             return None;
         }
         self.greeted = true;
+        self.is_partial = is_partial;
         let nonce = nonce();
         self.pending = Some(Pending {
             nonce: nonce.clone(),
             sent: draft.sent,
         });
         Some(DeltaDiscoveryResponse {
-            system_version_info: revision.to_string(),
+            system_version_info: version_info(revision, is_partial),
             resources: draft.resources,
             type_url: self.kind.type_url().to_owned(),
             removed_resources: draft.removed,
@@ -306,6 +311,12 @@ impl Subscription {
             draft.remove(name);
         }
     }
+}
+
+/// The revision that a response brings its client to; with a `+` where more has to come until it is there.
+fn version_info(revision: u64, is_partial: bool) -> String {
+    let more = if is_partial { "+" } else { "" };
+    format!("{revision}{more}")
 }
 
 /// A response in the making.

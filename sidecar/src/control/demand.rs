@@ -203,13 +203,14 @@ impl Demand {
         aliases.iter().any(|alias| asked.contains_key(alias))
     }
 
-    /// Takes what a response of type `kind` said: resources that were applied, and every name that was told to stand for nothing.
-    /// Returns the destinations that are settled by it.
+    /// Takes what a response of type `kind` said: resources that were applied, every name that was told to stand for nothing, and
+    /// whether that is all for now. Returns the destinations that are settled by it.
     pub fn told(
         &mut self,
         kind: ResourceType,
         changes: Vec<Change>,
         removed: &[String],
+        is_whole: bool,
     ) -> Vec<(Lookup, Found)> {
         if !matches!(kind, ResourceType::Service | ResourceType::Workload) {
             return Vec::new();
@@ -234,8 +235,13 @@ impl Demand {
         self.names(kind).answer(removed);
         touched.extend(removed.iter().cloned());
         let names = self.names(kind);
-        // What is held in the version claimed is not sent again: that it was opened with is answered by any response.
-        for name in names.opened_with.take().unwrap_or_default() {
+        // What is held in the version claimed is not sent again: that it was opened with is answered by a response all the same.
+        let opened_with = if is_whole {
+            names.opened_with.take()
+        } else {
+            None
+        };
+        for name in opened_with.unwrap_or_default() {
             if names.held_by.contains_key(&name) {
                 names.answer(std::slice::from_ref(&name));
                 touched.insert(name);

@@ -307,11 +307,10 @@ impl Client {
                 None,
             );
         };
-        // Only a number is a revision; other servers put other things there.
-        let revision = response
-            .system_version_info
-            .parse()
-            .unwrap_or(self.resources.revision);
+        // Only a number is a revision; other servers put other things there. A `+` behind it: more has to come until it is held.
+        let version = &response.system_version_info;
+        let is_whole = !version.ends_with('+');
+        let revision = version.parse().unwrap_or(self.resources.revision);
         let nonce = response.nonce.clone();
         for name in &response.removed_resources {
             self.state(kind).rejected.remove(name);
@@ -333,6 +332,7 @@ impl Client {
             .chain(staged.changes.iter().map(|c| c.name.clone()))
             .collect();
         let (rejected, changed, snapshot) = self.apply(kind, revision, staged, &mut build);
+        self.state(kind).synced |= is_whole;
         let is_held = |name: &String| {
             let state = self.types.get(&kind);
             state.is_some_and(|state| state.held.contains_key(name))
@@ -344,7 +344,7 @@ impl Client {
             aliases: None,
         }));
         let snapshot = self
-            .note_demand(kind, changes, &removed, build)
+            .note_demand(kind, (changes, &removed, is_whole), build)
             .or(snapshot);
         self.forget_stale_rejections(kind, &touched);
         let rejected = self.note_rejections(kind, rejected);
@@ -476,7 +476,6 @@ impl Client {
             && revision == self.resources.revision
             && !changed
         {
-            self.state(kind).mark_synced();
             return (staged.rejected, false, None);
         }
         let mut admitted = Admitted {
@@ -512,13 +511,11 @@ impl Client {
                     let whole =
                         names.map(|name| rejection(kind, name, String::new(), reason.clone()));
                     staged.rejected.extend(whole);
-                    self.state(kind).mark_synced();
                     return (staged.rejected, false, None);
                 }
             }
         }
         let state = self.types.entry(kind).or_default();
-        state.mark_synced();
         for name in &removed {
             changed |= state.held.remove(name).is_some();
         }

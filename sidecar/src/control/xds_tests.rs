@@ -532,6 +532,37 @@ fn in_step_only_after_an_answer_for_every_type() {
 }
 
 #[test]
+fn a_part_of_an_answer_is_in_force_and_no_answer() {
+    let mut client = client();
+    client.open();
+    let kind = ResourceType::AuthorizationPolicy;
+    let part = DeltaDiscoveryResponse {
+        system_version_info: "7+".into(),
+        ..response(kind, "n1", vec![wrap(&policy("a", "10.0.0.1"), "v1")])
+    };
+    let (answer, built) = client.receive(part, accept);
+    assert!(answer.request.error_detail.is_none());
+    assert!(built.expect("built").policies.contains_key("demo/a"));
+    assert!(client.missing().contains(&kind.kind()), "more follows");
+    client.receive(response(kind, "n2", vec![]), accept);
+    assert!(!client.missing().contains(&kind.kind()));
+
+    // Of everything, too: until all is there, what is not there may exist.
+    for kind in [ResourceType::Service, ResourceType::Workload] {
+        let part = DeltaDiscoveryResponse {
+            system_version_info: "7+".into(),
+            ..response(kind, "n", vec![])
+        };
+        client.receive(part, accept);
+        assert_eq!(client.resources().scope, Scope::nothing());
+    }
+    client.receive(response(ResourceType::Service, "n", vec![]), accept);
+    assert_eq!(client.resources().scope, Scope::nothing());
+    client.receive(response(ResourceType::Workload, "n", vec![]), accept);
+    assert_eq!(client.resources().scope, Scope::Everything);
+}
+
+#[test]
 fn silence_is_consent_only_when_somebody_says_so() {
     let mut client = client();
     client.open();

@@ -121,14 +121,14 @@ impl Client {
     pub(super) fn note_demand<S>(
         &mut self,
         kind: ResourceType,
-        changes: Vec<demand::Change>,
-        removed: &[String],
+        (changes, removed, is_whole): (Vec<demand::Change>, &[String], bool),
         build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
     ) -> Option<S> {
         match &mut self.demand {
             Some(demand) => {
                 let before = self.settled.len();
-                self.settled.extend(demand.told(kind, changes, removed));
+                self.settled
+                    .extend(demand.told(kind, changes, removed, is_whole));
                 self.unsaved |= self.settled.len() > before;
             }
             None => {
