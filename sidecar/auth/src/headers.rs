@@ -7,9 +7,9 @@ use crate::SpiffeId;
 use crate::svid::VerifiedPeer;
 
 /// Names the application port a request between sidecars is for.
-pub const PORT: &str = "postern-port";
+pub const PORT: HeaderName = HeaderName::from_static("postern-port");
 /// Names what the client spoke, and so what the application is spoken to: `http/1.1` or `h2`.
-pub const PROTOCOL: &str = "postern-protocol";
+pub const PROTOCOL: HeaderName = HeaderName::from_static("postern-protocol");
 /// Carries `authorization` between sidecars.
 pub const AUTHORIZATION: HeaderName = HeaderName::from_static("postern-authorization");
 /// Names the peer to the application (Envoy's `x-forwarded-client-cert`).
@@ -155,8 +155,8 @@ mod tests {
         for name in KEPT {
             assert!(!is_reserved(&header(name)), "{name}");
         }
-        for name in [PORT, PROTOCOL, XFCC.as_str()] {
-            assert!(is_reserved(&header(name)), "our own {name}");
+        for name in [PORT, PROTOCOL, XFCC] {
+            assert!(is_reserved(&name), "our own {name}");
         }
     }
 

@@ -9,6 +9,9 @@ use crate::error::ParseError;
 use crate::framing::Framing;
 use crate::scan::line;
 
+/// Fields that are added to what was read before it goes on: the map need not grow for them.
+const ADDED: usize = 4;
+
 /// The fields a proxy acts on itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Field {
@@ -75,7 +78,8 @@ impl Fields {
     /// Parses the field lines from `start` to the empty line; `head` is a complete section of `lines` lines.
     pub(crate) fn parse(head: &Bytes, start: usize, lines: usize) -> Result<Self, ParseError> {
         let mut fields = Self {
-            headers: HeaderMap::try_with_capacity(lines).map_err(|_| ParseError::TooManyHeaders)?,
+            headers: HeaderMap::try_with_capacity(lines + ADDED)
+                .map_err(|_| ParseError::TooManyHeaders)?,
             ..Self::default()
         };
         let mut at = start;

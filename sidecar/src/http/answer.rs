@@ -8,7 +8,7 @@ use mesh_auth::Reason;
 use mesh_http1::BodyLength;
 
 use super::body::{BodyError, BodySink as _};
-use super::ending::{DECISION_HEADER, is_grpc};
+use super::ending::{DECISION_HEADER, GRPC_STATUS, is_grpc};
 use super::forward::Downstream;
 
 /// Names the reason of an answer that the sidecar gave, for programs.
@@ -150,7 +150,7 @@ impl Answer {
                 HeaderValue::from_static("application/grpc"),
             );
             head.headers
-                .insert("grpc-status", HeaderValue::from_static(self.grpc_status()));
+                .insert(GRPC_STATUS, HeaderValue::from_static(self.grpc_status()));
             head.headers
                 .insert("grpc-message", HeaderValue::from_static(self.reason.code()));
             return downstream.respond(head, BodyLength::Length(0));

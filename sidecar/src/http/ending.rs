@@ -11,6 +11,8 @@ use tokio::time::Sleep;
 
 /// Names the decision, for `meshctl authz why` and the log.
 pub const DECISION_HEADER: HeaderName = HeaderName::from_static("postern-decision-id");
+/// The status of a gRPC call, in its trailers or in a response that is nothing else.
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// How long a last word may take to be written before the stream is cut.
 pub const LAST_WORD: Duration = Duration::from_millis(200);
 
@@ -46,7 +48,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 pub fn grpc_trailers(reason: Reason, decision: Option<u64>) -> HeaderMap {
     let status = if reason.is_about_token() { "16" } else { "7" };
     let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    trailers.insert(GRPC_STATUS, HeaderValue::from_static(status));
     trailers.insert("grpc-message", HeaderValue::from_static(reason.code()));
     if let Some(id) = decision.and_then(|id| HeaderValue::try_from(format!("{id:016x}")).ok()) {
         trailers.insert(DECISION_HEADER, id);

@@ -13,7 +13,7 @@ use mesh_http1::BodyLength;
 use mesh_auth::Reason;
 
 use super::body::{BodyError, BodySink, BodySource, Pump, PumpError};
-use super::ending::{Ending, Patience, grpc_trailers, is_grpc};
+use super::ending::{Ending, GRPC_STATUS, Patience, grpc_trailers, is_grpc};
 
 /// A response head.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ pub struct Exchanged {
 
 /// The gRPC status among headers or trailers.
 pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// Why an exchange failed.

@@ -148,15 +148,11 @@ async fn pass(
 /// What the private headers of a request from a sidecar say, and that they are gone.
 fn take_target(headers: &mut HeaderMap) -> (Option<u16>, AppProtocol) {
     let port = headers
-        .get(headers::PORT)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.parse().ok())
+        .remove(headers::PORT)
+        .and_then(|v| v.to_str().ok()?.parse().ok())
         .filter(|port| *port != 0);
-    let protocol = match headers
-        .get(headers::PROTOCOL)
-        .map(http::HeaderValue::as_bytes)
-    {
-        Some(b"h2") => AppProtocol::Http2,
+    let protocol = match headers.remove(headers::PROTOCOL) {
+        Some(protocol) if protocol == "h2" => AppProtocol::Http2,
         _ => AppProtocol::Http1,
     };
     headers::strip_reserved(headers);

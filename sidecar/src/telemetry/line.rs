@@ -215,8 +215,25 @@ impl<'a> Out<'a> {
     }
 }
 
-/// Looks at every byte without a branch: the usual answer is no, and this way sixteen are looked at together.
+/// Whether a byte stands for itself in a JSON string of visible ASCII.
+static IS_PLAIN: [bool; 256] = {
+    let mut is_plain = [false; 256];
+    let mut byte = 0x20;
+    while byte <= 0x7e {
+        is_plain[byte] = byte != b'"' as usize && byte != b'\\' as usize;
+        byte += 1;
+    }
+    is_plain
+};
+
+/// Looks at every byte without a branch: the usual answer is no. Of a long text sixteen are looked at together.
 fn needs_escape(value: &[u8]) -> bool {
+    if value.len() < 32 {
+        let all_plain = value
+            .iter()
+            .fold(true, |all, b| all & IS_PLAIN[usize::from(*b)]);
+        return !all_plain;
+    }
     value.iter().fold(false, |found, byte| {
         found | !(0x20..=0x7e).contains(byte) | (*byte == b'"') | (*byte == b'\\')
     })

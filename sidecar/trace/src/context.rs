@@ -145,9 +145,11 @@ fn once(value: &mut HeaderValue) {
 
 /// The value of a header that is there once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?;
-    values.next().is_none().then_some(value.as_bytes())
+    let value = headers.get(name)?;
+    // Mostly no name is there twice, and nothing has to be found again.
+    let is_only =
+        headers.len() == headers.keys_len() || headers.get_all(name).iter().nth(1).is_none();
+    is_only.then_some(value.as_bytes())
 }
 
 /// `00-<trace>-<span>-<flags>`; of later versions the part that is known.
