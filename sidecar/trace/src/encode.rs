@@ -3,6 +3,8 @@
 //! A batch is written once, as bytes: field numbers are those of `opentelemetry/proto/trace/v1/trace.proto`, and a test
 //! reads everything back with the generated code.
 
+mod attributes;
+
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -13,9 +15,11 @@ use wire::span::SpanKind as WireKind;
 use wire::status::StatusCode as WireStatus;
 
 use crate::id::{IdSource, SpanId};
+use crate::settings::AttributeLimits;
 use crate::span::{Http, Span, SpanKind, Subject, Verdict};
 use crate::timeline::Phase;
 use crate::wire::{Writer, size_of_bytes};
+use attributes::Attributes;
 
 /// Version of the conventions that the attributes follow.
 const SCHEMA: &str = "https://opentelemetry.io/schemas/1.45.0";
@@ -43,7 +47,6 @@ const PARENT_IS_REMOTE: u32 = 0x300;
 const KEPT: usize = 1 << 20;
 
 /// Field numbers.
-const ATTRIBUTES: u64 = 9;
 mod field {
     pub(super) const RESOURCE_SPANS: u64 = 1;
     pub(super) const RESOURCE: u64 = 1;
@@ -94,13 +97,19 @@ pub(crate) struct Encoder {
     spans: Vec<u8>,
     /// The span under way.
     body: Vec<u8>,
-    /// A text that has to be put together.
+    /// Texts that have to be put together.
     text: String,
+    error: String,
+    limits: AttributeLimits,
 }
 
 impl Encoder {
     /// An encoder for one resource.
-    pub(crate) fn new(resource: &[(String, String)], ids: IdSource) -> Self {
+    pub(crate) fn new(
+        resource: &[(String, String)],
+        limits: AttributeLimits,
+        ids: IdSource,
+    ) -> Self {
         let mut encoded = Vec::new();
         let mut writer = Writer(&mut encoded);
         for (key, value) in resource {
@@ -112,6 +121,8 @@ impl Encoder {
             spans: Vec::new(),
             body: Vec::new(),
             text: String::new(),
+            error: String::new(),
+            limits,
         }
     }
 
@@ -148,7 +159,13 @@ impl Encoder {
     fn span(&mut self, span: &Span) {
         let start = nanos(span.at.duration_since(UNIX_EPOCH).unwrap_or_default());
         let end = start + nanos(span.timeline.total());
-        let Self { body, text, .. } = self;
+        let Self {
+            body,
+            text,
+            error,
+            limits,
+            ..
+        } = self;
         body.clear();
         let mut writer = Writer(body);
         let parent = span.started.parent;
@@ -158,9 +175,14 @@ impl Encoder {
             SpanKind::Client => WireKind::Client,
         };
         times(&mut writer, kind, start, end);
-        attributes(&mut writer, text, span);
-        if let Some(error) = error_type(span, text) {
-            writer.text(ATTRIBUTES, "error.type", error);
+        let mut told = Attributes::new(&mut writer, *limits);
+        let error = error_type(span, error);
+        if let Some(error) = error {
+            told.text("error.type", error);
+        }
+        attributes(&mut told, text, span);
+        told.finish();
+        if error.is_some() {
             let status = [(field::STATUS_CODE << 3) as u8, WireStatus::Error as u8];
             writer.bytes(field::STATUS, &status);
         }
@@ -189,23 +211,25 @@ impl Encoder {
             phase.span_name(),
         );
         times(&mut writer, WireKind::Internal, start, end);
-        writer.text(ATTRIBUTES, "postern.phase", phase.as_str());
+        let mut attributes = Attributes::new(&mut writer, self.limits);
+        attributes.text("postern.phase", phase.as_str());
         if let Some(verdict) = &span.verdict {
             match phase {
                 Phase::Token => {
                     if let Some(cached) = verdict.token_cached {
-                        writer.boolean(ATTRIBUTES, "postern.token.cached", cached);
+                        attributes.boolean("postern.token.cached", cached);
                     }
                 }
                 Phase::Policy => {
-                    writer.text(ATTRIBUTES, "postern.decision.reason", verdict.reason);
+                    attributes.text("postern.decision.reason", verdict.reason);
                     if let Some(cached) = verdict.decision_cached {
-                        writer.boolean(ATTRIBUTES, "postern.decision.cached", cached);
+                        attributes.boolean("postern.decision.cached", cached);
                     }
                 }
                 _ => {}
             }
         }
+        attributes.finish();
         writer.fixed32(field::FLAGS, SAMPLED | PARENT_IS_LOCAL);
         Writer(&mut self.spans).bytes(field::SPANS, &self.body);
     }
@@ -248,123 +272,120 @@ fn grpc_method(http: &Http) -> Option<&str> {
     path.contains('/').then(|| cut(path))
 }
 
-fn attributes(writer: &mut Writer<'_>, text: &mut String, span: &Span) {
+fn attributes(attributes: &mut Attributes<'_, '_>, text: &mut String, span: &Span) {
     match &span.subject {
-        Subject::Request(http) => http_attributes(writer, text, span, http),
-        Subject::Connection => writer.text(ATTRIBUTES, "network.transport", "tcp"),
+        Subject::Request(http) => http_attributes(attributes, text, span, http),
+        Subject::Connection => attributes.text("network.transport", "tcp"),
         Subject::Handshake { resumed } => {
-            writer.text(ATTRIBUTES, "network.transport", "tcp");
-            writer.text(ATTRIBUTES, "tls.protocol.name", "tls");
-            writer.text(ATTRIBUTES, "tls.protocol.version", "1.3");
-            writer.boolean(ATTRIBUTES, "tls.established", span.error.is_none());
+            attributes.text("network.transport", "tcp");
+            attributes.text("tls.protocol.name", "tls");
+            attributes.text("tls.protocol.version", "1.3");
+            attributes.boolean("tls.established", span.error.is_none());
             if let Some(resumed) = resumed {
-                writer.boolean(ATTRIBUTES, "tls.resumed", *resumed);
+                attributes.boolean("tls.resumed", *resumed);
             }
         }
     }
-    network_attributes(writer, text, span);
+    network_attributes(attributes, text, span);
     if let Some(verdict) = &span.verdict {
-        verdict_attributes(writer, text, verdict);
+        verdict_attributes(attributes, text, verdict);
     }
-    writer.integer(ATTRIBUTES, "postern.bytes.sent", span.sent);
-    writer.integer(ATTRIBUTES, "postern.bytes.received", span.received);
+    attributes.integer("postern.bytes.sent", span.sent);
+    attributes.integer("postern.bytes.received", span.received);
 }
 
-fn http_attributes(writer: &mut Writer<'_>, text: &mut String, span: &Span, http: &Http) {
+fn http_attributes(
+    attributes: &mut Attributes<'_, '_>,
+    text: &mut String,
+    span: &Span,
+    http: &Http,
+) {
     match known_method(&http.method) {
-        Some(method) => writer.text(ATTRIBUTES, "http.request.method", method),
+        Some(method) => attributes.text("http.request.method", method),
         None => {
-            writer.text(ATTRIBUTES, "http.request.method", "_OTHER");
+            attributes.text("http.request.method", "_OTHER");
             let original = cut(http.method.as_str());
-            writer.text(ATTRIBUTES, "http.request.method_original", original);
+            attributes.text("http.request.method_original", original);
         }
     }
     let path = http.path.as_ref().map_or("/", |p| p.path());
     match span.kind {
         SpanKind::Server => {
-            writer.text(ATTRIBUTES, "url.path", cut(path));
-            writer.text(ATTRIBUTES, "url.scheme", "http");
+            attributes.text("url.path", cut(path));
+            attributes.text("url.scheme", "http");
         }
         SpanKind::Client => {
             let host = http.authority.as_ref().map_or("", |a| a.as_str());
-            writer.text(
-                ATTRIBUTES,
-                "url.full",
-                put(text, format_args!("http://{host}{path}")),
-            );
+            attributes.text("url.full", put(text, format_args!("http://{host}{path}")));
             if http.resends > 0 {
                 let count = http.resends.into();
-                writer.integer(ATTRIBUTES, "http.request.resend_count", count);
+                attributes.integer("http.request.resend_count", count);
             }
         }
     }
     if let Some(status) = http.status {
-        writer.integer(
-            ATTRIBUTES,
-            "http.response.status_code",
-            status.as_u16().into(),
-        );
+        attributes.integer("http.response.status_code", status.as_u16().into());
     }
     if let Some(authority) = &http.authority {
-        writer.text(ATTRIBUTES, "server.address", cut(authority.host()));
+        attributes.text("server.address", cut(authority.host()));
     }
-    writer.text(ATTRIBUTES, "network.protocol.name", "http");
+    attributes.text("network.protocol.name", "http");
     let version = match http.version {
         Version::HTTP_10 => "1.0",
         Version::HTTP_11 => "1.1",
         _ => "2",
     };
-    writer.text(ATTRIBUTES, "network.protocol.version", version);
+    attributes.text("network.protocol.version", version);
     if let Some(agent) = http.user_agent.as_ref().and_then(|a| a.to_str().ok()) {
-        writer.text(ATTRIBUTES, "user_agent.original", cut(agent));
+        attributes.text("user_agent.original", cut(agent));
     }
     if http.is_grpc {
-        writer.text(ATTRIBUTES, "rpc.system.name", "grpc");
+        attributes.text("rpc.system.name", "grpc");
         if let Some(method) = grpc_method(http) {
-            writer.text(ATTRIBUTES, "rpc.method", method);
+            attributes.text("rpc.method", method);
         }
         if let Some(code) = http.grpc_status {
-            writer.text(ATTRIBUTES, "rpc.status_code", grpc_code(code));
+            attributes.text("rpc.status_code", grpc_code(code));
         }
     }
 }
 
-fn network_attributes(writer: &mut Writer<'_>, text: &mut String, span: &Span) {
+fn network_attributes(attributes: &mut Attributes<'_, '_>, text: &mut String, span: &Span) {
     if span.port != 0 {
-        writer.integer(ATTRIBUTES, "server.port", span.port.into());
+        attributes.integer("server.port", span.port.into());
     }
     if let Some(peer) = span.peer_address {
         let address = put(text, format_args!("{}", peer.ip()));
         if span.kind == SpanKind::Server {
-            writer.text(ATTRIBUTES, "client.address", address);
+            attributes.text("client.address", address);
         }
-        writer.text(ATTRIBUTES, "network.peer.address", address);
-        writer.integer(ATTRIBUTES, "network.peer.port", peer.port().into());
+        attributes.text("network.peer.address", address);
+        attributes.integer("network.peer.port", peer.port().into());
     }
     if let Some(id) = &span.peer_id {
-        writer.text(ATTRIBUTES, "postern.peer.id", cut(id));
+        attributes.text("postern.peer.id", cut(id));
     }
     if let Some(id) = &span.own_id {
-        writer.text(ATTRIBUTES, "postern.workload.id", cut(id));
+        attributes.text("postern.workload.id", cut(id));
     }
 }
 
-fn verdict_attributes(writer: &mut Writer<'_>, text: &mut String, verdict: &Verdict) {
+fn verdict_attributes(attributes: &mut Attributes<'_, '_>, text: &mut String, verdict: &Verdict) {
     let word = if verdict.allowed { "allow" } else { "deny" };
-    writer.text(ATTRIBUTES, "postern.decision", word);
-    writer.text(ATTRIBUTES, "postern.decision.reason", verdict.reason);
+    attributes.text("postern.decision", word);
+    attributes.text("postern.decision.reason", verdict.reason);
     if let Some(policy) = &verdict.policy {
-        writer.text(ATTRIBUTES, "postern.policy", cut(policy));
+        attributes.text("postern.policy", cut(policy));
     }
     if verdict.id != 0 {
         let id = put(text, format_args!("{:016x}", verdict.id));
-        writer.text(ATTRIBUTES, "postern.decision.id", id);
+        attributes.text("postern.decision.id", id);
     }
     if let Some(cached) = verdict.token_cached {
-        writer.boolean(ATTRIBUTES, "postern.token.cached", cached);
+        attributes.boolean("postern.token.cached", cached);
     }
     if let Some(cached) = verdict.decision_cached {
-        writer.boolean(ATTRIBUTES, "postern.decision.cached", cached);
+        attributes.boolean("postern.decision.cached", cached);
     }
 }
 

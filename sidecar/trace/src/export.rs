@@ -148,7 +148,7 @@ impl Exporter {
             batch: Vec::with_capacity(settings.batch),
             sender: Sender {
                 dialer: Dialer { tls, mark },
-                encoder: Encoder::new(&settings.resource, IdSource::new(seed)),
+                encoder: Encoder::new(&settings.resource, settings.attributes, IdSource::new(seed)),
                 backoff: Backoff::new(seed.rotate_left(32)),
                 settings,
                 grpc: None,

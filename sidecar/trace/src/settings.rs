@@ -49,10 +49,42 @@ pub struct Settings {
     pub batch: usize,
     /// Longest wait until an export.
     pub delay: Duration,
+    /// Limits of a span's attributes.
+    pub attributes: AttributeLimits,
     /// Resource attributes, `service.name` among them.
     pub resource: Vec<(String, String)>,
     /// Wakes the exporter.
     pub wake: Arc<Notify>,
+}
+
+/// How many attributes a span has, and how long their texts are, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttributeLimits {
+    /// Attributes of a span; further ones are counted as dropped.
+    pub count: usize,
+    /// Characters of a text.
+    pub length: usize,
+}
+
+impl AttributeLimits {
+    /// The beginning of a text that is within them.
+    pub(crate) fn cut(self, text: &str) -> &str {
+        if text.len() <= self.length {
+            return text;
+        }
+        let end = text.char_indices().nth(self.length);
+        end.map_or(text, |(end, _)| &text[..end])
+    }
+}
+
+impl Default for AttributeLimits {
+    /// The specification's.
+    fn default() -> Self {
+        Self {
+            count: 128,
+            length: usize::MAX,
+        }
+    }
 }
 
 /// Headers whose values are not printed.
@@ -136,6 +168,7 @@ impl Settings {
             queue: env.number("OTEL_BSP_MAX_QUEUE_SIZE", 2048)?,
             batch: env.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)?,
             delay: env.millis("OTEL_BSP_SCHEDULE_DELAY", 5_000)?,
+            attributes: env.attribute_limits()?,
             resource: env.resource(service)?,
             wake: Arc::default(),
         }))
@@ -303,6 +336,19 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
     fn millis(&self, name: &str, default: u64) -> Result<Duration, SettingsError> {
         let number = self.number(name, usize::try_from(default).unwrap_or(usize::MAX))?;
         Ok(Duration::from_millis(number as u64))
+    }
+
+    /// The limits of spans count before those of all signals.
+    fn attribute_limits(&self) -> Result<AttributeLimits, SettingsError> {
+        let default = AttributeLimits::default();
+        let limit = |suffix: &str, default| {
+            let all = self.number(&format!("OTEL_ATTRIBUTE_{suffix}"), default)?;
+            self.number(&format!("OTEL_SPAN_ATTRIBUTE_{suffix}"), all)
+        };
+        Ok(AttributeLimits {
+            count: limit("COUNT_LIMIT", default.count)?,
+            length: limit("VALUE_LENGTH_LIMIT", default.length)?,
+        })
     }
 
     fn sampler(&self) -> Result<Sampler, SettingsError> {
@@ -485,7 +531,12 @@ mod tests {
             ("OTEL_BSP_SCHEDULE_DELAY", "200"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "7"),
             ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "300"),
+            ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "100"),
+            ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "50"),
+            ("OTEL_ATTRIBUTE_COUNT_LIMIT", "10"),
         ]);
+        let limits = (all.attributes.count, all.attributes.length);
+        assert_eq!(limits, (10, 50), "those of spans count first");
         assert_eq!(all.headers.0[0].1, "Bearer s3cret");
         assert!(!format!("{all:?}").contains("s3cret"));
         assert_eq!(all.sampler.root, Root::ratio(0.25));
@@ -512,6 +563,7 @@ mod tests {
             ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
             ("OTEL_PROPAGATORS", "xray"),
             ("OTEL_RESOURCE_ATTRIBUTES", "novalue"),
+            ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),
         ] {
             let error = read(&[endpoint, (variable, value)]).unwrap_err();
             let text = error.to_string();

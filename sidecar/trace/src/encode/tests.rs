@@ -58,10 +58,15 @@ fn span(kind: SpanKind, status: u16) -> Span {
     }
 }
 
+fn bytes(span: &Span, limits: AttributeLimits) -> Bytes {
+    let resource = [("service.name".to_owned(), "demo/orders".to_owned())];
+    let mut encoder = Encoder::new(&resource, limits, IdSource::new(1));
+    encoder.request(std::slice::from_ref(span))
+}
+
 /// What the generated code reads.
 fn encode(span: &Span) -> Vec<wire::Span> {
-    let resource = [("service.name".to_owned(), "demo/orders".to_owned())];
-    let bytes = Encoder::new(&resource, IdSource::new(1)).request(std::slice::from_ref(span));
+    let bytes = bytes(span, AttributeLimits::default());
     let request = ExportTraceServiceRequest::decode(bytes.clone()).unwrap();
     assert_eq!(request.encode_to_vec(), bytes, "nothing is unknown to it");
     let resource = &request.resource_spans[0];
@@ -208,4 +213,31 @@ fn a_handshake_is_one_span_that_says_how_it_went() {
     );
     assert_eq!(value(&spans[0], "error.type"), string("peer_revoked"));
     assert!(spans[0].status.is_some());
+}
+
+#[test]
+fn attributes_keep_to_the_limits_that_are_given() {
+    let span = span(SpanKind::Server, 503);
+    let all = encode(&span)[0].attributes.len();
+    let limits = AttributeLimits {
+        count: 3,
+        length: 2,
+    };
+    let bytes = bytes(&span, limits);
+    let request = ExportTraceServiceRequest::decode(bytes.clone()).unwrap();
+    let spans = &request.resource_spans[0].scope_spans[0].spans;
+    assert_eq!(spans[0].attributes.len(), 3);
+    // `dropped_attributes_count` is field 10, a varint; what follows is `status`.
+    let dropped = [10 << 3, u8::try_from(all - 3).unwrap(), 15 << 3 | 2];
+    assert!(bytes.windows(3).any(|part| part == dropped), "{dropped:?}");
+    assert_eq!(spans[0].attributes[0].key, "error.type", "before all else");
+    for attribute in spans.iter().flat_map(|s| &s.attributes) {
+        match attribute.value.as_ref().and_then(|v| v.value.as_ref()) {
+            Some(Value::StringValue(text)) => assert!(text.len() <= 2, "{text}"),
+            value => assert!(value.is_some(), "{}", attribute.key),
+        }
+    }
+    let is_whole = |text: &str| AttributeLimits::default().cut(text) == text;
+    assert!(is_whole("aüß") && is_whole(""));
+    assert_eq!(limits.cut("üßa"), "üß", "characters, not bytes");
 }
