@@ -27,6 +27,7 @@ use crate::directory::WorkloadEntry;
 use crate::http::gather::{Gather, Turn, gather};
 use crate::http::h2 as stream;
 use crate::snapshot::{MESH_ALPN, SharedSnapshot, Snapshot};
+use crate::telemetry::observe::{Ended, Observer};
 use crate::worker::dial::{DialError, Dialer};
 use crate::worker::expiry::Expiry;
 use crate::worker::hold_back::HoldBack;
@@ -164,11 +165,17 @@ pub struct Pool {
     resumptions: metrics::Counter,
     dialed_ahead: metrics::Counter,
     handshakes: [metrics::Counter; 2],
+    observer: Rc<Observer>,
 }
 
 impl Pool {
-    /// An empty pool that dials with `dialer` and puts its connections under review.
-    pub fn new(dialer: Dialer, reviews: Rc<Reviews>, snapshot: SharedSnapshot) -> Rc<Self> {
+    /// An empty pool that dials with `dialer`, puts its connections under review and tells `observer` of them.
+    pub fn new(
+        dialer: Dialer,
+        reviews: Rc<Reviews>,
+        snapshot: SharedSnapshot,
+        observer: Rc<Observer>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             peers: RefCell::default(),
             dialer,
@@ -177,6 +184,7 @@ impl Pool {
             dialed_ahead: metrics::counter!("postern_mesh_dialed_ahead_total"),
             resumptions: crate::worker::metrics::resumptions(Direction::Outbound),
             handshakes: crate::worker::metrics::handshakes(Direction::Outbound),
+            observer,
         })
     }
 
@@ -331,6 +339,28 @@ impl Pool {
         connected
     }
 
+    /// Does the TLS handshake and tells of it, whether a request waits for it or nobody does.
+    async fn shake_hands(
+        &self,
+        address: SocketAddr,
+        client: &Client,
+        tcp: TcpStream,
+    ) -> Result<Proven, String> {
+        let mut observation = self.observer.connection(Direction::Outbound);
+        let skew = self.snapshot.load().clock_skew;
+        let handshake = client.handshake(tcp, skew);
+        let proven = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(proven) => proven,
+            Err(_) => Err(format!("no answer within {HANDSHAKE_TIMEOUT:?}")),
+        };
+        self.observer
+            .dialled(&mut observation, proven.is_err(), |_| {
+                let own_id = self.snapshot.load().identity().map(SpiffeId::to_shared);
+                Ended::handshake(address, own_id, &proven)
+            });
+        proven
+    }
+
     async fn open(&self, key: &Key, client: &Client) -> Result<Rc<Shared>, ConnectError> {
         let tcp = self.dialer.connect(key.address).await?;
         let fail = |error: String| ConnectError::Tls {
@@ -339,17 +369,13 @@ impl Pool {
             error,
         };
         let began = std::time::Instant::now();
-        let skew = self.snapshot.load().clock_skew;
         // Boxed: whoever waits for a connection is a task that is larger than its request needs.
-        let handshake = Box::pin(client.handshake(tcp, skew));
+        let handshake = Box::pin(self.shake_hands(key.address, client, tcp));
         let Proven {
             stream: mut tls,
             peer,
             resumed,
-        } = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-            Ok(proven) => proven.map_err(fail)?,
-            Err(_) => return Err(fail(format!("no answer within {HANDSHAKE_TIMEOUT:?}"))),
-        };
+        } = handshake.await.map_err(fail)?;
         if resumed {
             self.resumptions.increment(1);
         }

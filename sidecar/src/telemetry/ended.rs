@@ -8,6 +8,7 @@ use mesh_auth::Reason;
 
 use crate::http::body::BodyError;
 use crate::http::forward::Exchanged;
+use crate::pool::client::Proven;
 use crate::tunnel::Carried;
 use crate::worker::metrics::{Counters, Direction};
 
@@ -18,7 +19,7 @@ pub enum Line<'a> {
     Http(EndedHttp<'a>),
     /// A connection of opaque bytes.
     Connection,
-    /// The TLS handshake of an inbound connection.
+    /// The TLS handshake of a connection.
     Handshake {
         /// Whether an earlier session was resumed; `None`: it did not get that far.
         resumed: Option<bool>,
@@ -151,6 +152,27 @@ pub struct EndedHttp<'a> {
 }
 
 impl Ended<'_> {
+    /// Of the TLS handshake with whoever is at `address`. Who did not prove an identity has none.
+    pub fn handshake<E>(
+        address: SocketAddr,
+        own_id: Option<Arc<str>>,
+        proven: &Result<Proven, E>,
+    ) -> Self {
+        let proven = proven.as_ref().ok();
+        Self {
+            line: Line::Handshake {
+                resumed: proven.map(|p| p.resumed),
+            },
+            peer_address: Some(address),
+            port: 0,
+            peer_id: proven.map(|p| p.peer.id().to_shared()),
+            own_id,
+            sent: 0,
+            received: 0,
+            error: proven.is_none().then_some(Reason::PeerUnverified.code()),
+        }
+    }
+
     /// Of a request.
     pub fn http(&self) -> Option<&EndedHttp<'_>> {
         match &self.line {

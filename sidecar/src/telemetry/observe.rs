@@ -284,14 +284,30 @@ impl Observer {
         self.tell(observation, took, is_over, ended);
     }
 
+    /// The TLS handshake of an outbound connection ended. Requests that waited for it have it among their phases, where it
+    /// is counted; this tells of it as a connection's, which may be dialled ahead of all requests.
+    pub fn dialled<'a>(
+        &self,
+        observation: &mut Observation,
+        is_failed: bool,
+        ended: impl FnOnce(&Observation) -> Ended<'a>,
+    ) {
+        if self.timeless.is_some() {
+            return;
+        }
+        observation.timeline.mark(Phase::Handshake);
+        let took = observation.timeline.total();
+        self.tell(observation, took, is_failed, ended);
+    }
+
     fn tell<'a>(
         &self,
         observation: &Observation,
         took: Duration,
-        is_over_budget: bool,
+        is_bad: bool,
         ended: impl FnOnce(&Observation) -> Ended<'a>,
     ) {
-        let is_bad = is_over_budget || observation.is_denied();
+        let is_bad = is_bad || observation.is_denied();
         let kept = observation
             .started
             .filter(|started| self.tracer.keeps(*started, is_bad, took));

@@ -163,7 +163,7 @@ pub struct Worker {
     /// Counters.
     pub counters: Counters,
     /// What is told of every request and connection.
-    pub observer: Observer,
+    pub observer: Rc<Observer>,
     /// What is reported to the control API.
     pub notebook: Notebook,
     decisions: Cell<u64>,
@@ -248,8 +248,19 @@ pub fn run(
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
         let reviews = Reviews::new(epochs.enforced);
+        let observer = Rc::new(Observer::new(
+            telling.tracer,
+            telling.access_log,
+            Watch::new(&telling.ledger),
+            recorder.as_ref(),
+        ));
         let worker = Rc::new(Worker {
-            mesh: mesh::Pool::new(settings.dialer, Rc::clone(&reviews), snapshot.clone()),
+            mesh: mesh::Pool::new(
+                settings.dialer,
+                Rc::clone(&reviews),
+                snapshot.clone(),
+                Rc::clone(&observer),
+            ),
             direct: direct::Clients::default(),
             apps: app::Pool::new(settings.dialer),
             clear: clear::Pool::new(settings.dialer),
@@ -270,12 +281,7 @@ pub fn run(
                 snapshot.clone(),
             ),
             counters: Counters::new(),
-            observer: Observer::new(
-                telling.tracer,
-                telling.access_log,
-                Watch::new(&telling.ledger),
-                recorder.as_ref(),
-            ),
+            observer,
             notebook: Notebook::new(telling.ledger),
             decisions: Cell::new(seed.rotate_left(17)),
             settings,

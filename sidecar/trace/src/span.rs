@@ -69,7 +69,7 @@ pub enum Subject {
     Request(Http),
     /// A connection of opaque bytes.
     Connection,
-    /// The TLS handshake of an inbound connection.
+    /// The TLS handshake of a connection.
     Handshake {
         /// Whether an earlier session was resumed; `None`: it did not get that far.
         resumed: Option<bool>,

@@ -139,12 +139,18 @@ fn a_handshake_is_a_span_and_a_refused_one_a_line() {
     );
     let refused = tls::first_byte(mesh.address("orders", "mesh"), Some(&stranger));
     assert!(refused.is_err(), "{refused:?}");
+    let handshakes = |service: &str, kind: &str| {
+        let mut spans = collector.spans();
+        spans.retain(|s| {
+            s["name"] == "tls.handshake"
+                && s["resource"]["service.name"] == service
+                && s["kind"] == kind
+        });
+        spans
+    };
     let mut spans = Vec::new();
     eventually("spans of both handshakes at orders", || {
-        spans = collector.spans();
-        spans.retain(|s| {
-            s["name"] == "tls.handshake" && s["resource"]["service.name"] == "demo/orders"
-        });
+        spans = handshakes("demo/orders", "SPAN_KIND_SERVER");
         spans.len() >= 2
     });
     let of = |established: bool| {
@@ -160,6 +166,17 @@ fn a_handshake_is_a_span_and_a_refused_one_a_line() {
     );
     assert_eq!(of(false)["attributes"]["error.type"], "peer_unverified");
     assert_eq!(of(false)["status"], "STATUS_CODE_ERROR");
+    let mut dialled = Vec::new();
+    eventually("a span of web's side of the handshake", || {
+        dialled = handshakes("demo/web", "SPAN_KIND_CLIENT");
+        !dialled.is_empty()
+    });
+    let dialled = &dialled[0]["attributes"];
+    assert_eq!(dialled["tls.established"], true);
+    assert_eq!(
+        dialled["postern.peer.id"],
+        "spiffe://demo.postern.internal/ns/demo/sa/orders"
+    );
     let told = lines(&mesh, "orders", 1, |line| line["protocol"] == "tls");
     assert_eq!(told[0]["reason"], "peer_unverified");
 }
