@@ -1,16 +1,19 @@
 //! `/metrics`: what is kept, and what is looked up when somebody asks.
 
+use mesh_auth::policy::Remembered;
+
 use super::routes::AdminState;
 use crate::snapshot::Snapshot;
 use crate::telemetry::exposition::{Format, Sample};
 use crate::telemetry::process;
 use crate::telemetry::registry::Kind;
-use crate::worker::metrics::chains;
+use crate::worker::metrics::{chains, remembered};
 
 /// The page for whoever sends this `accept` field, and its content type.
 pub(super) fn page(state: &AdminState, accept: Option<&str>) -> (&'static str, String) {
     let snapshot = state.snapshot.load();
-    chains(snapshot.chains.tally());
+    chains(&snapshot.chains);
+    remembered(Remembered::of_process());
     let format = Format::accepted(accept);
     let mut samples = process::samples();
     ages(&mut samples, &snapshot, state.clock.now());

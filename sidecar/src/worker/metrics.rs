@@ -5,17 +5,29 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mesh_auth::Reason;
-use mesh_auth::svid::Tally;
+use mesh_auth::policy::Remembered;
+use mesh_auth::svid::VerifiedChains;
 use metrics::{Counter, Gauge, Label, counter, describe_gauge, gauge};
 
 use super::Worker;
 
-/// Tells how often the chains that peers presented were known.
-pub fn chains(tally: &Tally) {
+/// Tells how often the chains that peers presented were known, and of how many that is known.
+pub fn chains(chains: &VerifiedChains) {
+    let tally = chains.tally();
     let results = [("hit", tally.hits()), ("miss", tally.misses())];
     for (result, count) in results {
         counter!("postern_verified_chains_total", "result" => result).absolute(count);
     }
+    counter!("postern_verified_chain_evictions_total").absolute(tally.evictions());
+    #[allow(clippy::cast_precision_loss)]
+    gauge!("postern_verified_chain_entries").set(chains.entries() as f64);
+}
+
+/// Tells how many decisions connections remember.
+pub fn remembered(decisions: &Remembered) {
+    counter!("postern_decision_cache_evictions_total").absolute(decisions.evictions());
+    #[allow(clippy::cast_precision_loss)]
+    gauge!("postern_decision_cache_entries").set(decisions.entries() as f64);
 }
 
 /// Counts handshakes that succeeded and that failed.
@@ -285,6 +297,22 @@ fn describe() {
     describe!(
         "postern_verified_chains_total",
         "Certificate chains that peers presented, by whether they were known to be good."
+    );
+    describe!(
+        "postern_verified_chain_evictions_total",
+        "Certificate chains known to be good that made room for others."
+    );
+    describe_gauge!(
+        "postern_verified_chain_entries",
+        "Certificate chains that are known to be good."
+    );
+    describe!(
+        "postern_decision_cache_evictions_total",
+        "Decisions that made room for others on their connection."
+    );
+    describe_gauge!(
+        "postern_decision_cache_entries",
+        "Decisions that connections remember."
     );
     describe!(
         "postern_accept_errors_total",

@@ -10,6 +10,7 @@
 
 use std::cell::RefCell;
 use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::Method;
 
@@ -20,9 +21,61 @@ const PLACES: usize = 8;
 /// Bytes of host and path up to which a request is worth remembering.
 const MAX_TEXT: usize = 256;
 
-/// What was decided of the last few requests that came more than once.
+/// How many decisions all memos of the process hold. Written when one is held or given up, which is not when one is found.
 #[derive(Debug, Default)]
-pub(super) struct Memo(RefCell<Option<Box<[Place; PLACES]>>>);
+pub struct Tally {
+    held: AtomicU64,
+    given_up: AtomicU64,
+    replaced: AtomicU64,
+}
+
+static TALLY: Tally = Tally {
+    held: AtomicU64::new(0),
+    given_up: AtomicU64::new(0),
+    replaced: AtomicU64::new(0),
+};
+
+impl Tally {
+    /// Of this process.
+    pub fn of_process() -> &'static Self {
+        &TALLY
+    }
+
+    /// Decisions that are remembered.
+    pub fn entries(&self) -> u64 {
+        let given_up = self.given_up.load(Ordering::Relaxed);
+        self.held.load(Ordering::Relaxed).saturating_sub(given_up)
+    }
+
+    /// Decisions that gave their place to another.
+    pub fn evictions(&self) -> u64 {
+        self.replaced.load(Ordering::Relaxed)
+    }
+}
+
+/// What was decided of the last few requests that came more than once.
+#[derive(Debug)]
+pub(super) struct Memo {
+    places: RefCell<Option<Box<[Place; PLACES]>>>,
+    tally: &'static Tally,
+}
+
+impl Default for Memo {
+    fn default() -> Self {
+        Self::counted_in(&TALLY)
+    }
+}
+
+impl Drop for Memo {
+    fn drop(&mut self) {
+        let places = self.places.get_mut().as_deref().map_or(&[][..], |p| p);
+        let held = places.iter().filter(|place| place.held.is_some()).count();
+        if held > 0 {
+            let given_up = &self.tally.given_up;
+            given_up.fetch_add(held as u64, Ordering::Relaxed);
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Place {
@@ -92,21 +145,33 @@ impl<'a> Key<'a> {
 }
 
 impl Memo {
+    fn counted_in(tally: &'static Tally) -> Self {
+        Self {
+            places: RefCell::default(),
+            tally,
+        }
+    }
+
     /// What was decided of `key` before.
     pub(super) fn get(&self, key: &Key<'_>) -> Option<Ruling> {
-        let places = self.0.borrow();
+        let places = self.places.borrow();
         let held = places.as_ref()?[key.place()].held.as_ref()?;
         key.is(held).then_some(held.ruling)
     }
 
     /// `key` was missed, and `ruling` is what was decided.
     pub(super) fn missed(&self, key: &Key<'_>, ruling: Ruling) {
-        let mut places = self.0.borrow_mut();
+        let mut places = self.places.borrow_mut();
         let place = &mut places.get_or_insert_default()[key.place()];
         if place.missed != key.hash {
             place.missed = key.hash;
             return;
         }
+        let counted = match place.held {
+            Some(_) => &self.tally.replaced,
+            None => &self.tally.held,
+        };
+        counted.fetch_add(1, Ordering::Relaxed);
         place.held = Some(Held {
             hash: key.hash,
             token: key.token,
@@ -124,6 +189,30 @@ mod tests {
 
     use super::super::request::Connection;
     use super::*;
+
+    #[test]
+    fn what_is_held_is_counted_until_its_connection_is_gone() {
+        let tally: &'static Tally = Box::leak(Box::default());
+        let seed = foldhash::fast::RandomState::default();
+        let memo = Memo::counted_in(tally);
+        let path = |number: u64| format!("/{number}");
+        for number in 0..64 {
+            let path = path(number);
+            let key = Key {
+                hash: seed.hash_one(&path),
+                token: 0,
+                method: &Method::GET,
+                host: "h",
+                path: &path,
+            };
+            memo.missed(&key, Ruling::NothingMatched);
+            memo.missed(&key, Ruling::NothingMatched);
+        }
+        assert_eq!(tally.entries() + tally.evictions(), 64);
+        assert!((1..=PLACES as u64).contains(&tally.entries()), "{tally:?}");
+        drop(memo);
+        assert_eq!(tally.entries(), 0);
+    }
 
     #[test]
     fn what_comes_twice_is_held_and_every_part_of_it_counts() {

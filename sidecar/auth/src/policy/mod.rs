@@ -54,6 +54,7 @@ mod modes;
 
 pub use compile::{PolicyError, validate};
 pub use decision::{Decision, Verdict};
+pub use memo::Tally as Remembered;
 pub use modes::{MtlsMode, PortModes, validate_peer_authentication};
 pub use request::{Connection, Request};
 pub use set::PolicySet;

@@ -29,6 +29,7 @@ const CAPACITY: usize = 4096;
 pub struct Tally {
     hits: AtomicU64,
     misses: AtomicU64,
+    evictions: AtomicU64,
 }
 
 impl Tally {
@@ -40,6 +41,11 @@ impl Tally {
     /// Look-ups that found none and verified it; refusals are not counted.
     pub fn misses(&self) -> u64 {
         self.misses.load(Ordering::Relaxed)
+    }
+
+    /// Chains that were still good and gave their place to another.
+    pub fn evictions(&self) -> u64 {
+        self.evictions.load(Ordering::Relaxed)
     }
 }
 
@@ -88,6 +94,12 @@ impl VerifiedChains {
     /// The roots.
     pub fn bundles(&self) -> &Arc<TrustBundles> {
         &self.bundles
+    }
+
+    /// Chains that are remembered. Looks at every place: not for the hot path.
+    pub fn entries(&self) -> usize {
+        let is_held = |slot: &&ArcSwapOption<Entry>| slot.load().is_some();
+        self.slots.iter().filter(is_held).count()
     }
 
     /// Counts of look-ups, shared with the caches before and after this one.
@@ -180,10 +192,10 @@ impl VerifiedChains {
             held.as_ref()
                 .is_none_or(|held| held.key == entry.key || *held.validity.end() < now)
         };
-        let slot = ways
-            .iter()
-            .find(is_free)
-            .unwrap_or_else(|| &ways[self.turn.fetch_add(1, Ordering::Relaxed) % ways.len()]);
+        let slot = ways.iter().find(is_free).unwrap_or_else(|| {
+            self.tally.evictions.fetch_add(1, Ordering::Relaxed);
+            &ways[self.turn.fetch_add(1, Ordering::Relaxed) % ways.len()]
+        });
         slot.store(Some(Arc::new(entry)));
     }
 }

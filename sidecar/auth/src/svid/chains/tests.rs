@@ -146,6 +146,8 @@ fn however_many_chains_come_the_newest_are_known_and_memory_is_bounded() {
     }
     let known = (0..many).filter(|number| chains.recall(&name(*number), 5).is_some());
     assert!((CAPACITY / 2..=CAPACITY).contains(&known.count()));
+    let (held, evicted) = (chains.entries() as u64, chains.tally().evictions());
+    assert_eq!(held + evicted, many + 1, "{held} of {many}");
     // What ended makes room before what did not.
     let kept: Vec<_> = (many..).take(20).map(name).collect();
     for key in &kept {
@@ -157,6 +159,11 @@ fn however_many_chains_come_the_newest_are_known_and_memory_is_bounded() {
         chains.remember(entry, 11);
     }
     assert!(kept.iter().all(|key| chains.recall(key, 11).is_some()));
+    let evicted_since = chains.tally().evictions() - evicted;
+    assert!(
+        evicted_since < 5,
+        "{evicted_since}: what has ended is no loss"
+    );
 }
 
 #[test]
