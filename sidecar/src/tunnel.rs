@@ -15,7 +15,7 @@ use mesh_auth::Reason;
 
 use crate::http::body::{BodyError, BodySink, BodySource, Frame, Pump, PumpError};
 use crate::http::ending::{Ending, Patience};
-use crate::http::h1::Connection;
+use crate::http::h1::{Connection, counted};
 use crate::http::h2 as stream;
 use crate::http::websocket::{self, Boundaries};
 
@@ -25,10 +25,10 @@ struct RawSource<'a, S>(&'a RefCell<Connection<S>>);
 impl<S: AsyncRead + AsyncWrite + Unpin> BodySource for RawSource<'_, S> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
         let mut connection = self.0.borrow_mut();
-        if connection.read.is_empty() && ready!(connection.poll_fill_body(cx))? == 0 {
+        if connection.read.is_empty() && ready!(connection.poll_fill_body(cx, u64::MAX))? == 0 {
             return Poll::Ready(Ok(Frame::End));
         }
-        Poll::Ready(Ok(Frame::Data(connection.read.split().freeze())))
+        Poll::Ready(Ok(Frame::Data(counted(connection.read.split().freeze()))))
     }
 
     fn is_end(&self) -> bool {

@@ -110,6 +110,15 @@ impl BodyDecoder {
         }
     }
 
+    /// Bytes of data that are certain to follow before anything else; what the buffer holds counts too.
+    pub fn certain(&self) -> u64 {
+        match self.state {
+            State::Length(left) | State::Data(left) => left,
+            State::UntilClose => u64::MAX,
+            _ => 0,
+        }
+    }
+
     /// True when the whole body was returned.
     pub fn is_end(&self) -> bool {
         self.state == State::End

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
 use super::body::{BodyError, BodySink, BodySource, Frame};
+use super::bulk;
 use crate::worker::accepted::Accepted;
 
 /// Bytes asked of the socket at a time while a head is awaited.
@@ -30,7 +31,7 @@ const LARGE: usize = 4 * 1024;
 /// Pieces written by one system call.
 const PIECES: usize = 16;
 /// Unwritten bytes at which a sink stops taking more.
-const WRITE_HIGH_WATER: usize = 256 * 1024;
+const WRITE_HIGH_WATER: usize = 64 * 1024;
 
 /// One HTTP/1.1 connection with its buffers.
 #[derive(Debug)]
@@ -109,12 +110,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.poll_fill(cx, HEAD_READ)
     }
 
-    /// The same where a body, or anything of which there may be much, is awaited. Nothing is held while there is nothing.
-    pub fn poll_fill_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let most = if self.flowing { BULK_READ } else { BODY_READ };
-        let filled = self.poll_fill(cx, most);
-        if filled.is_pending() && self.read.is_empty() {
+    /// The same where `certain` bytes of a body, or of anything of which there may be much, are awaited. Nothing is held
+    /// while there is nothing, and what was read holds no more than four times its size.
+    pub fn poll_fill_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        certain: u64,
+    ) -> Poll<io::Result<usize>> {
+        let is_bulk = self.flowing && certain >= BULK_READ as u64 && bulk::has_room();
+        let filled = self.poll_fill(cx, if is_bulk { BULK_READ } else { BODY_READ });
+        if self.read.is_empty() {
             self.read = BytesMut::new();
+        } else if self.read.len() < self.read.capacity() / 4 {
+            // Whoever gets it may keep it for long.
+            self.read = BytesMut::from(&self.read[..]);
         }
         filled
     }
@@ -215,6 +224,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
+/// Data that was read from a connection, counted if it is bulk.
+pub fn counted(data: Bytes) -> Bytes {
+    if data.len() > BODY_READ {
+        bulk::counted(data)
+    } else {
+        data
+    }
+}
+
 /// A handle to a connection that one task polls from two places.
 pub trait Handle {
     /// The stream type.
@@ -286,7 +304,7 @@ impl<H: Handle> BodySource for Body<H> {
                     if self.decoder.is_end() {
                         self.end();
                     }
-                    return Poll::Ready(Ok(Frame::Data(data)));
+                    return Poll::Ready(Ok(Frame::Data(counted(data))));
                 }
                 Decoded::Trailers(trailers) => {
                     self.end();
@@ -298,7 +316,8 @@ impl<H: Handle> BodySource for Body<H> {
                 }
                 Decoded::NeedMore => {}
             }
-            let n = ready!(self.handle.connection().poll_fill_body(cx))?;
+            let certain = self.decoder.certain();
+            let n = ready!(self.handle.connection().poll_fill_body(cx, certain))?;
             if n == 0 {
                 self.decoder.eof().map_err(|_| BodyError::Truncated)?;
                 self.end();
@@ -503,7 +522,7 @@ mod tests {
         let connection = connection(Wire::default());
         let mut cx = Context::from_waker(Waker::noop());
         let mut sink = Sink::new(&connection, BodyLength::UntilClose);
-        let piece = Bytes::from(vec![1; 64 * 1024]);
+        let piece = Bytes::from(vec![1; 16 * 1024]);
         for _ in 0..WRITE_HIGH_WATER / piece.len() {
             assert!(sink.poll_ready(&mut cx).is_ready());
             sink.send(piece.clone(), false).unwrap();
@@ -513,6 +532,48 @@ mod tests {
         connection.borrow_mut().io.room = usize::MAX;
         assert!(sink.poll_ready(&mut cx).is_ready());
         assert_eq!(connection.borrow().io.calls, [WRITE_HIGH_WATER]);
+    }
+
+    #[test]
+    fn a_small_read_holds_no_large_block() {
+        let connection = connection(Wire::default());
+        let mut connection = connection.borrow_mut();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut held = Vec::new();
+        for length in [7, 7, 4_000, 9_000, 7] {
+            connection.io.there = length;
+            assert!(connection.poll_fill_body(&mut cx, u64::MAX).is_ready());
+            held.push(connection.read.split().freeze());
+            assert!(connection.poll_fill_body(&mut cx, u64::MAX).is_pending());
+            assert_eq!(connection.read.capacity(), 0);
+        }
+        for bytes in held {
+            let length = bytes.len();
+            let block = bytes.try_into_mut().unwrap().capacity();
+            assert!(block <= 4 * length, "{length} bytes hold {block}");
+        }
+    }
+
+    #[test]
+    fn bulk_is_read_in_small_pieces_while_much_of_it_is_held_or_its_end_is_near() {
+        let connection = connection(Wire::default());
+        let mut connection = connection.borrow_mut();
+        let mut cx = Context::from_waker(Waker::noop());
+        connection.io.there = usize::MAX;
+        let mut read = |certain| {
+            assert!(connection.poll_fill_body(&mut cx, certain).is_ready());
+            counted(connection.read.split().freeze())
+        };
+        assert_eq!(read(u64::MAX).len(), BODY_READ);
+        let mut held = Vec::new();
+        while bulk::has_room() {
+            held.push(read(u64::MAX));
+        }
+        assert!(held.iter().all(|bytes| bytes.len() == BULK_READ));
+        assert_eq!(read(u64::MAX).len(), BODY_READ);
+        held.pop();
+        assert_eq!(read(u64::MAX).len(), BULK_READ);
+        assert_eq!(read(BULK_READ as u64 - 1).len(), BODY_READ);
     }
 
     #[test]
@@ -550,7 +611,7 @@ mod tests {
         connection.io.there = BODY_READ + BULK_READ + 10;
         let mut cx = Context::from_waker(Waker::noop());
         let mut read = 0;
-        while let Poll::Ready(n) = connection.poll_fill_body(&mut cx) {
+        while let Poll::Ready(n) = connection.poll_fill_body(&mut cx, u64::MAX) {
             read += n.unwrap();
             connection.read.clear();
         }
@@ -559,7 +620,7 @@ mod tests {
         assert_eq!(connection.read.capacity(), 0);
         // Little is asked for again once little came.
         connection.io.there = 10;
-        assert!(connection.poll_fill_body(&mut cx).is_ready());
+        assert!(connection.poll_fill_body(&mut cx, u64::MAX).is_ready());
         assert_eq!(connection.io.asked[3], BODY_READ);
     }
 }

@@ -67,6 +67,9 @@ pub fn server_builder() -> h2::server::Builder {
 #[derive(Debug)]
 pub struct Body {
     stream: RecvStream,
+    /// Bytes of the last frame: the peer may send as many again when another one is asked for. Until then whoever took
+    /// the frame may still hold it, and it counts against the windows.
+    taken: usize,
     data_ended: bool,
 }
 
@@ -75,6 +78,7 @@ impl Body {
     pub fn new(stream: RecvStream) -> Self {
         Self {
             stream,
+            taken: 0,
             data_ended: false,
         }
     }
@@ -82,11 +86,14 @@ impl Body {
 
 impl BodySource for Body {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        let taken = std::mem::take(&mut self.taken);
+        if taken > 0 {
+            self.stream.flow_control().release_capacity(taken)?;
+        }
         while !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // Released at once: the pump has room for it in its sink, which is what bounds memory.
-                    self.stream.flow_control().release_capacity(data.len())?;
+                    self.taken = data.len();
                     if !data.is_empty() {
                         return Poll::Ready(Ok(Frame::Data(data)));
                     }
@@ -208,5 +215,50 @@ impl BodySink for Sink {
         if !self.ended || !self.pending.is_empty() {
             self.reset(Reason::CANCEL);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http::{Request, Response};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_frame_counts_against_the_windows_until_another_is_asked_for() {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let server = async {
+            let mut connection = server_builder().handshake::<_, Bytes>(far).await.unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            for last in [false, true] {
+                stream.send_data(Bytes::from(vec![1; 9_000]), last).unwrap();
+            }
+            while connection.accept().await.is_some() {}
+        };
+        let client = async {
+            let handshake = client_builder().handshake::<_, Bytes>(near);
+            let (mut send, connection) = handshake.await.unwrap();
+            let exchange = async {
+                let request = Request::get("http://a/").body(()).unwrap();
+                let (response, _) = send.send_request(request, true).unwrap();
+                let mut body = Body::new(response.await.unwrap().into_body());
+                for _ in 0..2 {
+                    let frame = poll_fn(|cx| body.poll_frame(cx)).await.unwrap();
+                    assert!(matches!(frame, Frame::Data(data) if data.len() == 9_000));
+                }
+                // All of it has come; of the last frame nobody said that it is gone.
+                assert_eq!(body.stream.flow_control().used_capacity(), 9_000);
+                let end = poll_fn(|cx| body.poll_frame(cx)).await.unwrap();
+                assert!(matches!(end, Frame::End));
+                assert_eq!(body.stream.flow_control().used_capacity(), 0);
+                drop(send);
+            };
+            let (connection, ()) = tokio::join!(connection, exchange);
+            connection.unwrap();
+        };
+        tokio::join!(server, client);
     }
 }

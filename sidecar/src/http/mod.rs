@@ -3,6 +3,7 @@
 pub mod admit;
 pub mod answer;
 pub mod body;
+mod bulk;
 pub mod carried;
 pub mod ending;
 pub mod forward;
