@@ -160,7 +160,9 @@ impl Settings {
             )?,
             protocol,
             headers: headers_of(&env.value("HEADERS"))?,
-            timeout: env.millis(&env.value("TIMEOUT").1, 10_000)?,
+            timeout: env
+                .millis(&env.value("TIMEOUT").1, 10_000)?
+                .min(env.millis("OTEL_BSP_EXPORT_TIMEOUT", 30_000)?),
             certificate: env.value("CERTIFICATE").0.map(PathBuf::from),
             client,
             sampler: env.sampler()?,
@@ -572,6 +574,8 @@ mod tests {
                 "{text}"
             );
         }
+        let short = some(&[endpoint, ("OTEL_BSP_EXPORT_TIMEOUT", "50")]);
+        assert_eq!(short.timeout, Duration::from_millis(50), "the shorter one");
         let ratio = read(&[
             endpoint,
             ("OTEL_TRACES_SAMPLER", "traceidratio"),

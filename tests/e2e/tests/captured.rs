@@ -4,8 +4,10 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mesh_e2e::{Mesh, eventually, runs, signal};
+use serde_json::Value;
 
 /// Where the mesh's hub is reached.
 const HUB: &str = "10.77.0.1";
@@ -87,6 +89,66 @@ fn who_is_outside_the_mesh_is_asked_and_without_an_answer_nobody_is_taken_for_it
     assert!(is_ok(&ask(&mesh, "10.96.0.3", 80)), "known to be somebody");
     // It may be in the mesh, and is: nothing is sent there in the clear.
     assert_eq!(ask(&mesh, "10.77.0.3", 8080), "");
+}
+
+/// The rows of `meshctl edges` or `top` that the caller's sidecar told or that have no mutual TLS, from `demo/web`.
+fn rows_of_web(output: &[u8]) -> Vec<Value> {
+    let told: Value = serde_json::from_slice(output).expect("JSON");
+    let mut rows = told["edges"].as_array().expect("edges").clone();
+    rows.retain(|row| row["from"]["name"] == "demo/web" && row["from"]["mtls"] == false);
+    rows
+}
+
+#[test]
+fn calls_to_where_no_sidecar_is_are_told_by_the_caller() {
+    let mesh = Mesh::start(&["--netns"]);
+    let _outside = Outside::start(&mesh);
+    // The same server once more, as a workload without a sidecar.
+    mesh.apply(&format!(
+        "apiVersion: postern.dev/v1alpha1\nkind: Workload\nmetadata: {{name: legacy-1, namespace: demo, labels: {{app: legacy}}}}\n\
+         spec: {{serviceAccount: legacy, addresses: [{HUB}], meshProtocol: None}}\n---\n\
+         apiVersion: postern.dev/v1alpha1\nkind: Service\nmetadata: {{name: legacy, namespace: demo}}\n\
+         spec: {{addresses: [10.96.0.88], selector: {{app: legacy}}, ports: [{{port: 80, targetPort: {OUTSIDE}, protocol: TCP}}]}}\n"
+    ));
+    eventually("the service answers", || {
+        is_ok(&ask(&mesh, "10.96.0.88", 80))
+    });
+    assert!(is_ok(&ask(&mesh, HUB, OUTSIDE)));
+    let mut rows = Vec::new();
+    eventually("both are told of", || {
+        rows = rows_of_web(&mesh.meshctl(&["edges", "-o", "json"]).stdout);
+        rows.len() >= 2
+    });
+    for port in [80, u64::from(OUTSIDE)] {
+        let row = rows.iter().find(|row| row["port"] == port);
+        let row = row.unwrap_or_else(|| panic!("{port}: {rows:#?}"));
+        let to = row["to"].as_str().expect("a name");
+        assert_eq!(to, "demo/legacy-1 (10.77.0.1)");
+        assert_eq!(row["told_by"], "caller");
+        assert!(row["connections"].as_u64() >= Some(1), "{row:#}");
+        assert!(row["received_bytes"].as_u64() > Some(0), "{row:#}");
+        assert_eq!(row["failed"], 0);
+    }
+    let top = mesh
+        .meshctl_command(&["top", "--interval", "2s", "-o", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("meshctl runs");
+    let done = AtomicBool::new(false);
+    let output = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert!(is_ok(&ask(&mesh, HUB, OUTSIDE)));
+            }
+        });
+        let output = top.wait_with_output();
+        done.store(true, Ordering::Relaxed);
+        output.expect("it ends")
+    });
+    let rows = rows_of_web(&output.stdout);
+    let row = rows.iter().find(|row| row["port"] == OUTSIDE);
+    let rate = row.and_then(|row| row["connections_per_second"].as_f64());
+    assert!(rate > Some(0.0), "{rows:#?}");
 }
 
 /// An HTTP/1.1 connection of `web`'s application that stays open.
