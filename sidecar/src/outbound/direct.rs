@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use mesh_auth::Reason;
+use mesh_auth::{Reason, SpiffeId};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use crate::http::body::BodyError;
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::pool::client;
-use crate::telemetry::observe::{Observation, Outcome};
+use crate::telemetry::observe::{Ended, Observation, Outcome};
 use crate::tunnel::{self, Carried, Speech};
 use crate::worker::Worker;
 use crate::worker::expiry::Expiry;
@@ -82,14 +82,22 @@ async fn open(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Proven, String
         let flushed = proven.stream.flush().await;
         flushed.map(|()| proven).map_err(|e| e.to_string())
     };
-    let proven = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
-    let is_done = matches!(proven, Ok(Ok(_)));
+    let mut observation = worker.observer.connection(Direction::Outbound);
+    let proven = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(proven) => proven,
+        Err(_) => Err(format!("no answer within {HANDSHAKE_TIMEOUT:?}")),
+    };
+    let is_done = proven.is_ok();
     worker.counters.handshake(Direction::Outbound, is_done);
+    worker.observer.dialled(&mut observation, !is_done, |_| {
+        let own_id = snapshot.identity().map(SpiffeId::to_shared);
+        Ended::handshake(address, own_id, &proven)
+    });
     let client::Proven {
         stream,
         peer,
         resumed,
-    } = proven.map_err(|_| format!("no answer within {HANDSHAKE_TIMEOUT:?}"))??;
+    } = proven?;
     if resumed {
         worker.counters.resumption(Direction::Outbound);
     }
