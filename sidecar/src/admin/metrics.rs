@@ -2,6 +2,7 @@
 
 use mesh_auth::policy::Remembered;
 
+use super::readiness::Readiness;
 use super::routes::AdminState;
 use crate::snapshot::Snapshot;
 use crate::telemetry::exposition::{Format, Sample};
@@ -17,10 +18,24 @@ pub(super) fn page(state: &AdminState, accept: Option<&str>) -> (&'static str, S
     let format = Format::accepted(accept);
     let mut samples = process::samples();
     ages(&mut samples, &snapshot, state.clock.now());
+    steps(&mut samples, &state.readiness);
     (
         format.content_type(),
         state.metrics.render(format, &samples),
     )
+}
+
+/// How long the start took.
+fn steps(samples: &mut Vec<Sample>, readiness: &Readiness) {
+    samples.extend(readiness.steps().into_iter().map(|(step, at)| Sample {
+        labels: vec![("step".to_owned(), step.to_owned())],
+        ..Sample::new(
+            "postern_start_up_seconds",
+            Kind::Gauge,
+            "Time from the start of the program to the arrival of its first certificate, and to being ready first.",
+            at.as_secs_f64(),
+        )
+    }));
 }
 
 /// How old what was fetched and issued is at `now`, Unix seconds.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -17,9 +18,15 @@ pub const WARM: &str = "warm";
 /// Condition that breaks when the drain begins.
 pub const DRAINING: &str = "draining";
 
+/// The step of a start at which the control API's first certificate arrived.
+pub const CERTIFIED: &str = "certificate";
+/// The step at which every condition held.
+const READY: &str = "ready";
+
 /// Named conditions and what they add up to.
 #[derive(Debug)]
 pub struct Readiness {
+    began: Instant,
     inner: Mutex<Inner>,
     ready: watch::Sender<bool>,
 }
@@ -28,6 +35,8 @@ pub struct Readiness {
 struct Inner {
     conditions: BTreeMap<&'static str, Result<(), String>>,
     remarks: BTreeMap<&'static str, String>,
+    /// Times from the beginning.
+    steps: BTreeMap<&'static str, Duration>,
 }
 
 /// What is known at one moment.
@@ -50,9 +59,10 @@ impl Readiness {
             .collect();
         let (ready, _) = watch::channel(conditions.is_empty());
         Self {
+            began: Instant::now(),
             inner: Mutex::new(Inner {
                 conditions,
-                remarks: BTreeMap::new(),
+                ..Inner::default()
             }),
             ready,
         }
@@ -67,6 +77,9 @@ impl Readiness {
         let mut inner = self.lock();
         let before = inner.conditions.insert(name, state.clone());
         let ready = inner.conditions.values().all(Result::is_ok);
+        if ready {
+            self.note(&mut inner, READY);
+        }
         // Under the lock, so that watchers see the states in the order in which they came about.
         let changed = self
             .ready
@@ -82,6 +95,22 @@ impl Readiness {
             metrics::gauge!("postern_ready").set(f64::from(u8::from(ready)));
             tracing::info!(ready, "readiness changed");
         }
+    }
+
+    /// Notes that a step of the start was reached, unless it was before.
+    pub fn reached(&self, step: &'static str) {
+        self.note(&mut self.lock(), step);
+    }
+
+    fn note(&self, inner: &mut Inner, step: &'static str) {
+        let took = self.began.elapsed();
+        inner.steps.entry(step).or_insert(took);
+    }
+
+    /// How long after the beginning each step was reached first.
+    pub fn steps(&self) -> Vec<(&'static str, Duration)> {
+        let inner = self.lock();
+        inner.steps.iter().map(|(step, at)| (*step, *at)).collect()
     }
 
     /// Says, or with `None` stops saying, what is degraded.
@@ -148,6 +177,20 @@ mod tests {
         assert!(readiness.is_ready() && *watcher.borrow());
         readiness.set(DRAINING, Err("shutting down".into()));
         assert!(!readiness.is_ready() && !*watcher.borrow());
+    }
+
+    #[test]
+    fn steps_keep_the_time_at_which_they_were_reached_first() {
+        let readiness = Readiness::new(&["snapshot"]);
+        assert!(readiness.steps().is_empty());
+        readiness.reached(CERTIFIED);
+        readiness.set("snapshot", Ok(()));
+        let first = readiness.steps();
+        assert!(matches!(first[..], [(CERTIFIED, c), (READY, r)] if c <= r));
+        readiness.set("snapshot", Err("gone".into()));
+        readiness.set("snapshot", Ok(()));
+        readiness.reached(CERTIFIED);
+        assert_eq!(readiness.steps(), first);
     }
 
     #[test]

@@ -33,6 +33,7 @@ use super::publisher::Publisher;
 use super::status::{self, ControlStatus};
 use super::turn::Turns;
 use crate::admin::Readiness;
+use crate::admin::readiness::CERTIFIED;
 
 /// How often the wall clock is looked at.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -437,6 +438,7 @@ impl Certificates {
         key: &KeyPair,
         roots: &TrustBundles,
     ) -> Result<(), CertificateError> {
+        self.readiness.reached(CERTIFIED);
         let unusable = CertificateError::Unusable;
         if response.workload != self.settings.workload {
             return Err(unusable(format!(

@@ -49,28 +49,40 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Serves one connection on the mesh port.
 pub async fn accept(worker: &Rc<Worker>, (stream, address): (TcpStream, SocketAddr), live: &Live) {
     worker.counters.connection(Direction::Inbound);
-    let Ok(local) = stream.local_addr() else {
-        return;
-    };
+    // Boxed, and done with before the connection is served: an idle one does not keep the room that its beginning took.
+    let begun = Box::pin(begin(worker, stream, address)).await;
+    if let Some((io, source, expiry, review)) = begun {
+        serve_http2(worker, io, source, live, expiry, &review).await;
+    }
+}
+
+/// A stream of a peer that proved who it is.
+type Io = TlsStream<HoldBack<TcpStream>>;
+
+/// Finds out who the peer is and puts its connection under review.
+async fn begin(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    address: SocketAddr,
+) -> Option<((Gather<Io>, Turn<Io>), Rc<Source>, Expiry, Review)> {
+    let local = stream.local_addr().ok()?;
     let snapshot = worker.snapshot();
     let Some(tls) = &snapshot.tls else {
         // Fail closed: without an identity nobody can be answered.
         let (address, own) = (dial::canonical(address), local.ip().to_canonical());
         let source = Source::new(None, address, own, None, &snapshot);
         let refused = source.refuse(worker, 0, Reason::NoIdentity, None);
-        return source.turned_away(worker, 0, &refused);
+        source.turned_away(worker, 0, &refused);
+        return None;
     };
-    let Some((tls_stream, peer)) = handshake(
+    let (tls_stream, peer) = handshake(
         worker,
         &TlsAcceptor::from(Arc::clone(&tls.mesh)),
         &snapshot.trust(),
         stream,
         address,
     )
-    .await
-    else {
-        return;
-    };
+    .await?;
     let expiry = Expiry::of(&peer, tls.identity.not_after());
     let subject = PeerReview::new(
         tls_stream.get_ref().1,
@@ -89,16 +101,7 @@ pub async fn accept(worker: &Rc<Worker>, (stream, address): (TcpStream, SocketAd
         None,
         &snapshot,
     );
-    drop(snapshot);
-    serve_http2(
-        worker,
-        gather(tls_stream),
-        Rc::new(source),
-        live,
-        expiry,
-        &review,
-    )
-    .await;
+    Some((gather(tls_stream), Rc::new(source), expiry, review))
 }
 
 /// Accepts TLS and names the peer; failures are counted and logged. A session ticket goes out with what the caller writes or
@@ -216,7 +219,7 @@ pub async fn serve_http2<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let handshake = turn.run(stream::server_builder().handshake::<_, Bytes>(io));
+    let handshake = Box::pin(turn.run(stream::server_builder().handshake::<_, Bytes>(io)));
     let mut connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
@@ -418,7 +421,7 @@ mod tests {
     #[test]
     fn tasks_stay_small() {
         let sizes = [
-            (size_of_accept(accept), 4_400),
+            (size_of_accept(accept), 1_800),
             (size_of_stream(serve_stream), 3_300),
             (size_of_accept(crate::outbound::accept), 1_700),
             (size_of_accept(super::super::plain::accept), 1_700),

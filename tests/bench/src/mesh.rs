@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hyper_util::rt::TokioIo;
@@ -15,12 +15,11 @@ use mesh_proto::admin::{ApplyRequest, CreateJoinTokenRequest, StatusRequest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::net::UnixStream;
 use tokio::process::Command;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::exchange::Exchange;
 use crate::kid::Kid;
 use crate::ports;
 use crate::programs::Ours;
@@ -178,16 +177,6 @@ impl ControlApi {
         }
     }
 
-    /// When it first said that it issued a certificate to a workload; the application gets another later, milliseconds since the epoch. It must log at `info`.
-    pub(crate) fn issued_at(&self, workload: &str) -> anyhow::Result<f64> {
-        let log = self.kid.log()?;
-        let line = log
-            .lines()
-            .find(|l| l.contains("certificate issued") && l.contains(workload))
-            .with_context(|| format!("no certificate was issued to {workload}"))?;
-        moment(line).with_context(|| format!("a line of the log has no time: {line}"))
-    }
-
     /// Files of the authority's certificate and key.
     pub(crate) fn authority(&self) -> (PathBuf, PathBuf) {
         let data = self.folder.path().join("data");
@@ -242,8 +231,6 @@ pub(crate) struct Sidecar {
     pub(crate) ready: SidecarReady,
     /// From its start until it was ready.
     pub(crate) start_up: Duration,
-    /// When it was, milliseconds since the epoch.
-    pub(crate) ready_at_ms: f64,
     _folder: TempDir,
 }
 
@@ -335,19 +322,32 @@ impl Sidecar {
         let mut kid = Kid::start(&format!("sidecar-{}", options.name), command, folder.path())?;
         let ready = ready(&mut kid, &ready_file).await?;
         let start_up = started.elapsed();
-        let ready_at = std::fs::metadata(&ready_file)?.modified()?;
-        let ready_at_ms = ready_at
-            .duration_since(SystemTime::UNIX_EPOCH)?
-            .as_secs_f64()
-            * 1e3;
         Ok(Self {
             kid,
             ready,
             start_up,
-            ready_at_ms,
             _folder: folder,
         })
     }
+}
+
+impl Sidecar {
+    /// Milliseconds from the arrival of its first certificate to being ready, as it measured them itself.
+    pub(crate) async fn ready_after_certificate_ms(&self) -> anyhow::Result<f64> {
+        let page = Exchange::get(self.ready.admin, "127.0.0.1", "/metrics", b"").await?;
+        let step = |name| {
+            start_up_seconds(page.body(), name)
+                .with_context(|| format!("the metrics do not say when step {name} was reached"))
+        };
+        Ok((step("ready")? - step("certificate")?) * 1e3)
+    }
+}
+
+/// When a step of the start was reached, seconds after its beginning.
+fn start_up_seconds(metrics: &str, step: &str) -> Option<f64> {
+    let series = format!("postern_start_up_seconds{{step=\"{step}\"}} ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
+    value?.parse().ok()
 }
 
 /// Warnings only, where the flags do not say what to log.
@@ -374,15 +374,6 @@ async fn ready<T: DeserializeOwned>(kid: &mut Kid, file: &Path) -> anyhow::Resul
         }
         tokio::time::sleep(TICK).await;
     }
-}
-
-/// The first RFC 3339 time in a line, milliseconds since the epoch.
-fn moment(line: &str) -> Option<f64> {
-    let is_part = |c: char| c.is_ascii_digit() || "-:.TZ+".contains(c);
-    line.split(|c| !is_part(c)).find_map(|word| {
-        let at = OffsetDateTime::parse(word, &Rfc3339).ok()?;
-        Some(at.unix_timestamp_nanos() as f64 / 1e6)
-    })
 }
 
 /// A `Workload` document in [`NAMESPACE`], on loopback, with the labels `app: NAME`.
@@ -414,13 +405,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_of_a_line_is_found() {
-        let line = r#"{"timestamp":"1970-01-01T00:00:01.500Z","level":"INFO"}"#;
-        assert_eq!(moment(line), Some(1_500.0));
-        assert_eq!(
-            moment("2026-11-25T04:00:00.000001Z  INFO x").map(|m| m > 1e12),
-            Some(true)
-        );
-        assert_eq!(moment("no time"), None);
+    fn a_step_of_the_start_is_found_in_the_metrics() {
+        let page = "# TYPE postern_start_up_seconds gauge\n\
+                    postern_start_up_seconds{step=\"certificate\"} 0.031\n\
+                    postern_start_up_seconds{step=\"ready\"} 0.0425\n";
+        assert_eq!(start_up_seconds(page, "certificate"), Some(0.031));
+        assert_eq!(start_up_seconds(page, "ready"), Some(0.0425));
+        assert_eq!(start_up_seconds(page, "warm"), None);
     }
 }

@@ -83,7 +83,7 @@ async fn measure(
     }))?;
     let mut mesh = mesh_pair::start(&ours, &tokens, &app, &echo.address.to_string()).await?;
     report.figure("features", features(&mesh));
-    single::start_up(report, &mesh)?;
+    single::start_up(report, &mesh).await?;
 
     let mut arms = start(arguments, programs, &tokens, &app, &mut mesh).await?;
     let token = token.as_str();

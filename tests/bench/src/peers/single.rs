@@ -14,7 +14,6 @@ use crate::arms::mesh_pair::{self, MeshPair};
 use crate::load::callers::{Caller, Groups};
 use crate::load::first_byte;
 use crate::memory;
-use crate::mesh::NAMESPACE;
 use crate::programs::Programs;
 use crate::report::Report;
 use crate::statistics::{median, quantile};
@@ -35,12 +34,11 @@ const REACH: Duration = Duration::from_secs(30);
 
 const MB: f64 = (1 << 20) as f64;
 
-/// Start-up of our sidecars, as the control API's log and the ready file tell it.
-pub(super) fn start_up(report: &mut Report, mesh: &MeshPair) -> anyhow::Result<()> {
+/// Start-up of our sidecars.
+pub(super) async fn start_up(report: &mut Report, mesh: &MeshPair) -> anyhow::Result<()> {
     let mut after = Vec::new();
-    for (sidecar, name) in [(&mesh.client, "client"), (&mesh.server, "server")] {
-        let issued = mesh.api.issued_at(&format!("{NAMESPACE}/{name}"))?;
-        after.push((sidecar.ready_at_ms - issued).max(0.0));
+    for sidecar in [&mesh.client, &mesh.server] {
+        after.push(sidecar.ready_after_certificate_ms().await?);
     }
     report.figure(
         "start_to_ready_ms",
