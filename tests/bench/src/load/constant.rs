@@ -4,14 +4,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::http1::Connection;
 use crate::wrk::Target;
 
 /// Time for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for a load to begin, and between two looks whether it has.
+const BEGINNING: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(5);
 /// Failures that are kept in words.
 const TOLD: usize = 5;
 
@@ -47,6 +51,22 @@ impl Constant {
             tasks.spawn(ask(target.clone(), between, Arc::clone(&shared)));
         }
         Self { tasks, shared }
+    }
+
+    /// Waits until it goes: `requests` were answered.
+    pub(crate) async fn goes(&self, requests: u64) -> anyhow::Result<()> {
+        let answered = async {
+            while self.answered() < requests {
+                sleep(LOOK).await;
+            }
+        };
+        let goes = timeout(BEGINNING, answered).await;
+        goes.with_context(|| {
+            format!(
+                "the load does not go: {} requests were answered within {BEGINNING:?}",
+                self.answered()
+            )
+        })
     }
 
     /// Requests answered so far.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use clap::Args;
 
-use super::{Couple, judge, unix_now};
+use super::{CONNECTIONS, Couple, judge, unix_now};
 use crate::args::Common;
 use crate::machine::Machine;
 use crate::mesh::ControlApi;
@@ -59,6 +59,8 @@ async fn measure(arguments: &Arguments, report: &mut Report) -> anyhow::Result<(
     let address = api.ready.grpc;
     let couple = Couple::start(&ours, &mut api).await?;
     let load = couple.load(rate);
+    // What nobody has called yet is asked for at the first call, which is not what an outage interrupts.
+    load.goes(CONNECTIONS.into()).await?;
     let caller = couple.caller.certificate().await?;
     let called = couple.called.certificate().await?;
     let first_end = caller.not_after.min(called.not_after);
