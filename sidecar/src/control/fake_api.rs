@@ -39,7 +39,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::clock::{Clock as _, SystemClock};
 
 /// Trust domain of all tests.
-pub(super) const DOMAIN: &str = "demo.test";
+pub(crate) const DOMAIN: &str = "demo.test";
 /// The workload under test.
 pub(super) const WORKLOAD: &str = "demo/web-1";
 /// Its identity.
@@ -50,13 +50,13 @@ pub(super) const API_ID: &str = "spiffe://demo.test/ns/postern-system/sa/control
 pub(super) const TOKEN: &str = "canary-join-token";
 
 /// A certificate authority.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
         params
@@ -71,7 +71,7 @@ impl Authority {
         }
     }
 
-    pub(super) fn root(&self) -> CertificateDer<'static> {
+    pub(crate) fn root(&self) -> CertificateDer<'static> {
         self.root.clone()
     }
 
@@ -99,7 +99,7 @@ impl Authority {
         params
     }
 
-    pub(super) fn identity(&self, id: &str) -> Identity {
+    pub(crate) fn identity(&self, id: &str) -> Identity {
         let key = KeyPair::generate().expect("key");
         let leaf = Self::leaf(id, Duration::from_secs(3_600))
             .signed_by(&key, &self.issuer)

@@ -34,7 +34,7 @@ pub mod status;
 mod run;
 
 #[cfg(test)]
-mod fake_api;
+pub(crate) mod fake_api;
 #[cfg(test)]
 mod live_tests;
 

@@ -26,7 +26,7 @@ pub struct Client {
     /// End of the own certificate, Unix seconds.
     pub own_not_after: i64,
     /// The TLS contexts it was made under.
-    pub(super) tls_epoch: u64,
+    pub tls_epoch: u64,
     /// The bundles and revocations it was made under.
     pub(super) trust_epoch: u64,
 }

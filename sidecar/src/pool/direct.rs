@@ -56,3 +56,57 @@ impl Clients {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mesh_auth::TrustDomain;
+
+    use super::*;
+    use crate::control::fake_api::{Authority, DOMAIN};
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_go_when_nobody_calls_and_when_what_they_stand_for_changes() {
+        let authority = Authority::new();
+        let domain = TrustDomain::new(DOMAIN).expect("a domain");
+        let id = |account: &str| {
+            let text = format!("spiffe://{DOMAIN}/ns/demo/sa/{account}");
+            SpiffeId::parse(&text).expect("an id")
+        };
+        let identity = |account: &str| Some(Arc::new(authority.identity(id(account).as_str())));
+        let build = |before: &Snapshot| {
+            let roots = [authority.root()];
+            let built = before.build(&Arc::default(), identity("orders"), &roots);
+            built.expect("builds")
+        };
+        let snapshot = build(&Snapshot::empty("demo/orders-1", domain));
+        let clients = Clients::default();
+        let call = |account: &str, snapshot: &Snapshot| {
+            let own = snapshot.tls.as_ref().expect("an identity");
+            let client = clients.client(&id(account), own, snapshot);
+            client.expect("a client").tls_epoch
+        };
+        let held = |snapshot: &Snapshot| {
+            clients.sweep(Instant::now(), snapshot);
+            clients.0.borrow().len()
+        };
+        for account in ["ledger", "bank", "ledger"] {
+            call(account, &snapshot);
+        }
+        assert_eq!(held(&snapshot), 2);
+        tokio::time::advance(IDLE - Duration::from_secs(1)).await;
+        call("ledger", &snapshot);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(held(&snapshot), 1, "nobody called the bank for an hour");
+        // Another certificate of the same identity.
+        let next = build(&snapshot);
+        assert_ne!(call("ledger", &next), snapshot.epoch);
+        assert_eq!(held(&next), 1);
+        assert_eq!(held(&snapshot), 0, "it was made under the next one");
+        for number in 0..=MAX_CLIENTS {
+            call(&format!("w{number}"), &next);
+        }
+        assert!(held(&next) <= MAX_CLIENTS);
+    }
+}
