@@ -46,11 +46,24 @@ impl Waiters {
         }
     }
 
-    /// Forgets questions whose answer nobody takes any more.
-    fn sweep(&self) {
-        self.lock().retain(|_, answers| {
+    /// Answers what can be told by now.
+    fn answer_each(&self, found: impl Fn(&Lookup) -> Option<Found>) {
+        self.lock().retain(|lookup, answers| {
+            let Some(found) = found(lookup) else {
+                return true;
+            };
+            for answer in answers {
+                answer.send_replace(Some(found));
+            }
+            false
+        });
+    }
+
+    /// Forgets questions whose answer nobody takes any more, and those to which none can come: they are asked anew.
+    fn sweep(&self, is_asked: impl Fn(&Lookup) -> bool) {
+        self.lock().retain(|lookup, answers| {
             answers.retain(|answer| !answer.is_closed());
-            !answers.is_empty()
+            !answers.is_empty() && is_asked(lookup)
         });
     }
 }
@@ -75,8 +88,9 @@ impl Discovery {
             self.publisher.store(snapshot);
         }
         match wanted {
-            Wanted::Found(found) => drop(question.answer.send_replace(Some(found))),
-            Wanted::Asked => {
+            Wanted::Found(found) if open => drop(question.answer.send_replace(Some(found))),
+            // What an earlier process knew may be outdated, and no snapshot of it is in force yet.
+            Wanted::Found(_) | Wanted::Asked => {
                 self.waiters.add(question);
                 self.demanded.notify_one();
             }
@@ -106,13 +120,19 @@ impl Discovery {
         }
     }
 
+    /// Tells who waits what is known by the snapshot that has come into force.
+    pub(super) fn answer_known(&self) {
+        let client = self.client();
+        self.waiters.answer_each(|lookup| client.found(lookup));
+    }
+
     fn forget_unused(&self) {
-        self.waiters.sweep();
         let used = self.publisher.take_used();
         let open = self.is_open();
         let mut client = self.client();
         let build = |resources: &_| self.build(resources, open);
         let snapshot = client.forget(self.clock.now(), &used, build);
+        self.waiters.sweep(|lookup| client.is_asked(lookup));
         // That there is nobody somewhere is not worth a write of its own.
         if client.take_unsaved() || snapshot.is_some() {
             self.changed.notify_one();
@@ -142,13 +162,22 @@ mod tests {
         assert_eq!(*first.borrow(), Some(Found::Nobody));
         assert_eq!(*second.borrow(), Some(Found::Nobody));
         assert_eq!(*other.borrow(), None);
-        waiters.sweep();
+        waiters.sweep(|_| true);
         assert_eq!(waiters.lock().len(), 1);
         drop(other);
-        waiters.sweep();
+        waiters.sweep(|_| true);
         assert!(waiters.lock().is_empty());
-        let last = ask("c");
+        let given_up = ask("c");
+        waiters.sweep(|_| false);
+        assert!(waiters.lock().is_empty());
+        given_up
+            .has_changed()
+            .expect_err("it is not waited for in vain");
+        let (known, unknown) = (ask("d"), ask("e"));
+        waiters.answer_each(|lookup| (lookup.to_string() == "d").then_some(Found::Nobody));
+        assert_eq!(*known.borrow(), Some(Found::Nobody));
+        assert_eq!(*unknown.borrow(), None);
         waiters.answer_all();
-        assert_eq!(*last.borrow(), Some(Found::Somebody));
+        assert_eq!(*unknown.borrow(), Some(Found::Somebody));
     }
 }

@@ -116,7 +116,8 @@ impl Demand {
         true
     }
 
-    /// What was asked for in the earlier process was answered by it.
+    /// What was asked for in the earlier process was answered by it. Only that somebody is there is believed: at an address where
+    /// nobody was there may be a workload of the mesh by now, and what was refused is not nobody.
     pub fn restored_all(&mut self) {
         for names in [&mut self.services, &mut self.workloads] {
             names
@@ -126,12 +127,35 @@ impl Demand {
         }
         let all: Vec<_> = self.lookups.keys().cloned().collect();
         self.judge(all);
+        let somebody = self
+            .lookups
+            .iter()
+            .filter(|(lookup, _)| self.known.contains(lookup));
+        let believed: HashSet<_> = somebody
+            .flat_map(|(lookup, _)| names_of(lookup, &self.namespace))
+            .collect();
+        let mut doubted = Vec::new();
+        for (lookup, used) in &mut self.lookups {
+            if used.found == Some(Found::Nobody) {
+                used.found = None;
+                doubted.extend(names_of(lookup, &self.namespace));
+            }
+        }
+        for (kind, name) in doubted {
+            if !believed.contains(&(kind, name.clone())) {
+                self.names(kind).asked.insert(name, false);
+            }
+        }
     }
 
-    /// The destinations that the next process should begin with: those that are settled.
+    /// The destinations that the next process should begin with: those at which there is somebody.
     pub fn used(&self) -> Vec<Lookup> {
-        let settled = self.lookups.iter().filter(|(_, used)| used.found.is_some());
-        settled.map(|(lookup, _)| lookup.clone()).collect()
+        self.known.iter().cloned().collect()
+    }
+
+    /// Whether the server is asked for what `lookup` stands for.
+    pub fn is_asked(&self, lookup: &Lookup) -> bool {
+        self.lookups.contains_key(lookup)
     }
 
     /// How much of the mesh is known.

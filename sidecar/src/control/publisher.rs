@@ -13,6 +13,7 @@ use mesh_proto::ResourceType;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
+use crate::lookups::Scope;
 use crate::snapshot::{
     Resources, RootsByDomain, SharedSnapshot, Snapshot, SnapshotError, control_roots,
 };
@@ -50,7 +51,11 @@ impl Publisher {
             parts: Mutex::new(Parts {
                 identity: None,
                 clock_skew: None,
-                resources: Arc::default(),
+                // Of nothing is anything known until the control API, or the last good state, has said it.
+                resources: Arc::new(Resources {
+                    scope: Scope::nothing(),
+                    ..Resources::default()
+                }),
                 trusted: Arc::default(),
                 initial_roots,
             }),
@@ -183,6 +188,7 @@ mod tests {
 
     use super::*;
     use crate::control::fake_api::{Authority, DOMAIN};
+    use crate::directory::Destination;
 
     #[test]
     fn an_identity_is_withdrawn_also_when_nothing_can_be_built() {
@@ -209,5 +215,27 @@ mod tests {
         let snapshot = shared.load();
         assert!(snapshot.tls.is_none() && snapshot.bundles().get(DOMAIN).is_some());
         assert_eq!(publisher.epoch(), 2);
+    }
+
+    #[test]
+    fn before_the_control_api_has_said_anything_no_destination_is_outside() {
+        let authority = Authority::new();
+        let domain = TrustDomain::new(DOMAIN).expect("a domain");
+        let empty = Snapshot::empty("demo/orders-1", domain.clone());
+        let shared: SharedSnapshot = Arc::new(ArcSwap::from_pointee(empty));
+        let (epochs, _) = watch::channel(0);
+        let publisher = Publisher::new(Arc::clone(&shared), epochs, domain, vec![authority.root()]);
+        let unresolved = || {
+            let address = "10.0.0.1:80".parse().expect("an address");
+            matches!(
+                shared.load().directory.by_address(address),
+                Destination::Unresolved
+            )
+        };
+        assert!(unresolved());
+        let identity = authority.identity(&format!("spiffe://{DOMAIN}/ns/demo/sa/orders"));
+        let served = publisher.set_identity(Some(Arc::new(identity)));
+        served.expect("served");
+        assert!(unresolved());
     }
 }

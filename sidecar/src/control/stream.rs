@@ -448,6 +448,7 @@ impl Discovery {
                 );
                 self.publisher.store(snapshot);
                 *self.gate() = Gate::Open;
+                self.answer_known();
                 self.changed.notify_one();
             }
             Err(error) => tracing::error!(

@@ -53,8 +53,12 @@ impl Asked {
             && now.saturating_duration_since(self.at) < NOBODY_FOR
     }
 
-    fn is_open(&self) -> bool {
-        self.answer.borrow().is_none() && self.answer.has_changed().is_ok()
+    /// The answer may still come. After a while it is asked again all the same, so that the control thread knows that somebody
+    /// wants it still.
+    fn is_open(&self, now: Instant) -> bool {
+        self.answer.borrow().is_none()
+            && self.answer.has_changed().is_ok()
+            && now.saturating_duration_since(self.at) < NOBODY_FOR
     }
 }
 
@@ -106,11 +110,11 @@ impl Unknown {
     /// The question that is under way, or another one.
     fn question(&self, lookup: &Lookup, now: Instant) -> Option<watch::Receiver<Option<Found>>> {
         let mut all = self.asked.borrow_mut();
-        if let Some(asked) = all.get(lookup).filter(|asked| asked.is_open()) {
+        if let Some(asked) = all.get(lookup).filter(|asked| asked.is_open(now)) {
             return Some(asked.answer.clone());
         }
         if all.len() >= MAX_REMEMBERED {
-            all.retain(|_, asked| asked.is_open() || asked.is_nobody(now));
+            all.retain(|_, asked| asked.is_open(now) || asked.is_nobody(now));
             if all.len() >= MAX_REMEMBERED {
                 return None;
             }
@@ -238,6 +242,15 @@ mod tests {
         });
         assert_eq!(late, Some(Found::Somebody));
         assert!(next(&lookups).is_none(), "the question was under way");
+        assert_eq!(unknown.ask(&host("b")).await, None);
+        let question = next(&lookups).expect("asked");
+        tokio::time::advance(NOBODY_FOR).await;
+        assert_eq!(unknown.ask(&host("b")).now_or_never(), None);
+        assert!(
+            next(&lookups).is_some(),
+            "asked again, for it is wanted still"
+        );
+        drop(question);
         // Somebody was there, and the snapshot does not know: asked anew. Dropped: it cannot be asked for.
         let (refused, ()) = tokio::join!(unknown.ask(&a), async {
             drop(lookups.next().await);

@@ -51,11 +51,10 @@ impl Client {
         build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
     ) -> (Wanted, Option<S>) {
         let Some(demand) = &mut self.demand else {
-            let wanted = match self.holds_everything {
-                true => Wanted::Found(Found::Somebody),
-                false => Wanted::Asked,
-            };
-            return (wanted, None);
+            return (
+                self.found(lookup).map_or(Wanted::Asked, Wanted::Found),
+                None,
+            );
         };
         if !demand.want(lookup, now) {
             return (Wanted::Full, None);
@@ -63,6 +62,21 @@ impl Client {
         let found = demand.found(lookup);
         let snapshot = self.show_scope(build);
         (found.map_or(Wanted::Asked, Wanted::Found), snapshot)
+    }
+
+    /// Who `lookup` stands for, as far as that is known.
+    pub fn found(&self, lookup: &Lookup) -> Option<Found> {
+        match &self.demand {
+            Some(demand) => demand.found(lookup),
+            None => self.holds_everything.then_some(Found::Somebody),
+        }
+    }
+
+    /// Whether an answer about `lookup` can come.
+    pub fn is_asked(&self, lookup: &Lookup) -> bool {
+        self.demand
+            .as_ref()
+            .is_none_or(|demand| demand.is_asked(lookup))
     }
 
     /// Asks for `lookup` as long as the process lives. Called before anything is published.

@@ -280,6 +280,30 @@ fn what_was_used_is_asked_for_after_a_restart_and_known_before_anybody_answers()
 }
 
 #[test]
+fn that_nobody_was_there_is_not_believed_after_a_restart() {
+    let mut client = knowing();
+    let address = Lookup::parse("/10.0.0.5").expect("an address");
+    want(&mut client, &address, NOW);
+    client.open();
+    client.receive(told::<mesh::Service>(&[], &["/10.0.0.5"]), accept);
+    client.receive(told::<mesh::Workload>(&[], &["/10.0.0.5"]), accept);
+    assert_eq!(client.found(&address), Some(Found::Nobody));
+    let mut export = client.export();
+    assert_eq!(export.used, Some(vec![host("orders")]));
+    // Not even where an earlier version wrote it down, or where somebody was there who is refused now.
+    export.used = Some(vec![host("orders"), address.clone(), host("gone")]);
+    let mut next = client_of(Subscribe::Used);
+    next.restore(export, NOW);
+    assert_eq!(next.found(&address), None);
+    assert_eq!(next.found(&host("gone")), None);
+    assert_eq!(next.found(&host("orders")), Some(Found::Somebody));
+    next.open();
+    next.receive(told::<mesh::Service>(&[], &["/10.0.0.5"]), accept);
+    next.receive(told::<mesh::Workload>(&[], &["/10.0.0.5"]), accept);
+    assert_eq!(next.take_settled(), [(address, Found::Nobody)]);
+}
+
+#[test]
 fn a_service_that_cannot_be_used_leaves_its_name_unanswered() {
     let mut client = client_of(Subscribe::Used);
     client.open();
