@@ -23,6 +23,8 @@ const ROOM: usize = 32 * 1024;
 const LARGE: usize = 8 * 1024;
 /// Bytes read in one turn, to within one read.
 const TURN_READ: usize = 256 * 1024;
+/// Bytes of a write that only bulk makes.
+const MUCH: usize = 128 * 1024;
 /// Empty buffers that a worker keeps, so that connections hold none while they are idle.
 const SPARE: usize = 8;
 
@@ -45,6 +47,8 @@ struct Gathered<S> {
     written: usize,
     /// Bytes read in this turn.
     read: usize,
+    /// Since somebody asked, a turn read as much as it may, or a frame of bulk was written.
+    carried_much: bool,
     /// Something was handed to the stream that it may not have sent yet.
     unflushed: bool,
     /// Met while a turn ended; the connection is told at its next call.
@@ -58,6 +62,7 @@ pub fn gather<S>(stream: S) -> (Gather<S>, Turn<S>) {
         buffer: Vec::new(),
         written: 0,
         read: 0,
+        carried_much: false,
         unflushed: false,
         error: None,
     }));
@@ -78,7 +83,12 @@ impl<S: AsyncWrite + Unpin> Turn<S> {
         polled
     }
 
-    /// The same for a future.
+    /// True if bulk went over the connection since this was asked last.
+    pub fn carried_much(&self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().carried_much)
+    }
+
+    /// [`Turn::poll`] of a future.
     pub async fn run<F: Future>(&self, future: F) -> F::Output {
         let mut future = std::pin::pin!(future);
         poll_fn(|cx| self.poll(cx, |cx| future.as_mut().poll(cx))).await
@@ -87,6 +97,7 @@ impl<S: AsyncWrite + Unpin> Turn<S> {
 
 impl<S: AsyncWrite + Unpin> Gathered<S> {
     fn end(&mut self, cx: &mut Context<'_>) {
+        self.carried_much |= self.read >= TURN_READ;
         self.read = 0;
         if self.error.is_none()
             && let Poll::Ready(Err(error)) = self.poll_flush(cx)
@@ -197,6 +208,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         ready!(gathered.poll_room(cx, length))?;
         if length >= LARGE {
             gathered.unflushed = true;
+            gathered.carried_much |= length >= MUCH;
             return Pin::new(&mut gathered.stream).poll_write_vectored(cx, bufs);
         }
         for buf in bufs {
@@ -344,6 +356,10 @@ mod tests {
             }
         }
         assert_eq!(turns, [TURN_READ, 20_000]);
+        assert!(turn.carried_much() && !turn.carried_much());
+        turn.0.borrow_mut().stream.room = usize::MAX;
+        assert!(write(&mut to, &[1; MUCH - 1]).is_ready() && !turn.carried_much());
+        assert!(write(&mut to, &[1; MUCH]).is_ready() && turn.carried_much());
     }
 
     #[test]

@@ -37,6 +37,8 @@ use crate::worker::review::{CUT_AFTER, Review, Reviews};
 
 /// Streams on a connection at which another one is opened.
 const GROW_AT: u32 = 100;
+/// How long after bulk went over a connection it is still taken to carry some.
+const BULK_LASTS: Duration = Duration::from_millis(100);
 /// Connections to one peer.
 const MAX_CONNECTIONS: usize = 8;
 /// How long an unused connection is kept.
@@ -85,6 +87,8 @@ pub enum ConnectError {
 struct Shared {
     send: SendRequest<Bytes>,
     active: Cell<u32>,
+    /// When bulk last went over it.
+    bulk: Cell<Option<Instant>>,
     retired: Cell<bool>,
     tls_epoch: u64,
     last_used: Cell<Instant>,
@@ -272,13 +276,14 @@ impl Pool {
         }
     }
 
-    /// Opens another connection to the peer of `slot` when that is the least used and yet has many streams.
+    /// Opens another connection to the peer of `slot` when that is the least used and yet has many streams, or bulk that
+    /// what comes after it would have to wait for.
     fn grow_if_busy(self: &Rc<Self>, slot: &Slot, peer: &Rc<Peer>, key: &Key, snapshot: &Snapshot) {
         let Shared {
             active, tls_epoch, ..
         } = &*slot.connection;
-        if active.get() > GROW_AT && !peer.dialing.get() && peer.count(*tls_epoch) < MAX_CONNECTIONS
-        {
+        let busy = active.get() > GROW_AT || active.get() > 1 && slot.connection.carries_bulk();
+        if busy && !peer.dialing.get() && peer.count(*tls_epoch) < MAX_CONNECTIONS {
             self.grow(peer, key, snapshot);
         }
     }
@@ -408,6 +413,7 @@ impl Pool {
         let shared = Rc::new(Shared {
             send,
             active: Cell::new(0),
+            bulk: Cell::new(None),
             retired: Cell::new(false),
             tls_epoch: client.tls_epoch,
             last_used: Cell::new(Instant::now()),
@@ -499,7 +505,7 @@ impl Peer {
         }
         connections
             .iter()
-            .min_by_key(|c| c.active.get())
+            .min_by_key(|c| (c.carries_bulk(), c.active.get()))
             .map(Shared::slot)
     }
 
@@ -522,6 +528,12 @@ impl Peer {
 }
 
 impl Shared {
+    /// True while a stream of it moves much.
+    fn carries_bulk(&self) -> bool {
+        let lasts = |at: Instant| at.elapsed() < BULK_LASTS;
+        self.active.get() > 0 && self.bulk.get().is_some_and(lasts)
+    }
+
     fn slot(self: &Rc<Self>) -> Slot {
         self.active.set(self.active.get() + 1);
         Slot {
@@ -550,6 +562,11 @@ async fn drive(
     let (mut leaving, mut ended) = (false, false);
     let result = poll_fn(|cx| {
         let polled = turn.poll(cx, |cx| connection.as_mut().poll(cx));
+        if turn.carried_much()
+            && let Some(shared) = shared.upgrade()
+        {
+            shared.bulk.set(Some(Instant::now()));
+        }
         if let Poll::Ready(result) = polled {
             return Poll::Ready(Some(result));
         }

@@ -8,6 +8,7 @@ use mesh_e2e::app::{App, Arrived};
 use mesh_e2e::{Mesh, http, peak_memory_kib};
 
 const MIB: usize = 1 << 20;
+const HANDSHAKES: &str = "postern_tls_handshakes_total{direction=\"outbound\"";
 const WEB: &str = "spiffe://demo.postern.internal/ns/demo/sa/web";
 
 fn say(stream: &mut BufReader<TcpStream>, answer: &str) {
@@ -271,4 +272,46 @@ fn large_bodies_stream_both_ways_in_bounded_memory_and_a_slow_reader_slows_the_w
         let grown = peak_memory_kib(pid).saturating_sub(before);
         assert!(grown < 24 * 1024, "a sidecar grew by {grown} KiB");
     }
+}
+
+#[test]
+fn requests_beside_a_large_body_get_a_connection_that_does_not_carry_it() {
+    let app = App::start(|mut arrived| {
+        if !arrived.head.starts_with("GET /large ") {
+            return ok(arrived);
+        }
+        say(
+            &mut arrived.stream,
+            "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+        );
+        let block = vec![b'd'; MIB];
+        // Until the reader has gone.
+        while arrived.stream.get_mut().write_all(&block).is_ok() {}
+    });
+    let mesh = Mesh::with_orders(&app);
+    let outbound = mesh.address("web", "outbound");
+    let ask = || assert_eq!(http::get(outbound, "orders", "/", "").status, 200);
+    let handshakes = || mesh.counted("web", HANDSHAKES);
+    // Each of the workers has its connection.
+    for _ in 0..50 {
+        ask();
+    }
+    let before = handshakes();
+    let mut large = http::connect(outbound);
+    large
+        .write_all(b"GET /large HTTP/1.1\r\nHost: orders\r\n\r\n")
+        .expect("taken");
+    let (enough, stop) = mpsc::channel::<()>();
+    let reader = std::thread::spawn(move || {
+        let mut block = vec![0; MIB];
+        while stop.try_recv().is_err() {
+            assert_ne!(large.read(&mut block).expect("a body"), 0);
+        }
+    });
+    mesh_e2e::eventually("another connection to the peer", || {
+        ask();
+        handshakes() > before
+    });
+    enough.send(()).expect("the reader reads");
+    reader.join().expect("it read");
 }
