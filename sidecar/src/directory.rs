@@ -3,7 +3,7 @@
 //! Immutable once built, but for marks of use. Endpoints of a service port are resolved here, so that a request only picks one.
 //! Hosts and addresses are indexed as far as everything that they may stand for is held ([`Scope`]): of others nothing is known.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -179,8 +179,10 @@ pub struct Directory {
     workloads_by_address: HashMap<IpAddr, Arc<WorkloadEntry>>,
     workloads_by_uid: HashMap<Arc<str>, Arc<WorkloadEntry>>,
     services: Vec<Arc<ServiceEntry>>,
-    /// What is not here is not in the mesh.
+    /// What is not here is not in the mesh ...
     everything: bool,
+    /// ... but for these.
+    unreadable: BTreeSet<IpAddr>,
 }
 
 impl Directory {
@@ -197,7 +199,8 @@ impl Directory {
     ) -> Result<Self, DirectoryError> {
         let scope = &resources.scope;
         let mut directory = Self {
-            everything: *scope == Scope::Everything,
+            everything: scope.is_everything(),
+            unreadable: unreadable(scope),
             ..Self::default()
         };
         let covers = |address| is_held(scope, || Lookup::address(address));
@@ -273,7 +276,7 @@ impl Directory {
                 workload.used.set();
                 Destination::Workload(Arc::clone(workload))
             }
-            None if self.everything => Destination::Outside,
+            None if self.everything && !self.unreadable.contains(&ip) => Destination::Outside,
             None => Destination::Unresolved,
         }
     }
@@ -347,7 +350,19 @@ impl Directory {
 
 /// Whether what may be asked about by `lookup` is held.
 fn is_held(scope: &Scope, lookup: impl FnOnce() -> Lookup) -> bool {
-    *scope == Scope::Everything || scope.covers(&lookup())
+    scope.is_everything() || scope.covers(&lookup())
+}
+
+/// Addresses of what cannot be read, where everything else is held.
+fn unreadable(scope: &Scope) -> BTreeSet<IpAddr> {
+    let Scope::EverythingBut(unreadable) = scope else {
+        return BTreeSet::new();
+    };
+    let address = |lookup: &Lookup| match lookup {
+        Lookup::Address(address) => Some(*address),
+        Lookup::Host(_) => None,
+    };
+    unreadable.iter().filter_map(address).collect()
 }
 
 fn workload_entry(

@@ -73,6 +73,8 @@ pub enum Scope {
     /// Every service and workload: what is not there is not in the mesh.
     #[default]
     Everything,
+    /// The same but for these, at which there is something that cannot be read.
+    EverythingBut(Arc<BTreeSet<Lookup>>),
     /// What these stand for: of anything else nothing is known.
     Named(Arc<BTreeSet<Lookup>>),
 }
@@ -83,10 +85,16 @@ impl Scope {
         Self::Named(Arc::default())
     }
 
+    /// True when what is not held is not in the mesh, with few exceptions.
+    pub fn is_everything(&self) -> bool {
+        matches!(self, Self::Everything | Self::EverythingBut(_))
+    }
+
     /// Whether everything that `lookup` stands for is held.
     pub fn covers(&self, lookup: &Lookup) -> bool {
         match self {
             Self::Everything => true,
+            Self::EverythingBut(unreadable) => !unreadable.contains(lookup),
             Self::Named(names) => names.contains(lookup),
         }
     }

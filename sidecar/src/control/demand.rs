@@ -278,6 +278,23 @@ impl Demand {
         self.judge(lookups)
     }
 
+    /// Something that goes by these names cannot be read: where nothing else goes by them it is not known that there is nobody.
+    pub fn doubt(&mut self, kind: ResourceType, aliases: &[String]) {
+        let names = self.names(kind);
+        for alias in aliases {
+            if !names.held_by.contains_key(alias)
+                && let Some(answered) = names.asked.get_mut(alias)
+            {
+                *answered = false;
+            }
+        }
+        let lookups: BTreeSet<_> = aliases
+            .iter()
+            .flat_map(|alias| self.lookups_of(kind, alias))
+            .collect();
+        self.judge(lookups);
+    }
+
     /// The destinations whose answer may depend on `name`.
     fn lookups_of(&self, kind: ResourceType, name: &str) -> Vec<Lookup> {
         let members = alias::of_members("");

@@ -107,6 +107,8 @@ struct Staged {
     rejected: Vec<Rejection>,
     /// Policies among them, as they came.
     unreadable: BTreeMap<String, Bytes>,
+    /// Services and workloads among them, with the names that they go by.
+    refused: Vec<(String, Vec<String>)>,
 }
 
 struct Change {
@@ -127,6 +129,8 @@ pub struct Client {
     demand: Option<Demand>,
     /// Without demand: every service and workload was held once.
     holds_everything: bool,
+    /// Services and workloads that were refused and are not held, with the names they go by.
+    unreadable: BTreeMap<(ResourceType, String), Vec<String>>,
     /// Destinations that were settled and not told to who asked.
     settled: Vec<(Lookup, Found)>,
     unsaved: bool,
@@ -141,6 +145,7 @@ impl Client {
                 Subscribe::Used => Some(Demand::new(workload)),
             },
             holds_everything: false,
+            unreadable: BTreeMap::new(),
             settled: Vec::new(),
             unsaved: false,
             workload: workload.to_owned(),
@@ -183,6 +188,8 @@ impl Client {
                     if kind == ResourceType::AuthorizationPolicy {
                         resources.unreadable.insert(name.clone(), held.value);
                     }
+                    // What it was may be at any address.
+                    self.holds_everything &= !is_by_name(kind);
                     refused.push(rejection(kind, name, held.version, reason));
                 }
             }
@@ -316,7 +323,7 @@ impl Client {
             self.state(kind).rejected.remove(name);
         }
         let removed = response.removed_resources.clone();
-        let staged = self.stage(kind, response);
+        let mut staged = self.stage(kind, response);
         let mut changes: Vec<_> = staged
             .changes
             .iter()
@@ -331,6 +338,11 @@ impl Client {
             .map(|r| r.name.clone())
             .chain(staged.changes.iter().map(|c| c.name.clone()))
             .collect();
+        let mut offered = std::mem::take(&mut staged.refused);
+        offered.extend(changes.iter().map(|change| {
+            let aliases = change.aliases.clone().unwrap_or_default();
+            (change.name.clone(), aliases)
+        }));
         let (rejected, changed, snapshot) = self.apply(kind, revision, staged, &mut build);
         self.state(kind).synced |= is_whole;
         let is_held = |name: &String| {
@@ -338,15 +350,17 @@ impl Client {
             state.is_some_and(|state| state.held.contains_key(name))
         };
         changes.retain(|change| !rejected.iter().any(|r| r.name == change.name));
+        offered.retain(|(name, _)| !is_held(name) && rejected.iter().any(|r| r.name == *name));
         let gone = removed.iter().filter(|name| !is_held(name));
         changes.extend(gone.map(|name| demand::Change {
             name: name.clone(),
             aliases: None,
         }));
+        self.note_unreadable(kind, offered, changes.iter().map(|change| &change.name));
+        self.forget_stale_rejections(kind, &touched);
         let snapshot = self
             .note_demand(kind, (changes, &removed, is_whole), build)
             .or(snapshot);
-        self.forget_stale_rejections(kind, &touched);
         let rejected = self.note_rejections(kind, rejected);
         (answer(kind.type_url(), nonce, rejected, changed), snapshot)
     }
@@ -362,11 +376,13 @@ impl Client {
             removed: response.removed_resources,
             rejected: Vec::new(),
             unreadable: BTreeMap::new(),
+            refused: Vec::new(),
         };
         let held = self.types.get(&kind).map(|state| &state.held);
         let mut seen = BTreeSet::new();
         for incoming in response.resources {
             let (name, version) = (incoming.name, incoming.version);
+            let aliases = incoming.aliases;
             let value = incoming.resource.as_ref().map(|any| any.value.clone());
             let checked = if !seen.insert(name.clone()) {
                 Err("named twice in one response".to_owned())
@@ -404,6 +420,9 @@ impl Client {
                         staged
                             .unreadable
                             .insert(name.clone(), value.unwrap_or_default());
+                    }
+                    if is_by_name(kind) {
+                        staged.refused.push((name.clone(), aliases));
                     }
                     staged.rejected.push(rejection(kind, name, version, reason));
                 }
@@ -543,6 +562,8 @@ impl Client {
         let state = self.state(kind);
         if !std::mem::replace(&mut state.answered, true) {
             state.rejected.retain(|name, _| touched.contains(name));
+            self.unreadable
+                .retain(|(of, name), _| *of != kind || touched.contains(name));
         }
     }
 

@@ -131,6 +131,28 @@ impl Client {
         build(&self.resources).ok()
     }
 
+    /// What is refused and not held in another version is not nobody: where its `aliases` are known, nothing may be assumed of them.
+    /// `gone` and `read` are names that are not refused any more.
+    pub(super) fn note_unreadable<'a>(
+        &mut self,
+        kind: ResourceType,
+        refused: Vec<(String, Vec<String>)>,
+        not_any_more: impl Iterator<Item = &'a String>,
+    ) {
+        if !is_by_name(kind) {
+            return;
+        }
+        for name in not_any_more {
+            self.unreadable.remove(&(kind, name.clone()));
+        }
+        for (name, aliases) in refused {
+            if let Some(demand) = &mut self.demand {
+                demand.doubt(kind, &aliases);
+            }
+            self.unreadable.insert((kind, name), aliases);
+        }
+    }
+
     /// Tells the demand what came of a response, and shows what is known by it. `S` as in [`Self::receive`].
     pub(super) fn note_demand<S>(
         &mut self,
@@ -180,7 +202,12 @@ impl Client {
     pub(super) fn scope(&self) -> Scope {
         match &self.demand {
             Some(demand) => demand.scope(),
-            None if self.holds_everything => Scope::Everything,
+            None if self.holds_everything && self.unreadable.is_empty() => Scope::Everything,
+            None if self.holds_everything => {
+                let aliases = self.unreadable.values().flatten();
+                let unreadable = aliases.filter_map(|alias| Lookup::parse(alias));
+                Scope::EverythingBut(Arc::new(unreadable.collect()))
+            }
             None => Scope::nothing(),
         }
     }

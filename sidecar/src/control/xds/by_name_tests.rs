@@ -319,6 +319,41 @@ fn a_service_that_cannot_be_used_leaves_its_name_unanswered() {
 }
 
 #[test]
+fn what_cannot_be_read_is_not_nobody() {
+    let address = Lookup::parse("/10.0.0.1").expect("an address");
+    let unreadable = || {
+        let unreadable = mesh::Workload {
+            addresses: vec![vec![10, 0, 0, 1], vec![1, 2, 3]],
+            ..workload()
+        };
+        let mut response = told(&[unreadable], &[]);
+        response.resources[0].aliases = vec!["/10.0.0.1".into()];
+        response
+    };
+    let mut client = client_of(Subscribe::Used);
+    client.open();
+    want(&mut client, &address, NOW);
+    client.subscriptions();
+    client.receive(told::<mesh::Service>(&[], &["/10.0.0.1"]), accept);
+    client.receive(told::<mesh::Workload>(&[], &["/10.0.0.1"]), accept);
+    assert_eq!(client.found(&address), Some(Found::Nobody));
+    let (answer, _) = client.receive(unreadable(), accept);
+    assert!(answer.request.error_detail.is_some());
+    assert_eq!(client.found(&address), None);
+    client.receive(told(&[workload()], &[]), accept);
+    assert_eq!(client.found(&address), Some(Found::Somebody));
+
+    let mut all = client_of(Subscribe::All);
+    all.open();
+    all.receive(told::<mesh::Service>(&[], &[]), accept);
+    let (_, built) = all.receive(unreadable(), accept);
+    assert!(!built.expect("built").scope.covers(&address));
+    assert!(all.resources().scope.is_everything());
+    let (_, built) = all.receive(told(&[workload()], &[]), accept);
+    assert_eq!(built.expect("built").scope, Scope::Everything);
+}
+
+#[test]
 fn destinations_are_bounded_and_those_with_nobody_make_room() {
     let mut client = client_of(Subscribe::Used);
     client.open();
