@@ -111,9 +111,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HoldBack<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if !self.holds && self.held.is_empty() {
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        }
         let length: usize = bufs.iter().map(|buf| buf.len()).sum();
         let has_room = self.held.len() + length <= ROOM;
-        let joins = has_room && !self.is_due && (self.holds || !self.held.is_empty());
+        let joins = has_room && !self.is_due;
         if !joins {
             ready!(self.poll_drain(cx))?;
             return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
