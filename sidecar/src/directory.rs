@@ -33,20 +33,40 @@ pub struct DirectoryError {
     pub reason: String,
 }
 
-/// Whether something was used since somebody looked; shared by the directories that know it, one after the other.
+/// Whether something was used since somebody looked, or is still; shared by the directories that know it, one after the other.
 #[derive(Debug, Clone, Default)]
-pub struct Mark(Arc<AtomicBool>);
+pub struct Mark(Arc<Usage>);
+
+#[derive(Debug, Default)]
+struct Usage {
+    used: AtomicBool,
+    /// Held by whoever uses it for long.
+    users: Arc<()>,
+}
+
+/// It is used as long as this lives.
+#[derive(Debug)]
+pub struct Held {
+    _users: Arc<()>,
+}
 
 impl Mark {
     /// It is used. Writes only where that was not known: the others only read what they share.
     pub fn set(&self) {
-        if !self.0.load(Ordering::Relaxed) {
-            self.0.store(true, Ordering::Relaxed);
+        if !self.0.used.load(Ordering::Relaxed) {
+            self.0.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// It is used for as long as a connection may last.
+    pub fn hold(&self) -> Held {
+        Held {
+            _users: Arc::clone(&self.0.users),
         }
     }
 
     fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
+        self.0.used.swap(false, Ordering::Relaxed) || Arc::strong_count(&self.0.users) > 1
     }
 }
 
@@ -468,4 +488,21 @@ fn host_names(service: &mesh::Service, own_namespace: &str) -> Vec<String> {
     hosts.retain(|h| h != name || namespace == own_namespace);
     hosts.extend(default_hosts(name, namespace));
     hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_connection_holds_is_used_until_it_ends() {
+        let mark = Mark::default();
+        assert!(!mark.take());
+        mark.set();
+        assert!(mark.take() && !mark.take());
+        let held = mark.clone().hold();
+        assert!(mark.take() && mark.take());
+        drop(held);
+        assert!(!mark.take());
+    }
 }

@@ -81,7 +81,7 @@ impl Discovery {
     }
 
     fn take(&self, question: Question) {
-        let (now, open) = (self.clock.now(), self.is_open());
+        let (now, open) = (self.age(), self.is_open());
         let build = |resources: &_| self.build(resources, open);
         let (wanted, snapshot) = self.client().want(&question.lookup, now, build);
         if let Some(snapshot) = snapshot {
@@ -131,7 +131,7 @@ impl Discovery {
         let open = self.is_open();
         let mut client = self.client();
         let build = |resources: &_| self.build(resources, open);
-        let snapshot = client.forget(self.clock.now(), &used, build);
+        let snapshot = client.forget(self.age(), &used, build);
         self.waiters.sweep(|lookup| client.is_asked(lookup));
         // That there is nobody somewhere is not worth a write of its own.
         if client.take_unsaved() || snapshot.is_some() {

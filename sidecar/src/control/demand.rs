@@ -2,7 +2,7 @@
 //!
 //! Owns which names are asked for, which of them the server has answered, and which resources go by which name. A destination
 //! counts as settled once all its names are answered, and the endpoints of its services too: a service never shows without them.
-//! Does not know snapshots or sockets; the moments come from the caller, Unix seconds.
+//! Does not know snapshots or sockets; the moments come from the caller, seconds since the start of the process.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -15,6 +15,8 @@ use crate::lookups::{Found, Lookup, Scope};
 
 /// Destinations at most; the server takes 10,000 names of one type.
 const MAX_LOOKUPS: usize = 4096;
+/// When what an earlier process used counts as used.
+pub const START: i64 = 0;
 /// A destination that was not used for so long is given up, seconds.
 pub const UNUSED: i64 = 3_600;
 /// The same of one at which there is nobody; longer than workers remember.
@@ -433,6 +435,9 @@ impl Demand {
                 && now.saturating_sub(used.last) >= NOBODY_LEAST
         });
         let mut nobody: Vec<_> = nobody.map(|(l, used)| (used.last, l.clone())).collect();
+        if nobody.is_empty() {
+            return false;
+        }
         nobody.sort_unstable();
         nobody.truncate(MAX_LOOKUPS / 4);
         for (_, lookup) in &nobody {
@@ -441,7 +446,7 @@ impl Demand {
         // Nobody is there, so nothing held goes with them.
         let unused = self.prune();
         debug_assert!(unused.is_empty());
-        !nobody.is_empty()
+        true
     }
 
     /// Unsubscribes from what no destination needs. Returns the resources that nothing asks for any more.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::certificate::{Certificates, Settings, TICK};
 use super::clock::Clock;
 use super::connect::Target;
+use super::demand::START;
 use super::enforcement::Enforcement;
 use super::keystore::KeyStore;
 use super::outside::Outside;
@@ -102,8 +103,7 @@ pub async fn run(
     let mut client = Client::new(&config.workload, domain, config.subscribe);
     let loaded = state_file.as_ref().and_then(StateFile::load);
     let restored = loaded.as_ref().map(|loaded| loaded.written_at);
-    let now = clock.now();
-    let refused = loaded.map(|l| client.restore(l.export, now));
+    let refused = loaded.map(|l| client.restore(l.export, START));
     for refused in refused.unwrap_or_default() {
         tracing::warn!(
             kind = refused.kind,
@@ -113,7 +113,7 @@ pub async fn run(
         );
     }
     for destination in &config.destinations {
-        client.pin(destination, now);
+        client.pin(destination, START);
     }
     let workload = config.workload.clone();
     let reporter = Reporter::new(

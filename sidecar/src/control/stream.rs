@@ -97,6 +97,8 @@ pub struct Discovery {
     /// Told when there is something to subscribe to, or not any more.
     pub(super) demanded: Notify,
     pub(super) waiters: Waiters,
+    /// What use is told by: no clock that somebody may set.
+    started: Instant,
 }
 
 /// Whether policies decide yet.
@@ -145,8 +147,14 @@ impl Discovery {
             channels: parts.channels,
             changed: Notify::new(),
             demanded: Notify::new(),
+            started: Instant::now(),
             waiters: Waiters::default(),
         }
+    }
+
+    /// Seconds since the start.
+    pub(super) fn age(&self) -> i64 {
+        i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX)
     }
 
     /// What is held.

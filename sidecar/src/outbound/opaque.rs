@@ -43,6 +43,7 @@ pub async fn tunnel<S>(worker: &Rc<Worker>, connection: &RefCell<Connection<S>>,
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let _held = port.used.hold();
     if port.is_without_sidecars() {
         // Boxed: rarer than tunnels, and larger.
         return Box::pin(direct::carry(worker, connection, port)).await;
@@ -72,6 +73,7 @@ pub async fn race<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let _held = port.used.hold();
     if port.is_without_sidecars() {
         // There is no tunnel to give up: whoever speaks first is carried.
         Box::pin(direct::carry(worker, connection, port)).await;

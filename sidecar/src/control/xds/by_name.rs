@@ -42,7 +42,7 @@ impl Client {
         requests.collect()
     }
 
-    /// Asks for `lookup`, which is used `now` (Unix seconds). Another name of what is held may be known at once: returns what `build`
+    /// Asks for `lookup`, which is used `now` (seconds since the start). Another name of what is held may be known at once: returns what `build`
     /// made then, which must be in force before anybody is told.
     pub fn want<S>(
         &mut self,
