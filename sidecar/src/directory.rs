@@ -494,6 +494,89 @@ fn host_names(service: &mesh::Service, own_namespace: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn resources(known: &[&str]) -> Resources {
+        let service = mesh::Service {
+            name: "orders".into(),
+            namespace: "demo".into(),
+            addresses: vec![vec![10, 1, 0, 1]],
+            ports: vec![mesh::ServicePort {
+                port: 80,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let workload = mesh::Workload {
+            uid: "demo/orders-1".into(),
+            name: "orders-1".into(),
+            namespace: "demo".into(),
+            service_account: "orders".into(),
+            addresses: vec![vec![10, 0, 0, 1]],
+            ..Default::default()
+        };
+        let known = known.iter().map(|text| Lookup::parse(text).unwrap());
+        Resources {
+            services: [("demo/orders".to_owned(), Arc::new(service))].into(),
+            workloads: [("demo/orders-1".to_owned(), Arc::new(workload))].into(),
+            scope: Scope::Named(Arc::new(known.collect::<BTreeSet<_>>())),
+            ..Resources::default()
+        }
+    }
+
+    fn build(resources: &Resources, before: &Directory) -> Directory {
+        let domain = TrustDomain::new("td").unwrap();
+        Directory::build(&domain, "demo", resources, before).unwrap()
+    }
+
+    #[test]
+    fn only_what_is_known_by_name_leads_anywhere_and_the_rest_is_not_taken_for_outside() {
+        let at = |directory: &Directory, address: &str| match directory
+            .by_address(address.parse().unwrap())
+        {
+            Destination::Service(_) => "service",
+            Destination::UnknownPort(_) => "unknown port",
+            Destination::Workload(_) => "workload",
+            Destination::Outside => "outside",
+            Destination::Unresolved => "unresolved",
+        };
+        let named = build(&resources(&["orders", "/10.1.0.1"]), &Directory::default());
+        assert!(named.by_host("orders").is_some());
+        assert!(named.by_host("orders.demo").is_none() && !named.is_everything());
+        assert_eq!(at(&named, "10.1.0.1:80"), "service");
+        assert_eq!(at(&named, "10.1.0.1:81"), "unknown port");
+        assert_eq!(
+            at(&named, "10.0.0.1:80"),
+            "unresolved",
+            "held and not known"
+        );
+        assert_eq!(at(&named, "10.9.0.9:80"), "unresolved");
+        let everything = Resources {
+            scope: Scope::Everything,
+            ..resources(&[])
+        };
+        let everything = build(&everything, &named);
+        assert!(everything.by_host("orders.demo").is_some() && everything.is_everything());
+        assert_eq!(at(&everything, "10.0.0.1:80"), "workload");
+        assert_eq!(at(&everything, "10.9.0.9:80"), "outside");
+        assert_eq!(at(&Directory::default(), "10.9.0.9:80"), "unresolved");
+    }
+
+    #[test]
+    fn use_is_told_once_and_goes_over_to_the_directories_that_follow() {
+        let known = resources(&["orders", "/10.0.0.1"]);
+        let first = build(&known, &Directory::default());
+        let port = Arc::clone(first.by_host("orders").unwrap().port(80).unwrap());
+        let orders = HashSet::from([(ResourceType::Service, Arc::from("demo/orders"))]);
+        let second = build(&known, &first);
+        assert_eq!(second.take_used(), orders);
+        assert!(second.take_used().is_empty());
+        // By a connection that found its port in the first.
+        port.used.set();
+        assert_eq!(second.take_used(), orders);
+        second.by_address("10.0.0.1:1".parse().unwrap());
+        let workload = (ResourceType::Workload, Arc::from("demo/orders-1"));
+        assert_eq!(second.take_used(), HashSet::from([workload]));
+    }
+
     #[test]
     fn what_a_connection_holds_is_used_until_it_ends() {
         let mark = Mark::default();

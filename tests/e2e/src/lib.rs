@@ -305,10 +305,12 @@ pub fn signal(name: &str, pid: u64) {
     assert!(sent.expect("kill runs").success(), "kill -{name} {pid}");
 }
 
-/// Whether a process runs (and is not merely waited for).
+/// Whether a process runs (and is not merely waited for). It does while one of its threads does: what it held is held until then.
 #[must_use]
 pub fn runs(pid: u64) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "))
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    threads > 1 || stat.is_ok_and(|s| !s.contains(") Z "))
 }
 
 /// The most memory a process ever had resident, in KiB.
