@@ -537,13 +537,18 @@ fn build_bundles(
         name: name.to_owned(),
         reason: error.to_string(),
     };
+    // Whoever else signs in the own domain does so for these namespaces only, by whatever way its roots come.
+    let mut known = resources.bundles.values();
+    let bounds = known
+        .find(|bundle| bundle.trust_domain == own.as_str())
+        .map_or(&[][..], |bundle| &bundle.workload_namespaces);
     let mut insert = |name: &str, bundle: Result<TrustBundle, BundleError>| {
         let mut bundle = bundle.map_err(|e| fail(name, &e))?;
         if bundle.trust_domain() == own
             && let Some(more) = outside.get(own.as_str())
         {
             bundle = bundle
-                .with_workload_roots(more.clone(), &[])
+                .with_workload_roots(more.clone(), bounds)
                 .map_err(|e| fail(name, &e))?;
         }
         bundles.insert(bundle).map_err(|e| fail(name, &e))
@@ -696,7 +701,18 @@ mod tests {
         let next = after.build(&resources, None, &[]).expect("builds");
         assert_eq!(after.trust_epoch, next.trust_epoch);
         let roots = |domain: &str| next.bundles().get(domain).map(|b| b.authorities().to_vec());
-        assert_eq!(roots("demo.test"), Some(vec![own.clone(), helper, spire]));
+        let all = vec![own.clone(), helper.clone(), spire.clone()];
+        assert_eq!(roots("demo.test"), Some(all));
+        // They vouch for no more than the other authorities of the domain do.
+        let mut bounded = (*resources).clone();
+        let bundle = bounded.bundles.get_mut("demo.test").expect("a bundle");
+        Arc::make_mut(bundle).workload_namespaces = vec!["shop".into()];
+        let bounded = next.build(&Arc::new(bounded), None, &[]).expect("builds");
+        let shop = ["shop".to_owned()];
+        let expected = TrustBundle::new(next.trust_domain.clone(), vec![own.clone()], 0)
+            .and_then(|bundle| bundle.with_workload_roots(vec![helper, spire], &shop));
+        let built = bounded.bundles().get("demo.test").expect("a bundle");
+        assert!(built.trusts_like(&expected.expect("a bundle")));
         // Of all these only the own one speaks for the control API.
         let control: Vec<_> = next.control_roots.iter().collect();
         assert_eq!(control.len(), 1);
