@@ -470,6 +470,7 @@ impl Discovery {
     fn fall_back(&self) {
         let gate = *self.gate();
         if let Gate::LastGood(written_at) = gate {
+            self.client().believe_restored();
             self.open_gate("control API away, last good state");
             self.status
                 .update(|view| view.serving_state_of = Some(written_at));

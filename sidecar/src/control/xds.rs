@@ -68,8 +68,10 @@ pub struct Rejection {
 struct TypeState {
     held: BTreeMap<String, Held>,
     rejected: BTreeMap<String, Rejection>,
-    /// A response came on this stream.
+    /// A response came on this stream, whole.
     answered: bool,
+    /// What the parts of it named that came so far.
+    touched: BTreeSet<String>,
     /// A response came in the life of this process.
     synced: bool,
 }
@@ -129,7 +131,9 @@ pub struct Client {
     demand: Option<Demand>,
     /// Without demand: every service and workload was held once.
     holds_everything: bool,
-    /// Services and workloads that were refused and are not held, with the names they go by.
+    /// The same of an earlier process: believed when there is nothing better.
+    held_everything: bool,
+    /// Services and workloads that were refused, with the names they go by.
     unreadable: BTreeMap<(ResourceType, String), Vec<String>>,
     /// Destinations that were settled and not told to who asked.
     settled: Vec<(Lookup, Found)>,
@@ -145,6 +149,7 @@ impl Client {
                 Subscribe::Used => Some(Demand::new(workload)),
             },
             holds_everything: false,
+            held_everything: false,
             unreadable: BTreeMap::new(),
             settled: Vec::new(),
             unsaved: false,
@@ -170,7 +175,7 @@ impl Client {
             ..Resources::default()
         };
         let mut refused = Vec::new();
-        self.holds_everything = self.demand.is_none() && export.used.is_none();
+        self.held_everything = self.demand.is_none() && export.used.is_none();
         if let Some(demand) = &mut self.demand {
             demand.restore(export.used.unwrap_or_default(), now);
         }
@@ -189,7 +194,7 @@ impl Client {
                         resources.unreadable.insert(name.clone(), held.value);
                     }
                     // What it was may be at any address.
-                    self.holds_everything &= !is_by_name(kind);
+                    self.held_everything &= !is_by_name(kind);
                     refused.push(rejection(kind, name, held.version, reason));
                 }
             }
@@ -276,6 +281,7 @@ impl Client {
             let names = demand.map_or_else(|| vec!["*".into()], |demand| demand.open(kind));
             let state = self.state(kind);
             state.answered = false;
+            state.touched.clear();
             if names.is_empty() {
                 // A request without names would ask for everything. There is nothing to wait for.
                 state.mark_synced();
@@ -350,14 +356,14 @@ impl Client {
             state.is_some_and(|state| state.held.contains_key(name))
         };
         changes.retain(|change| !rejected.iter().any(|r| r.name == change.name));
-        offered.retain(|(name, _)| !is_held(name) && rejected.iter().any(|r| r.name == *name));
+        offered.retain(|(name, _)| rejected.iter().any(|r| r.name == *name));
         let gone = removed.iter().filter(|name| !is_held(name));
         changes.extend(gone.map(|name| demand::Change {
             name: name.clone(),
             aliases: None,
         }));
         self.note_unreadable(kind, offered, changes.iter().map(|change| &change.name));
-        self.forget_stale_rejections(kind, &touched);
+        self.forget_stale_rejections(kind, touched, is_whole);
         let snapshot = self
             .note_demand(kind, (changes, &removed, is_whole), build)
             .or(snapshot);
@@ -558,9 +564,20 @@ impl Client {
     }
 
     /// On a new stream the server sends again what was rejected and still exists; what it does not send is gone.
-    fn forget_stale_rejections(&mut self, kind: ResourceType, touched: &BTreeSet<String>) {
+    fn forget_stale_rejections(
+        &mut self,
+        kind: ResourceType,
+        touched: BTreeSet<String>,
+        is_whole: bool,
+    ) {
         let state = self.state(kind);
-        if !std::mem::replace(&mut state.answered, true) {
+        if state.answered {
+            return;
+        }
+        state.touched.extend(touched);
+        if is_whole {
+            state.answered = true;
+            let touched = std::mem::take(&mut state.touched);
             state.rejected.retain(|name, _| touched.contains(name));
             self.unreadable
                 .retain(|(of, name), _| *of != kind || touched.contains(name));

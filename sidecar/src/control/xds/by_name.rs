@@ -131,7 +131,18 @@ impl Client {
         build(&self.resources).ok()
     }
 
-    /// What is refused and not held in another version is not nobody: where its `aliases` are known, nothing may be assumed of them.
+    /// Takes what an earlier process held for everything there is: the control API is away, and there is nothing better to go by.
+    pub fn believe_restored(&mut self) {
+        if std::mem::take(&mut self.held_everything) {
+            self.holds_everything = true;
+            self.resources = Arc::new(Resources {
+                scope: self.scope(),
+                ..(*self.resources).clone()
+            });
+        }
+    }
+
+    /// What is refused is not nobody: where nothing else goes by its `aliases`, nothing may be assumed of them.
     /// `gone` and `read` are names that are not refused any more.
     pub(super) fn note_unreadable<'a>(
         &mut self,

@@ -354,6 +354,56 @@ fn what_cannot_be_read_is_not_nobody() {
 }
 
 #[test]
+fn what_cannot_be_read_in_its_new_version_is_not_nobody_at_its_new_address() {
+    let moved = || {
+        let unreadable = mesh::Workload {
+            addresses: vec![vec![10, 0, 0, 2], vec![1, 2, 3]],
+            ..workload()
+        };
+        let mut response = told(&[unreadable], &[]);
+        response.resources[0].aliases = vec!["/10.0.0.2".into()];
+        response
+    };
+    let address = Lookup::parse("/10.0.0.2").expect("an address");
+    let mut all = client_of(Subscribe::All);
+    all.open();
+    all.receive(told::<mesh::Service>(&[], &[]), accept);
+    all.receive(told(&[workload()], &[]), accept);
+    all.receive(moved(), accept);
+    assert!(!all.resources().scope.covers(&address));
+    assert!(all.resources().workloads.contains_key("demo/orders-1"));
+
+    // On the next stream it is told of in the second part of the answer: not forgotten by the first.
+    all.open();
+    let part = DeltaDiscoveryResponse {
+        system_version_info: "7+".into(),
+        ..told::<mesh::Workload>(&[], &[])
+    };
+    all.receive(part, accept);
+    assert!(!all.resources().scope.covers(&address));
+    all.receive(moved(), accept);
+    assert!(!all.resources().scope.covers(&address));
+    // And on one that does not tell of it any more it is gone.
+    all.open();
+    all.receive(told::<mesh::Workload>(&[], &[]), accept);
+    assert_eq!(all.resources().scope, Scope::Everything);
+}
+
+#[test]
+fn what_was_everything_in_an_earlier_process_is_believed_when_there_is_nothing_better() {
+    let mut first = client_of(Subscribe::All);
+    first.open();
+    first.receive(told(&[service()], &[]), accept);
+    first.receive(told(&[workload()], &[]), accept);
+    let mut next = client_of(Subscribe::All);
+    next.restore(first.export(), NOW);
+    assert_eq!(next.resources().scope, Scope::nothing());
+    assert_eq!(want(&mut next, &host("late"), NOW), Wanted::Asked);
+    next.believe_restored();
+    assert_eq!(next.resources().scope, Scope::Everything);
+}
+
+#[test]
 fn destinations_are_bounded_and_those_with_nobody_make_room() {
     let mut client = client_of(Subscribe::Used);
     client.open();
