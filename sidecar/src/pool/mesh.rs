@@ -505,7 +505,7 @@ impl Peer {
         }
         connections
             .iter()
-            .min_by_key(|c| (c.carries_bulk(), c.active.get()))
+            .min_by_key(|c| (c.active.get() >= GROW_AT, c.carries_bulk(), c.active.get()))
             .map(Shared::slot)
     }
 
