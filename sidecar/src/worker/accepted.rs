@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use rustix::net::{SendFlags, SocketFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop;
 
 use super::dial;
 
@@ -133,10 +134,13 @@ impl AsyncRead for Accepted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let turn = ready!(coop::poll_proceed(cx));
         if let Some(read) = self.at_once(|mut stream| stream.read(buf.initialize_unfilled())) {
+            turn.made_progress();
             buf.advance(read?);
             return Poll::Ready(Ok(()));
         }
+        drop(turn);
         self.watched()?.poll_read(cx, buf)
     }
 }
