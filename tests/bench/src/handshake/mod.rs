@@ -151,12 +151,12 @@ async fn measure(
     for round in 1..=rounds {
         say(&format!("round {round} of {rounds}"));
         for arm in &mut arms {
-            let each = arm
+            let taken = arm
                 .server
                 .handshakes(arm.caller, arm.groups, handshakes)
                 .await
                 .with_context(|| format!("{}, round {round}", arm.name))?;
-            arm.rounds.push(each);
+            arm.rounds.push(taken.server_cpu_us);
         }
     }
     tell(report, &arms);

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use rcgen::{
@@ -21,6 +22,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::tls;
 use crate::cpu::Sample;
+use crate::statistics::median;
 
 /// Who signs the clients' certificates.
 #[derive(Clone)]
@@ -86,6 +88,15 @@ pub(crate) enum Caller {
     Resuming,
 }
 
+/// What handshakes took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taken {
+    /// CPU of the server for each, microseconds.
+    pub(crate) server_cpu_us: f64,
+    /// From before the connection is made until the server's SETTINGS are there, median, microseconds.
+    pub(crate) latency_us: f64,
+}
+
 /// Handshakes before those that are counted.
 const WARM_UP: usize = 20;
 
@@ -139,13 +150,13 @@ impl Server {
         Ok(self.client(config))
     }
 
-    /// Handshakes one after the other: CPU of the server for each, microseconds.
+    /// Handshakes one after the other.
     pub(crate) async fn handshakes(
         &self,
         caller: Caller,
         groups: Groups,
         count: usize,
-    ) -> anyhow::Result<f64> {
+    ) -> anyhow::Result<Taken> {
         let group = match groups {
             Groups::Hybrid => NamedGroup::X25519MLKEM768,
             Groups::X25519 => NamedGroup::X25519,
@@ -163,14 +174,20 @@ impl Server {
             Caller::Regular | Caller::Resuming => Vec::new(),
         };
         let before = Sample::take(&[self.pid])?;
+        let mut latencies = Vec::with_capacity(count);
         for at in 0..count {
             let client = strangers.get(at).unwrap_or(&regular);
+            let start = Instant::now();
             client.call(kind, group).await?;
+            latencies.push(start.elapsed().as_secs_f64() * 1e6);
         }
         let spent = Sample::take(&[self.pid])?.since(&before);
         #[allow(clippy::cast_precision_loss)]
-        let each = spent.nanoseconds as f64 / 1e3 / count as f64;
-        Ok(each)
+        let server_cpu_us = spent.nanoseconds as f64 / 1e3 / count as f64;
+        Ok(Taken {
+            server_cpu_us,
+            latency_us: median(&latencies).unwrap_or(0.0),
+        })
     }
 
     fn client(&self, config: ClientConfig) -> Client {
