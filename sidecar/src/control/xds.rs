@@ -8,17 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_auth::TrustDomain;
 use mesh_proto::ResourceType;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mesh_proto::envoy::config::core::v3 as core;
-use mesh_proto::google::rpc::Status;
-use serde::Serialize;
-
-use by_name::is_by_name;
 
 use super::demand::{self, Demand};
 use super::resource::{self, Item};
@@ -26,18 +21,15 @@ use crate::lookups::{Found, Lookup, Scope, Subscribe};
 use crate::snapshot::Resources;
 
 mod by_name;
-pub use by_name::Wanted;
+mod nack;
+mod stage;
 
-/// Names listed in one NACK.
-const MAX_NACK_ENTRIES: usize = 1_000;
-/// Longest reason in a NACK; policies can be long and errors quote them.
-const MAX_REASON: usize = 512;
-/// gRPC code of a NACK: `INVALID_ARGUMENT`.
-const INVALID_ARGUMENT: i32 = 3;
-/// The answer to the same rejected version again waits this long, doubling with every repetition ...
-const REPEAT_BASE: Duration = Duration::from_secs(1);
-/// ... up to this: a server that re-sends what was rejected does not drive a loop.
-const REPEAT_CAP: Duration = Duration::from_secs(30);
+use by_name::is_by_name;
+use nack::{answer, rejection, rejection_of};
+use stage::{Admitted, Staged};
+
+pub use by_name::Wanted;
+pub use nack::{Answer, Rejection};
 
 /// A version of a resource that is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,22 +38,6 @@ pub struct Held {
     pub version: String,
     /// The serialized message as it came, so that a newer program finds fields that this one does not know.
     pub value: Bytes,
-}
-
-/// A version of a resource that was refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Rejection {
-    /// Resource kind.
-    pub kind: &'static str,
-    /// Resource name.
-    pub name: String,
-    /// The version refused.
-    pub version: String,
-    /// Why.
-    pub reason: String,
-    /// How often the same version came again.
-    #[serde(skip)]
-    pub repeats: u32,
 }
 
 #[derive(Debug, Default)]
@@ -87,36 +63,6 @@ pub struct Export {
     pub sequences: BTreeMap<String, u64>,
     /// Store revision they are of.
     pub revision: u64,
-}
-
-/// What to do after one response.
-#[derive(Debug)]
-pub struct Answer {
-    /// The ACK or NACK.
-    pub request: DeltaDiscoveryRequest,
-    /// How long to wait before it is sent; nothing but for repeated rejections.
-    pub delay: Duration,
-    /// What was refused.
-    pub rejected: Vec<Rejection>,
-    /// Something held changed.
-    pub changed: bool,
-}
-
-/// A decoded response.
-struct Staged {
-    changes: Vec<Change>,
-    removed: Vec<String>,
-    rejected: Vec<Rejection>,
-    /// Policies among them, as they came.
-    unreadable: BTreeMap<String, Bytes>,
-    /// Services and workloads among them, with the names that they go by.
-    refused: Vec<(String, Vec<String>)>,
-}
-
-struct Change {
-    name: String,
-    held: Held,
-    item: Item,
 }
 
 /// The state machine.
@@ -246,7 +192,7 @@ impl Client {
     /// Takes silence for consent: a server may leave a subscription unanswered where the versions claimed are current.
     pub fn assume_current(&mut self) {
         for state in self.types.values_mut() {
-            state.mark_synced();
+            state.synced = true;
         }
     }
 
@@ -284,7 +230,7 @@ impl Client {
             state.touched.clear();
             if names.is_empty() {
                 // A request without names would ask for everything. There is nothing to wait for.
-                state.mark_synced();
+                state.synced = true;
                 continue;
             }
             let held = state.held.iter();
@@ -373,82 +319,6 @@ impl Client {
 
     fn state(&mut self, kind: ResourceType) -> &mut TypeState {
         self.types.entry(kind).or_default()
-    }
-
-    /// Decodes and checks each resource on its own.
-    fn stage(&self, kind: ResourceType, response: DeltaDiscoveryResponse) -> Staged {
-        let mut staged = Staged {
-            changes: Vec::with_capacity(response.resources.len()),
-            removed: response.removed_resources,
-            rejected: Vec::new(),
-            unreadable: BTreeMap::new(),
-            refused: Vec::new(),
-        };
-        let held = self.types.get(&kind).map(|state| &state.held);
-        let mut seen = BTreeSet::new();
-        for incoming in response.resources {
-            let (name, version) = (incoming.name, incoming.version);
-            let aliases = incoming.aliases;
-            let value = incoming.resource.as_ref().map(|any| any.value.clone());
-            let checked = if !seen.insert(name.clone()) {
-                Err("named twice in one response".to_owned())
-            } else if incoming.ttl.is_some() {
-                Err("ttl: not supported".to_owned())
-            } else if let Some(any) = incoming.resource {
-                if any.type_url == kind.type_url() {
-                    Item::parse(kind, &name, &any.value, &self.trust_domain)
-                        .and_then(|item| self.refuse_rollback(item))
-                        .map(|item| (item, any.value))
-                } else {
-                    Err(format!(
-                        "its content is a '{}'",
-                        any.type_url.escape_debug()
-                    ))
-                }
-            } else if held
-                .and_then(|h| h.get(&name))
-                .is_some_and(|h| h.version == version)
-            {
-                continue; // A heartbeat.
-            } else {
-                Err("has no content".to_owned())
-            };
-            match checked {
-                // Sent before the server knew that it is not asked for any more.
-                Ok((item, _)) if is_by_name(kind) && !self.asks_for(kind, &item) => {}
-                Ok((item, value)) => staged.changes.push(Change {
-                    name,
-                    held: Held { version, value },
-                    item,
-                }),
-                Err(reason) => {
-                    if kind == ResourceType::AuthorizationPolicy {
-                        staged
-                            .unreadable
-                            .insert(name.clone(), value.unwrap_or_default());
-                    }
-                    if is_by_name(kind) {
-                        staged.refused.push((name.clone(), aliases));
-                    }
-                    staged.rejected.push(rejection(kind, name, version, reason));
-                }
-            }
-        }
-        staged
-    }
-
-    fn refuse_rollback(&self, item: Item) -> Result<Item, String> {
-        if let Item::Bundle(bundle) = &item
-            && let Some(seen) = self.sequences.get(&bundle.trust_domain)
-            && bundle.sequence < *seen
-        {
-            metrics::counter!("postern_rollback_refused_total").increment(1);
-            return Err(format!(
-                "rollback_refused: sequence {} is lower than {seen}, which was held before",
-                bundle.sequence
-            ));
-        }
-        Ok(item)
     }
 
     /// The policies that cannot be read after `staged`, provided that its changes can be applied. One is gone only when the
@@ -599,119 +469,6 @@ impl Client {
             noted.push(rejection);
         }
         noted
-    }
-}
-
-impl TypeState {
-    fn mark_synced(&mut self) {
-        self.synced = true;
-    }
-}
-
-/// The largest set of changes of which a snapshot can be built, found by halving: one build when all is well, a few per
-/// offender when not.
-struct Admitted<S> {
-    resources: Arc<Resources>,
-    snapshot: Option<S>,
-    refused: BTreeMap<String, String>,
-}
-
-impl<S> Admitted<S> {
-    fn admit(
-        &mut self,
-        changes: &[Change],
-        build: &mut impl FnMut(&Arc<Resources>) -> Result<S, String>,
-    ) {
-        if changes.is_empty() {
-            return;
-        }
-        let mut next = (*self.resources).clone();
-        for change in changes {
-            change.item.clone().put(&mut next);
-        }
-        let next = Arc::new(next);
-        match (build(&next), changes) {
-            (Ok(snapshot), _) => {
-                self.resources = next;
-                self.snapshot = Some(snapshot);
-            }
-            (Err(reason), [only]) => drop(self.refused.insert(only.name.clone(), reason)),
-            (Err(_), _) => {
-                let (first, second) = changes.split_at(changes.len() / 2);
-                self.admit(first, build);
-                self.admit(second, build);
-            }
-        }
-    }
-}
-
-fn rejection(kind: ResourceType, name: String, version: String, reason: String) -> Rejection {
-    rejection_of(kind.kind(), name, version, reason)
-}
-
-fn rejection_of(
-    kind: &'static str,
-    name: String,
-    version: String,
-    mut reason: String,
-) -> Rejection {
-    if reason.len() > MAX_REASON {
-        let mut end = MAX_REASON;
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        reason.truncate(end);
-        reason.push_str(" ...");
-    }
-    Rejection {
-        kind,
-        name,
-        version,
-        reason,
-        repeats: 0,
-    }
-}
-
-#[derive(Serialize)]
-struct NackEntry<'a> {
-    name: &'a str,
-    reason: &'a str,
-}
-
-fn answer(type_url: &str, nonce: String, rejected: Vec<Rejection>, changed: bool) -> Answer {
-    let error_detail = (!rejected.is_empty()).then(|| {
-        let entries: Vec<_> = rejected
-            .iter()
-            .take(MAX_NACK_ENTRIES)
-            .map(|r| NackEntry {
-                name: &r.name,
-                reason: &r.reason,
-            })
-            .collect();
-        Status {
-            code: INVALID_ARGUMENT,
-            // Strings alone always serialize; an empty message would still be a NACK.
-            message: serde_json::to_string(&entries).unwrap_or_default(),
-            ..Status::default()
-        }
-    });
-    let least_repeated = rejected.iter().map(|r| r.repeats).min().unwrap_or(0);
-    let delay = if changed || least_repeated == 0 {
-        Duration::ZERO
-    } else {
-        let factor = 1u32.checked_shl(least_repeated - 1).unwrap_or(u32::MAX);
-        REPEAT_BASE.saturating_mul(factor).min(REPEAT_CAP)
-    };
-    Answer {
-        request: DeltaDiscoveryRequest {
-            type_url: type_url.into(),
-            response_nonce: nonce,
-            error_detail,
-            ..DeltaDiscoveryRequest::default()
-        },
-        delay,
-        rejected,
-        changed,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tests of the delta client against responses as a server would send them.
 
+use std::time::Duration;
+
 use super::*;
 use crate::snapshot::Snapshot;
 use mesh_proto::discovery::Resource;
