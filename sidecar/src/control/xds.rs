@@ -79,7 +79,7 @@ pub struct Client {
     holds_everything: bool,
     /// The same of an earlier process: believed when there is nothing better.
     held_everything: bool,
-    /// Services and workloads that were refused, with the names they go by.
+    /// Without demand: services and workloads that were refused, with the names they go by.
     unreadable: BTreeMap<(ResourceType, String), Vec<String>>,
     /// Destinations that were settled and not told to who asked.
     settled: Vec<(Lookup, Found)>,
@@ -276,7 +276,7 @@ impl Client {
         }
         let removed = response.removed_resources.clone();
         let mut staged = self.stage(kind, response);
-        let mut changes: Vec<_> = staged
+        let changes: Vec<_> = staged
             .changes
             .iter()
             .map(|change| demand::Change {
@@ -290,25 +290,27 @@ impl Client {
             .map(|r| r.name.clone())
             .chain(staged.changes.iter().map(|c| c.name.clone()))
             .collect();
-        let mut offered = std::mem::take(&mut staged.refused);
-        offered.extend(changes.iter().map(|change| {
-            let aliases = change.aliases.clone().unwrap_or_default();
-            (change.name.clone(), aliases)
-        }));
+        let mut refused = std::mem::take(&mut staged.refused);
         let (rejected, changed, snapshot) = self.apply(kind, revision, staged, &mut build);
         self.state(kind).synced |= is_whole;
         let is_held = |name: &String| {
             let state = self.types.get(&kind);
             state.is_some_and(|state| state.held.contains_key(name))
         };
-        changes.retain(|change| !rejected.iter().any(|r| r.name == change.name));
-        offered.retain(|(name, _)| rejected.iter().any(|r| r.name == *name));
+        let is_rejected: BTreeSet<&str> = rejected.iter().map(|r| &*r.name).collect();
+        let (bad, mut changes): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|change| is_rejected.contains(&*change.name));
+        refused.extend(
+            bad.into_iter()
+                .filter_map(|bad| Some((bad.name, bad.aliases?))),
+        );
         let gone = removed.iter().filter(|name| !is_held(name));
         changes.extend(gone.map(|name| demand::Change {
             name: name.clone(),
             aliases: None,
         }));
-        self.note_unreadable(kind, offered, changes.iter().map(|change| &change.name));
+        self.note_unreadable(kind, refused, changes.iter().map(|change| &change.name));
         self.forget_stale_rejections(kind, touched, is_whole);
         let snapshot = self
             .note_demand(kind, (changes, &removed, is_whole), build)

@@ -153,13 +153,16 @@ impl Client {
         if !is_by_name(kind) {
             return;
         }
+        if let Some(demand) = &mut self.demand {
+            for (_, aliases) in refused {
+                demand.doubt(kind, &aliases);
+            }
+            return;
+        }
         for name in not_any_more {
             self.unreadable.remove(&(kind, name.clone()));
         }
         for (name, aliases) in refused {
-            if let Some(demand) = &mut self.demand {
-                demand.doubt(kind, &aliases);
-            }
             self.unreadable.insert((kind, name), aliases);
         }
     }
