@@ -5,13 +5,14 @@
 //! bring the key, the answer is "unknown". What is remembered is bounded: in a flood of made-up keys the answer stays "not
 //! now" for those that find no room, so that nobody can make a good key be called unknown.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::key_requests::{KeyRequests, Questions};
+use crate::worker::places::Places;
 
 /// Unknown keys that are remembered for each key set.
 const MAX_KEYS: usize = 64;
@@ -53,7 +54,7 @@ pub struct KeyMisses {
     requests: Arc<KeyRequests>,
     hasher: RandomState,
     sets: RefCell<HashMap<Box<str>, Set>>,
-    waiting: Cell<usize>,
+    waiting: Places,
 }
 
 #[derive(Debug, Default)]
@@ -70,16 +71,15 @@ impl KeyMisses {
             requests,
             hasher: RandomState::new(),
             sets: RefCell::default(),
-            waiting: Cell::default(),
+            waiting: Places::new(MAX_WAITING),
         }
     }
 
     /// Waits for news of the key set that is newer than `pending`; false: none came by `until`, or too many wait.
     pub async fn wait(&self, pending: &Pending, until: Instant) -> bool {
-        if self.waiting.get() >= MAX_WAITING {
+        let Some(_place) = self.waiting.take() else {
             return false;
-        }
-        let _waiting = Waiting::begin(&self.waiting);
+        };
         let news = self.requests.newer(&pending.name, pending.news);
         tokio::time::timeout_at(until.into(), news).await.is_ok()
     }
@@ -115,22 +115,6 @@ impl KeyMisses {
             self.requests.ask(name);
         }
         Miss::Unsure { news }
-    }
-}
-
-/// One more that waits.
-struct Waiting<'a>(&'a Cell<usize>);
-
-impl<'a> Waiting<'a> {
-    fn begin(count: &'a Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -208,7 +192,7 @@ mod tests {
         });
         assert!(went_on);
         assert_eq!(requests.questions("issuer/a").answered, 1);
-        misses.waiting.set(MAX_WAITING);
+        let _all: Vec<_> = std::iter::from_fn(|| misses.waiting.take()).collect();
         assert!(!misses.wait(&pending(0), until()).await, "too many");
     }
 }

@@ -4,7 +4,7 @@
 //! there is somebody shows in the snapshot. Nothing here is touched for a destination that the snapshot knows. Without an answer
 //! nothing may be assumed: a connection that might be for the mesh must not leave in the clear.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::directory::{Destination, ServicePort};
 use crate::lookups::{Found, Lookup, Lookups};
 use crate::worker::Worker;
+use crate::worker::places::Places;
 
 /// How long a connection or request waits for an answer: two turns to the control API and room for a busy one.
 pub const PATIENCE: Duration = Duration::from_millis(800);
@@ -36,7 +37,7 @@ const TURNS: usize = 3;
 pub struct Unknown {
     lookups: Arc<Lookups>,
     asked: RefCell<HashMap<Lookup, Asked>>,
-    waiting: Cell<usize>,
+    waiting: Places,
     outcomes: [Counter; 3],
 }
 
@@ -70,7 +71,7 @@ impl Unknown {
         Self {
             lookups,
             asked: RefCell::default(),
-            waiting: Cell::default(),
+            waiting: Places::new(MAX_WAITING),
             outcomes: ["found", "nobody", "unanswered"].map(outcome),
         }
     }
@@ -97,11 +98,8 @@ impl Unknown {
     }
 
     async fn wait(&self, lookup: &Lookup, now: Instant) -> Option<Found> {
-        if self.waiting.get() >= MAX_WAITING {
-            return None;
-        }
+        let _place = self.waiting.take()?;
         let mut answer = self.question(lookup, now)?;
-        let _waiting = Waiting::begin(&self.waiting);
         let answered = answer.wait_for(Option::is_some);
         let answered = tokio::time::timeout(PATIENCE, answered).await;
         answered.ok()?.ok().and_then(|found| *found)
@@ -126,22 +124,6 @@ impl Unknown {
         };
         all.insert(lookup.clone(), asked);
         Some(answer)
-    }
-}
-
-/// One more that waits.
-struct Waiting<'a>(&'a Cell<usize>);
-
-impl<'a> Waiting<'a> {
-    fn begin(count: &'a Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -274,7 +256,7 @@ mod tests {
                 .question(&host("one-more"), now + NOBODY_FOR)
                 .is_some()
         );
-        unknown.waiting.set(MAX_WAITING);
+        let _all: Vec<_> = std::iter::from_fn(|| unknown.waiting.take()).collect();
         assert_eq!(unknown.ask(&host("another")).now_or_never(), Some(None));
     }
 }

@@ -10,6 +10,7 @@ pub mod expiry;
 pub mod hold_back;
 pub mod metrics;
 pub mod peer_review;
+pub mod places;
 pub mod prefixed;
 pub mod probe;
 pub mod progress;
