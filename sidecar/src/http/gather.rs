@@ -117,13 +117,12 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
         if self.buffer.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        while self.written < self.buffer.len() {
-            let rest = &self.buffer[self.written..];
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.written += n,
-            }
-        }
+        ready!(poll_write_all(
+            &mut self.stream,
+            cx,
+            &self.buffer,
+            &mut self.written
+        ))?;
         self.written = 0;
         self.unflushed = true;
         give_back(std::mem::take(&mut self.buffer));
@@ -232,6 +231,22 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         ready!(gathered.poll_flush(cx))?;
         Pin::new(&mut gathered.stream).poll_shutdown(cx)
     }
+}
+
+/// Writes all of `bytes`, of which `written` are already.
+pub fn poll_write_all<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+    written: &mut usize,
+) -> Poll<io::Result<()>> {
+    while *written < bytes.len() {
+        match ready!(Pin::new(&mut *stream).poll_write(cx, &bytes[*written..]))? {
+            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            n => *written += n,
+        }
+    }
+    Poll::Ready(Ok(()))
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::http::gather::poll_write_all;
+
 /// Bytes held at most. A handshake of certificates of usual size writes about one.
 const ROOM: usize = 16 * 1024;
 
@@ -66,13 +68,12 @@ impl<S: AsyncWrite + Unpin> HoldBack<S> {
         if self.held.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        while self.written < self.held.len() {
-            let rest = &self.held[self.written..];
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.written += n,
-            }
-        }
+        ready!(poll_write_all(
+            &mut self.stream,
+            cx,
+            &self.held,
+            &mut self.written
+        ))?;
         self.written = 0;
         self.is_due = false;
         // An idle connection holds no buffer.
