@@ -68,15 +68,20 @@ pub enum Found {
 }
 
 /// How much of what there is in the mesh is held.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// Every service and workload: what is not there is not in the mesh.
-    #[default]
     Everything,
     /// The same but for these, at which there is something that cannot be read.
     EverythingBut(Arc<BTreeSet<Lookup>>),
     /// What these stand for: of anything else nothing is known.
     Named(Arc<BTreeSet<Lookup>>),
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self::nothing()
+    }
 }
 
 impl Scope {

@@ -215,7 +215,10 @@ mod tests {
     #[test]
     fn a_dump_shows_what_is_held_in_words() {
         let domain = TrustDomain::new("demo.test").expect("domain");
-        let mut resources = Resources::default();
+        let mut resources = Resources {
+            scope: Scope::Everything,
+            ..Resources::default()
+        };
         let orders = mesh::Workload {
             uid: "demo/orders-1".into(),
             name: "orders-1".into(),

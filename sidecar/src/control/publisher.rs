@@ -13,7 +13,6 @@ use mesh_proto::ResourceType;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use crate::lookups::Scope;
 use crate::snapshot::{
     Resources, RootsByDomain, SharedSnapshot, Snapshot, SnapshotError, control_roots,
 };
@@ -51,11 +50,7 @@ impl Publisher {
             parts: Mutex::new(Parts {
                 identity: None,
                 clock_skew: None,
-                // Of nothing is anything known until the control API, or the last good state, has said it.
-                resources: Arc::new(Resources {
-                    scope: Scope::nothing(),
-                    ..Resources::default()
-                }),
+                resources: Arc::default(),
                 trusted: Arc::default(),
                 initial_roots,
             }),
@@ -190,8 +185,8 @@ mod tests {
     use crate::control::fake_api::{Authority, DOMAIN};
     use crate::directory::Destination;
 
-    #[test]
-    fn an_identity_is_withdrawn_also_when_nothing_can_be_built() {
+    /// A publisher that has published nothing, where it publishes to, and an identity that it can use.
+    fn start() -> (Publisher, SharedSnapshot, Arc<Identity>) {
         let authority = Authority::new();
         let domain = TrustDomain::new(DOMAIN).expect("a domain");
         let empty = Snapshot::empty("demo/orders-1", domain.clone());
@@ -199,7 +194,12 @@ mod tests {
         let (epochs, _) = watch::channel(0);
         let publisher = Publisher::new(Arc::clone(&shared), epochs, domain, vec![authority.root()]);
         let identity = authority.identity(&format!("spiffe://{DOMAIN}/ns/demo/sa/orders"));
-        let identity = Arc::new(identity);
+        (publisher, shared, Arc::new(identity))
+    }
+
+    #[test]
+    fn an_identity_is_withdrawn_also_when_nothing_can_be_built() {
+        let (publisher, shared, identity) = start();
         let served = publisher.set_identity(Some(Arc::clone(&identity)));
         served.expect("served");
         assert!(publisher.serves(&identity));
@@ -219,12 +219,7 @@ mod tests {
 
     #[test]
     fn before_the_control_api_has_said_anything_no_destination_is_outside() {
-        let authority = Authority::new();
-        let domain = TrustDomain::new(DOMAIN).expect("a domain");
-        let empty = Snapshot::empty("demo/orders-1", domain.clone());
-        let shared: SharedSnapshot = Arc::new(ArcSwap::from_pointee(empty));
-        let (epochs, _) = watch::channel(0);
-        let publisher = Publisher::new(Arc::clone(&shared), epochs, domain, vec![authority.root()]);
+        let (publisher, shared, identity) = start();
         let unresolved = || {
             let address = "10.0.0.1:80".parse().expect("an address");
             matches!(
@@ -233,8 +228,7 @@ mod tests {
             )
         };
         assert!(unresolved());
-        let identity = authority.identity(&format!("spiffe://{DOMAIN}/ns/demo/sa/orders"));
-        let served = publisher.set_identity(Some(Arc::new(identity)));
+        let served = publisher.set_identity(Some(identity));
         served.expect("served");
         assert!(unresolved());
     }

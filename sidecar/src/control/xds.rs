@@ -17,7 +17,7 @@ use mesh_proto::envoy::config::core::v3 as core;
 
 use super::demand::{self, Demand};
 use super::resource::{self, Item};
-use crate::lookups::{Found, Lookup, Scope, Subscribe};
+use crate::lookups::{Found, Lookup, Subscribe};
 use crate::snapshot::Resources;
 
 mod by_name;
@@ -105,10 +105,7 @@ impl Client {
                 .into_iter()
                 .map(|t| (t, TypeState::default()))
                 .collect(),
-            resources: Arc::new(Resources {
-                scope: Scope::nothing(),
-                ..Resources::default()
-            }),
+            resources: Arc::default(),
             sequences: BTreeMap::new(),
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::lookups::Scope;
 use crate::snapshot::Snapshot;
 use mesh_proto::discovery::Resource;
 use mesh_proto::{TypedResource, mesh};
