@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use mesh_auth::TrustDomain;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::fetch::{Guard, Settings};
@@ -157,19 +158,25 @@ async fn a_304_confirms_and_a_new_set_replaces() {
     assert!(asked[1].contains("if-none-match: \"1\""), "{}", asked[1]);
 }
 
+/// Follows the key set at `uri`: its name, what is known of it, and the task that does.
+fn follow(keeper: &Arc<Keeper>, uri: &str) -> (String, Arc<Tracked>, JoinHandle<()>) {
+    let name = name(uri);
+    let tracked = Arc::new(Tracked::new(name.clone(), source(uri), None));
+    lock(&keeper.tracked).insert(name.clone(), Arc::clone(&tracked));
+    let following = tokio::spawn({
+        let (keeper, tracked) = (Arc::clone(keeper), Arc::clone(&tracked));
+        async move { keeper.follow(&tracked).await }
+    });
+    (name, tracked, following)
+}
+
 #[tokio::test]
 async fn one_fetch_serves_all_who_ask_and_the_next_has_to_wait() {
     let mut bench = bench();
     let keeper = Arc::get_mut(&mut bench.keeper).unwrap();
     keeper.intervals.refetch = Duration::from_millis(200);
     let (issuer, uri) = Issuer::start(&[ok("", &jwks("a"))]).await;
-    let name = name(&uri);
-    let tracked = Arc::new(Tracked::new(name.clone(), source(&uri), None));
-    lock(&bench.keeper.tracked).insert(name.clone(), Arc::clone(&tracked));
-    let following = tokio::spawn({
-        let (keeper, tracked) = (Arc::clone(&bench.keeper), Arc::clone(&tracked));
-        async move { keeper.follow(&tracked).await }
-    });
+    let (name, tracked, following) = follow(&bench.keeper, &uri);
     let mut rounds = tracked.rounds.subscribe();
     rounds.wait_for(|r| r.number == 1).await.unwrap();
     let early = bench.keeper.refetch(&name).await.unwrap();
@@ -199,13 +206,7 @@ async fn a_fetch_that_had_begun_before_does_not_say_that_a_key_is_unknown() {
     let (_, uri) = issuer
         .serve(&[ok("", &jwks("a")), ok("", &jwks("b"))])
         .await;
-    let name = name(&uri);
-    let tracked = Arc::new(Tracked::new(name.clone(), source(&uri), None));
-    lock(&bench.keeper.tracked).insert(name.clone(), Arc::clone(&tracked));
-    let following = tokio::spawn({
-        let (keeper, tracked) = (Arc::clone(&bench.keeper), Arc::clone(&tracked));
-        async move { keeper.follow(&tracked).await }
-    });
+    let (name, tracked, following) = follow(&bench.keeper, &uri);
     let mut rounds = tracked.rounds.subscribe();
     rounds.wait_for(|r| r.running).await.unwrap();
     // The issuer may have looked at its keys already.

@@ -165,14 +165,14 @@ impl Tracer {
 pub type SharedText = Arc<str>;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use http::HeaderValue;
 
     use super::*;
     use crate::sampler::Root;
     use crate::{SpanKind, Subject, Timeline};
 
-    fn span(started: Started) -> Span {
+    pub(crate) fn span(started: Started) -> Span {
         Span {
             started,
             kind: SpanKind::Server,

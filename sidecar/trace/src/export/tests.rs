@@ -4,25 +4,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::{SpanKind, Subject, Timeline};
 
 fn span(settings: &Settings) -> (crate::Tracer, Queue, Span) {
     let (tracer, queue) = settings.tracer(7);
-    let span = Span {
-        started: tracer.start_connection().expect("it is on"),
-        kind: SpanKind::Server,
-        at: std::time::SystemTime::UNIX_EPOCH,
-        timeline: Timeline::start(),
-        subject: Subject::Connection,
-        peer_address: None,
-        port: 0,
-        peer_id: None,
-        own_id: None,
-        verdict: None,
-        sent: 0,
-        received: 0,
-        error: None,
-    };
+    let span = crate::tracer::tests::span(tracer.start_connection().expect("it is on"));
     (tracer, queue, span)
 }
 
