@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::watch;
+
+use crate::mailbox::Mailbox;
 
 /// Names that wait. What does not fit is asked for by the next token with an unknown key.
 const QUEUE: usize = 64;
@@ -15,9 +17,7 @@ const QUEUE: usize = 64;
 /// What is asked and answered.
 #[derive(Debug)]
 pub struct KeyRequests {
-    sender: mpsc::Sender<Box<str>>,
-    /// Only the control thread takes.
-    receiver: Mutex<mpsc::Receiver<Box<str>>>,
+    names: Mailbox<Box<str>>,
     /// Questions about each key set.
     questions: ArcSwap<HashMap<Box<str>, Questions>>,
     /// Tells that there is news, after it was counted.
@@ -38,10 +38,8 @@ pub struct Questions {
 impl KeyRequests {
     /// Nothing is asked.
     pub fn new() -> Arc<Self> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
         Arc::new(Self {
-            sender,
-            receiver: Mutex::new(receiver),
+            names: Mailbox::new(QUEUE),
             questions: ArcSwap::default(),
             news: watch::Sender::default(),
         })
@@ -49,16 +47,12 @@ impl KeyRequests {
 
     /// The next name that is asked for.
     pub async fn next(&self) -> Box<str> {
-        match self.receiver.lock().await.recv().await {
-            Some(name) => name,
-            // Never: the sender is a part of this.
-            None => std::future::pending().await,
-        }
+        self.names.next().await
     }
 
     /// Asks for key set `name` to be fetched again.
     pub fn ask(&self, name: &str) {
-        let _ = self.sender.try_send(name.into());
+        let _ = self.names.leave(name.into());
     }
 
     /// What was asked and answered about `name`.

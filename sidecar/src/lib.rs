@@ -23,6 +23,7 @@ pub mod directory;
 pub mod key_requests;
 pub mod ledger;
 pub mod lookups;
+pub mod mailbox;
 pub mod snapshot;
 mod stand_in;
 mod wall_clock;

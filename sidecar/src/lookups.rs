@@ -10,7 +10,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_proto::alias;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::watch;
+
+use crate::mailbox::Mailbox;
 
 /// Questions that wait. What does not fit is refused.
 const QUEUE: usize = 1024;
@@ -126,35 +128,27 @@ pub struct Question {
 /// What is asked.
 #[derive(Debug)]
 pub struct Lookups {
-    sender: mpsc::Sender<Question>,
-    /// Only the control thread takes.
-    receiver: Mutex<mpsc::Receiver<Question>>,
+    questions: Mailbox<Question>,
 }
 
 impl Lookups {
     /// Nothing is asked.
     pub fn new() -> Arc<Self> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
         Arc::new(Self {
-            sender,
-            receiver: Mutex::new(receiver),
+            questions: Mailbox::new(QUEUE),
         })
     }
 
     /// The next question.
     pub async fn next(&self) -> Question {
-        match self.receiver.lock().await.recv().await {
-            Some(question) => question,
-            // Never: the sender is a part of this.
-            None => std::future::pending().await,
-        }
+        self.questions.next().await
     }
 
     /// Asks; `None`: too many questions wait.
     pub fn ask(&self, lookup: Lookup) -> Option<watch::Receiver<Option<Found>>> {
         let (answer, answered) = watch::channel(None);
         let question = Question { lookup, answer };
-        self.sender.try_send(question).ok().map(|()| answered)
+        self.questions.leave(question).then_some(answered)
     }
 }
 
