@@ -6,7 +6,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use mesh_auth::{Reason, SpiffeId};
@@ -20,7 +19,7 @@ use crate::http::body::BodyError;
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
 use crate::pool::client;
-use crate::telemetry::observe::{Ended, Observation, Outcome};
+use crate::telemetry::observe::{Observation, Outcome};
 use crate::tunnel::{self, Carried, Speech};
 use crate::worker::Worker;
 use crate::worker::expiry::Expiry;
@@ -28,9 +27,6 @@ use crate::worker::hold_back::HoldBack;
 use crate::worker::metrics::Direction;
 use crate::worker::peer_review::PeerReview;
 use crate::worker::review::Review;
-
-/// How long a TLS handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection whose peer has proven who it is.
 struct Proven {
@@ -82,17 +78,10 @@ async fn open(worker: &Rc<Worker>, endpoint: &Endpoint) -> Result<Proven, String
         let flushed = proven.stream.flush().await;
         flushed.map(|()| proven).map_err(|e| e.to_string())
     };
-    let mut observation = worker.observer.connection(Direction::Outbound);
-    let proven = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(proven) => proven,
-        Err(_) => Err(format!("no answer within {HANDSHAKE_TIMEOUT:?}")),
-    };
-    let is_done = proven.is_ok();
-    worker.counters.handshake(Direction::Outbound, is_done);
-    worker.observer.dialled(&mut observation, !is_done, |_| {
-        let own_id = snapshot.identity().map(SpiffeId::to_shared);
-        Ended::handshake(address, own_id, &proven)
-    });
+    let own_id = || snapshot.identity().map(SpiffeId::to_shared);
+    let proven = client::tell_of_handshake(&worker.observer, address, own_id, handshake).await;
+    let counters = &worker.counters;
+    counters.handshake(Direction::Outbound, proven.is_ok());
     let client::Proven {
         stream,
         peer,

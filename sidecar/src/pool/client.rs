@@ -1,7 +1,9 @@
 //! The TLS client for one peer: made once per change of the own identity, of bundles or of revocations, and keeper of the
 //! sessions that can be resumed with that peer until then.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_auth::SpiffeId;
 use mesh_auth::svid::{SvidError, Usage, VerifiedPeer};
@@ -12,8 +14,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::snapshot::{Snapshot, TlsContexts};
+use crate::telemetry::observe::{Ended, Observer};
 use crate::wall_clock::now;
 use crate::worker::hold_back::HoldBack;
+use crate::worker::metrics::Direction;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens connections to one peer.
 #[derive(Clone)]
@@ -39,6 +46,27 @@ pub struct Proven {
     pub peer: VerifiedPeer,
     /// A session was resumed.
     pub resumed: bool,
+}
+
+/// Has `handshake` with `address` be done in time, and tells of it, whether a request waits for it or nobody does.
+///
+/// # Errors
+/// In words.
+pub async fn tell_of_handshake(
+    observer: &Observer,
+    address: SocketAddr,
+    own_id: impl FnOnce() -> Option<Arc<str>>,
+    handshake: impl Future<Output = Result<Proven, String>>,
+) -> Result<Proven, String> {
+    let mut observation = observer.connection(Direction::Outbound);
+    let proven = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(proven) => proven,
+        Err(_) => Err(format!("no answer within {HANDSHAKE_TIMEOUT:?}")),
+    };
+    observer.dialled(&mut observation, proven.is_err(), |_| {
+        Ended::handshake(address, own_id(), &proven)
+    });
+    proven
 }
 
 impl Client {

@@ -22,12 +22,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
-use super::client::{Client, Proven};
+use super::client::{Client, Proven, tell_of_handshake};
 use crate::directory::WorkloadEntry;
 use crate::http::gather::{Gather, Turn, gather};
 use crate::http::h2 as stream;
 use crate::snapshot::{MESH_ALPN, SharedSnapshot, Snapshot};
-use crate::telemetry::observe::{Ended, Observer};
+use crate::telemetry::observe::Observer;
 use crate::worker::dial::{DialError, Dialer};
 use crate::worker::expiry::Expiry;
 use crate::worker::hold_back::HoldBack;
@@ -45,9 +45,6 @@ const MAX_CONNECTIONS: usize = 8;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Peers without a connection that are kept because a session can be resumed with them.
 const MAX_RESUMABLE: usize = 256;
-/// How long a TLS handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Why there is no connection to a peer.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -344,26 +341,15 @@ impl Pool {
         connected
     }
 
-    /// Does the TLS handshake and tells of it, whether a request waits for it or nobody does.
     async fn shake_hands(
         &self,
         address: SocketAddr,
         client: &Client,
         tcp: TcpStream,
     ) -> Result<Proven, String> {
-        let mut observation = self.observer.connection(Direction::Outbound);
-        let skew = self.snapshot.load().clock_skew;
-        let handshake = client.handshake(tcp, skew);
-        let proven = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-            Ok(proven) => proven,
-            Err(_) => Err(format!("no answer within {HANDSHAKE_TIMEOUT:?}")),
-        };
-        self.observer
-            .dialled(&mut observation, proven.is_err(), |_| {
-                let own_id = self.snapshot.load().identity().map(SpiffeId::to_shared);
-                Ended::handshake(address, own_id, &proven)
-            });
-        proven
+        let own_id = || self.snapshot.load().identity().map(SpiffeId::to_shared);
+        let handshake = client.handshake(tcp, self.snapshot.load().clock_skew);
+        tell_of_handshake(&self.observer, address, own_id, handshake).await
     }
 
     async fn open(&self, key: &Key, client: &Client) -> Result<Rc<Shared>, ConnectError> {
