@@ -229,8 +229,8 @@ pub async fn serve_http2<S>(
         Err(_) => return,
     };
     let mut drain = live.watch();
-    // One timer for both: to leave, then to be cut. `None`: never.
-    let cut = Instant::now().checked_add(expiry.cut);
+    // One timer for both: to leave, then to be cut.
+    let began = Instant::now();
     let mut timer = Box::pin(tokio::time::sleep(expiry.drain));
     let (mut leaving, mut ended) = (false, false);
     loop {
@@ -243,7 +243,9 @@ pub async fn serve_http2<S>(
             if !leaving && (drain.poll(cx).is_ready() || timer.as_mut().poll(cx).is_ready()) {
                 leaving = true;
                 connection.graceful_shutdown();
-                timer.as_mut().reset(cut.unwrap_or_else(never));
+                // Plaintext is cut by nothing but its own end: the longest sleep is as good as never.
+                let left = expiry.cut.saturating_sub(began.elapsed());
+                timer.set(tokio::time::sleep(left));
             }
             if leaving && timer.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
@@ -270,11 +272,6 @@ pub async fn serve_http2<S>(
             None => return,
         }
     }
-}
-
-/// Plaintext is cut by nothing but its own end.
-fn never() -> Instant {
-    Instant::now() + Duration::from_secs(30 * 365 * 86_400)
 }
 
 async fn serve_stream(

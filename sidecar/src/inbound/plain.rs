@@ -319,7 +319,6 @@ async fn answer(connection: &RefCell<Connection<TcpStream>>, refused: Refused) {
     );
     let _ = Answer::new(refused.reason, refused.id).send(&mut responder, &http::HeaderMap::new());
     let _ = responder.finish().await;
-    let _ = poll_fn(|cx| connection.borrow_mut().poll_shutdown(cx)).await;
 }
 
 /// A connection without TLS, let in because the port's mode permits it.
