@@ -3,7 +3,7 @@
 //! Immutable once built, but for marks of use. Endpoints of a service port are resolved here, so that a request only picks one.
 //! Hosts and addresses are indexed as far as everything that they may stand for is held ([`Scope`]): of others nothing is known.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -199,10 +199,8 @@ pub struct Directory {
     workloads_by_address: HashMap<IpAddr, Arc<WorkloadEntry>>,
     workloads_by_uid: HashMap<Arc<str>, Arc<WorkloadEntry>>,
     services: Vec<Arc<ServiceEntry>>,
-    /// What is not here is not in the mesh ...
-    everything: bool,
-    /// ... but for these.
-    unreadable: BTreeSet<IpAddr>,
+    /// How much of what there is this is.
+    scope: Scope,
 }
 
 impl Directory {
@@ -219,8 +217,7 @@ impl Directory {
     ) -> Result<Self, DirectoryError> {
         let scope = &resources.scope;
         let mut directory = Self {
-            everything: scope.is_everything(),
-            unreadable: unreadable(scope),
+            scope: scope.clone(),
             ..Self::default()
         };
         let covers = |address| is_held(scope, || Lookup::address(address));
@@ -296,7 +293,9 @@ impl Directory {
                 workload.used.set();
                 Destination::Workload(Arc::clone(workload))
             }
-            None if self.everything && !self.unreadable.contains(&ip) => Destination::Outside,
+            None if self.is_everything() && self.scope.covers(&Lookup::Address(ip)) => {
+                Destination::Outside
+            }
             None => Destination::Unresolved,
         }
     }
@@ -310,12 +309,12 @@ impl Directory {
 
     /// True when what is not known here is not in the mesh.
     pub fn is_everything(&self) -> bool {
-        self.everything
+        self.scope.is_everything()
     }
 
     /// Where the destinations lead that are held by name, each workload once; of everything held, nowhere.
     pub fn named(&self) -> Vec<&Arc<WorkloadEntry>> {
-        if self.everything {
+        if self.is_everything() {
             return Vec::new();
         }
         let services = self.services_by_host.values();
@@ -371,18 +370,6 @@ impl Directory {
 /// Whether what may be asked about by `lookup` is held.
 fn is_held(scope: &Scope, lookup: impl FnOnce() -> Lookup) -> bool {
     scope.is_everything() || scope.covers(&lookup())
-}
-
-/// Addresses of what cannot be read, where everything else is held.
-fn unreadable(scope: &Scope) -> BTreeSet<IpAddr> {
-    let Scope::EverythingBut(unreadable) = scope else {
-        return BTreeSet::new();
-    };
-    let address = |lookup: &Lookup| match lookup {
-        Lookup::Address(address) => Some(*address),
-        Lookup::Host(_) => None,
-    };
-    unreadable.iter().filter_map(address).collect()
 }
 
 fn workload_entry(
@@ -492,6 +479,8 @@ fn host_names(service: &mesh::Service, own_namespace: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn resources(known: &[&str]) -> Resources {

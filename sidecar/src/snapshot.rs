@@ -538,10 +538,8 @@ fn build_bundles(
         reason: error.to_string(),
     };
     // Whoever else signs in the own domain does so for these namespaces only, by whatever way its roots come.
-    let mut known = resources.bundles.values();
-    let bounds = known
-        .find(|bundle| bundle.trust_domain == own.as_str())
-        .map_or(&[][..], |bundle| &bundle.workload_namespaces);
+    let bounds = resources.bundles.get(own.as_str());
+    let bounds = bounds.map_or(&[][..], |bundle| &bundle.workload_namespaces);
     let mut insert = |name: &str, bundle: Result<TrustBundle, BundleError>| {
         let mut bundle = bundle.map_err(|e| fail(name, &e))?;
         if bundle.trust_domain() == own

@@ -39,13 +39,6 @@ impl Waiters {
         }
     }
 
-    /// The snapshot knows everything: they may look again.
-    fn answer_all(&self) {
-        for answer in std::mem::take(&mut *self.lock()).into_values().flatten() {
-            answer.send_replace(Some(Found::Somebody));
-        }
-    }
-
     /// Answers what can be told by now.
     fn answer_each(&self, found: impl Fn(&Lookup) -> Option<Found>) {
         self.lock().retain(|lookup, answers| {
@@ -108,7 +101,8 @@ impl Discovery {
             self.waiters.answer(&lookup, found);
         }
         if client.holds_everything() {
-            self.waiters.answer_all();
+            // The snapshot knows: they may look again.
+            self.waiters.answer_each(|_| Some(Found::Somebody));
         }
         if let Some(counts) = client.destinations() {
             for (state, count) in ["known", "nobody", "asked"].into_iter().zip(counts) {
@@ -177,7 +171,7 @@ mod tests {
         waiters.answer_each(|lookup| (lookup.to_string() == "d").then_some(Found::Nobody));
         assert_eq!(*known.borrow(), Some(Found::Nobody));
         assert_eq!(*unknown.borrow(), None);
-        waiters.answer_all();
+        waiters.answer_each(|_| Some(Found::Somebody));
         assert_eq!(*unknown.borrow(), Some(Found::Somebody));
     }
 }

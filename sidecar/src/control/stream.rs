@@ -90,7 +90,7 @@ pub struct Discovery {
     pub(super) publisher: Arc<Publisher>,
     status: Arc<ControlStatus>,
     readiness: Arc<Readiness>,
-    pub(super) clock: Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
     channels: watch::Sender<Option<Channel>>,
     /// Told after every change of what is held, once it is complete.
     pub(super) changed: Notify,

@@ -167,10 +167,11 @@ pub async fn by_host(
             };
             return port.cloned().ok_or(Reason::UnknownDestination);
         }
-        let is_everything = snapshot.directory.is_everything();
+        if snapshot.directory.is_everything() {
+            return Err(Reason::UnknownDestination);
+        }
         drop(snapshot);
-        let lookup = Lookup::host(host).filter(|_| !is_everything);
-        let lookup = lookup.ok_or(Reason::UnknownDestination)?;
+        let lookup = Lookup::host(host).ok_or(Reason::UnknownDestination)?;
         match Box::pin(worker.unknown.ask(&lookup)).await {
             Some(Found::Somebody) => {}
             Some(Found::Nobody) => return Err(Reason::UnknownDestination),

@@ -100,7 +100,7 @@ impl Client {
 
     /// True when every service and workload is held: whatever was asked for, the snapshot knows.
     pub fn holds_everything(&self) -> bool {
-        self.demand.is_none() && self.holds_everything
+        self.holds_everything
     }
 
     /// Destinations asked for by name: with somebody, with nobody, without an answer.
@@ -117,14 +117,17 @@ impl Client {
         mut build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
     ) -> Option<S> {
         let unused = self.demand.as_mut()?.forget(now, used);
-        let mut resources = (*self.resources).clone();
+        let scope = self.scope();
+        if unused.is_empty() && scope == self.resources.scope {
+            return None;
+        }
+        let mut resources = Resources {
+            scope,
+            ..(*self.resources).clone()
+        };
         for (kind, name) in &unused {
             resource::take(&mut resources, *kind, name);
             self.state(*kind).held.remove(name);
-        }
-        resources.scope = self.scope();
-        if unused.is_empty() && resources.scope == self.resources.scope {
-            return None;
         }
         self.resources = Arc::new(resources);
         // Less cannot fail where more did not; if it does, what was in force stays until the next change.
@@ -143,7 +146,7 @@ impl Client {
     }
 
     /// What is refused is not nobody: where nothing else goes by its `aliases`, nothing may be assumed of them.
-    /// `gone` and `read` are names that are not refused any more.
+    /// `not_any_more` are names that are gone, or can be read.
     pub(super) fn note_unreadable<'a>(
         &mut self,
         kind: ResourceType,
