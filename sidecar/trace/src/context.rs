@@ -5,7 +5,7 @@
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::id::{HEX, SpanId, TraceId};
+use crate::id::{SpanId, TraceId, put_hex};
 
 /// W3C parent.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -174,15 +174,9 @@ fn traceparent(text: &[u8]) -> Option<Parent> {
 
 fn write_traceparent(trace: TraceId, span: SpanId, flags: u8) -> [u8; 55] {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    let mut put = |at: usize, bytes: &[u8]| {
-        let pairs = text[at..].as_chunks_mut().0;
-        for (pair, byte) in pairs.iter_mut().zip(bytes) {
-            *pair = HEX[usize::from(*byte)];
-        }
-    };
-    put(3, &trace.to_bytes());
-    put(36, &span.to_bytes());
-    put(53, &[flags]);
+    put_hex(&mut text[3..], &trace.to_bytes());
+    put_hex(&mut text[36..], &span.to_bytes());
+    put_hex(&mut text[53..], &[flags]);
     text
 }
 

@@ -97,9 +97,8 @@ pub(crate) struct Encoder {
     spans: Vec<u8>,
     /// The span under way.
     body: Vec<u8>,
-    /// Texts that have to be put together.
+    /// A text that has to be put together.
     text: String,
-    error: String,
     limits: AttributeLimits,
 }
 
@@ -121,7 +120,6 @@ impl Encoder {
             spans: Vec::new(),
             body: Vec::new(),
             text: String::new(),
-            error: String::new(),
             limits,
         }
     }
@@ -160,11 +158,7 @@ impl Encoder {
         let start = nanos(span.at.duration_since(UNIX_EPOCH).unwrap_or_default());
         let end = start + nanos(span.timeline.total());
         let Self {
-            body,
-            text,
-            error,
-            limits,
-            ..
+            body, text, limits, ..
         } = self;
         body.clear();
         let mut writer = Writer(body);
@@ -176,13 +170,14 @@ impl Encoder {
         };
         times(&mut writer, kind, start, end);
         let mut told = Attributes::new(&mut writer, *limits);
-        let error = error_type(span, error);
+        let error = error_type(span, text);
+        let is_error = error.is_some();
         if let Some(error) = error {
             told.text("error.type", error);
         }
         attributes(&mut told, text, span);
         told.finish();
-        if error.is_some() {
+        if is_error {
             let status = [(field::STATUS_CODE << 3) as u8, WireStatus::Error as u8];
             writer.bytes(field::STATUS, &status);
         }
@@ -304,14 +299,13 @@ fn http_attributes(
         Some(method) => attributes.text("http.request.method", method),
         None => {
             attributes.text("http.request.method", "_OTHER");
-            let original = cut(http.method.as_str());
-            attributes.text("http.request.method_original", original);
+            attributes.text("http.request.method_original", http.method.as_str());
         }
     }
     let path = http.path.as_ref().map_or("/", |p| p.path());
     match span.kind {
         SpanKind::Server => {
-            attributes.text("url.path", cut(path));
+            attributes.text("url.path", path);
             attributes.text("url.scheme", "http");
         }
         SpanKind::Client => {
@@ -327,7 +321,7 @@ fn http_attributes(
         attributes.integer("http.response.status_code", status.as_u16().into());
     }
     if let Some(authority) = &http.authority {
-        attributes.text("server.address", cut(authority.host()));
+        attributes.text("server.address", authority.host());
     }
     attributes.text("network.protocol.name", "http");
     let version = match http.version {
@@ -337,7 +331,7 @@ fn http_attributes(
     };
     attributes.text("network.protocol.version", version);
     if let Some(agent) = http.user_agent.as_ref().and_then(|a| a.to_str().ok()) {
-        attributes.text("user_agent.original", cut(agent));
+        attributes.text("user_agent.original", agent);
     }
     if http.is_grpc {
         attributes.text("rpc.system.name", "grpc");
@@ -363,10 +357,10 @@ fn network_attributes(attributes: &mut Attributes<'_, '_>, text: &mut String, sp
         attributes.integer("network.peer.port", peer.port().into());
     }
     if let Some(id) = &span.peer_id {
-        attributes.text("postern.peer.id", cut(id));
+        attributes.text("postern.peer.id", id);
     }
     if let Some(id) = &span.own_id {
-        attributes.text("postern.workload.id", cut(id));
+        attributes.text("postern.workload.id", id);
     }
 }
 
@@ -375,7 +369,7 @@ fn verdict_attributes(attributes: &mut Attributes<'_, '_>, text: &mut String, ve
     attributes.text("postern.decision", word);
     attributes.text("postern.decision.reason", verdict.reason);
     if let Some(policy) = &verdict.policy {
-        attributes.text("postern.policy", cut(policy));
+        attributes.text("postern.policy", policy);
     }
     if verdict.id != 0 {
         let id = put(text, format_args!("{:016x}", verdict.id));
@@ -428,12 +422,12 @@ fn cut(value: &str) -> &str {
     &value[..end]
 }
 
-/// A text put together, cut to its bound.
+/// A text put together.
 fn put<'a>(text: &'a mut String, of: std::fmt::Arguments<'_>) -> &'a str {
     text.clear();
     // Writing to a string does not fail.
     let _ = text.write_fmt(of);
-    cut(text)
+    text
 }
 
 #[cfg(test)]

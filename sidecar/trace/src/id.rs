@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::{NonZeroU64, NonZeroU128};
 
 /// Two lower-case hexadecimal digits for every byte.
-pub(crate) static HEX: [[u8; 2]; 256] = {
+static HEX: [[u8; 2]; 256] = {
     let digits = b"0123456789abcdef";
     let mut pairs = [[0; 2]; 256];
     let mut byte = 0;
@@ -15,6 +15,13 @@ pub(crate) static HEX: [[u8; 2]; 256] = {
     }
     pairs
 };
+
+/// Writes `bytes` to the beginning of `text`.
+pub(crate) fn put_hex(text: &mut [u8], bytes: &[u8]) {
+    for (pair, byte) in text.as_chunks_mut().0.iter_mut().zip(bytes) {
+        *pair = HEX[usize::from(*byte)];
+    }
+}
 
 /// A trace's identifier.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,9 +45,7 @@ impl TraceId {
     /// Its 32 hexadecimal digits.
     pub fn to_hex(self) -> [u8; 32] {
         let mut text = [0; 32];
-        for (pair, byte) in text.as_chunks_mut().0.iter_mut().zip(self.to_bytes()) {
-            *pair = HEX[usize::from(byte)];
-        }
+        put_hex(&mut text, &self.to_bytes());
         text
     }
 
