@@ -117,11 +117,8 @@ impl TrustBundle {
 
     /// True if both believe the same of everybody.
     pub fn trusts_like(&self, other: &Self) -> bool {
-        let scopes = |bundle: &Self| -> Vec<_> {
-            let roots = bundle.roots.iter();
-            roots.map(|root| root.namespaces.clone()).collect()
-        };
-        self.authorities == other.authorities && scopes(self) == scopes(other)
+        let mut roots = self.roots.iter().zip(&other.roots);
+        self.authorities == other.authorities && roots.all(|(a, b)| a.namespaces == b.namespaces)
     }
 
     /// Parses the roots from PEM text.
