@@ -32,7 +32,7 @@ fn steps(samples: &mut Vec<Sample>, readiness: &Readiness) {
         ..Sample::new(
             "postern_start_up_seconds",
             Kind::Gauge,
-            "Time from the start of the program to the arrival of its first certificate, and to being ready first.",
+            "Time from when the sockets were bound to the arrival of its first certificate, and to being ready first.",
             at.as_secs_f64(),
         )
     }));

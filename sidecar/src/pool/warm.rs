@@ -20,7 +20,7 @@ use crate::worker::Worker;
 
 /// How long after its last use a service gets connections ahead.
 const LATELY: Duration = Duration::from_secs(60);
-/// Connections made ahead for one port of a service.
+/// Connections made ahead for one port of a service; at the start, for everything together.
 const MAX_AHEAD: usize = 32;
 /// What readiness waits for connections at the start.
 pub const AT_START: Duration = Duration::from_millis(300);
