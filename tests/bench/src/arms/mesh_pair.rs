@@ -63,7 +63,7 @@ pub(crate) async fn start_with(
     echo: &str,
     how: &How,
 ) -> anyhow::Result<MeshPair> {
-    let mut api = ControlApi::start(ours, &["--log", "info"]).await?;
+    let mut api = ControlApi::start(ours, &[]).await?;
     let [client_port, server_port] = ports::free()?;
     let mut manifest = mesh::workload("client", client_port);
     manifest.push_str(&mesh::workload("probe", client_port));
