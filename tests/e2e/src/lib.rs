@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -264,6 +265,45 @@ impl Mesh {
     #[must_use]
     pub fn call_orders(&self) -> http::Answer {
         http::get(self.address("web", "outbound"), "orders", "/", "")
+    }
+
+    /// Kills the sidecar of `workload` and starts it again. Returns it, and what it says of itself once it is ready.
+    #[must_use]
+    pub fn kill_and_start(&self, workload: &str) -> (Child, Value) {
+        let before = self.sidecar(workload);
+        signal("KILL", before);
+        eventually("the sidecar is gone", || !runs(before));
+        let ready = format!("ready/sidecar-{workload}.json");
+        let ready = self.directory().join(ready);
+        std::fs::remove_file(&ready).expect("there");
+        let mut again = self.command(&format!("sidecar-{workload}"));
+        let again = again.spawn().expect("it starts");
+        eventually("it is ready from its last good state", || ready.is_file());
+        let told = std::fs::read(&ready).expect("there");
+        (again, serde_json::from_slice(&told).expect("JSON"))
+    }
+
+    /// What `meshctl top` says of two seconds in which `call` is done again and again. It has begun with a reading by the time it
+    /// is over: calls go on until then.
+    #[must_use]
+    pub fn top_while(&self, call: impl Fn() + Sync) -> Output {
+        let top = self
+            .meshctl_command(&["top", "--interval", "2s", "-o", "json"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("meshctl runs");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let calling = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    call();
+                }
+            });
+            let output = top.wait_with_output();
+            done.store(true, Ordering::Relaxed);
+            calling.join().expect("it calls");
+            output.expect("it ends")
+        })
     }
 
     /// The command line of one of the mesh's programs, to run it again.

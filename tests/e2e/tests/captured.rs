@@ -4,7 +4,6 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use mesh_e2e::{Mesh, eventually, runs, signal};
 use serde_json::Value;
@@ -129,22 +128,7 @@ fn calls_to_where_no_sidecar_is_are_told_by_the_caller() {
         assert!(row["received_bytes"].as_u64() > Some(0), "{row:#}");
         assert_eq!(row["failed"], 0);
     }
-    let top = mesh
-        .meshctl_command(&["top", "--interval", "2s", "-o", "json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("meshctl runs");
-    let done = AtomicBool::new(false);
-    let output = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                assert!(is_ok(&ask(&mesh, HUB, OUTSIDE)));
-            }
-        });
-        let output = top.wait_with_output();
-        done.store(true, Ordering::Relaxed);
-        output.expect("it ends")
-    });
+    let output = mesh.top_while(|| assert!(is_ok(&ask(&mesh, HUB, OUTSIDE))));
     let rows = rows_of_web(&output.stdout);
     let row = rows.iter().find(|row| row["port"] == OUTSIDE);
     let rate = row.and_then(|row| row["connections_per_second"].as_f64());

@@ -3,7 +3,6 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use mesh_e2e::{Mesh, eventually, http};
@@ -211,24 +210,7 @@ fn top_tells_rates_of_the_interval_and_nothing_else() {
     for _ in 0..50 {
         assert_eq!(call(&mesh, "orders", "/"), 200);
     }
-    let top = mesh
-        .meshctl_command(&["top", "--interval", "2s", "-o", "json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("meshctl runs");
-    let done = AtomicBool::new(false);
-    // It has begun with a reading by the time it is over: calls go on until then.
-    let output = std::thread::scope(|scope| {
-        let calling = scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                assert_eq!(call(&mesh, "orders", "/"), 200);
-            }
-        });
-        let output = top.wait_with_output();
-        done.store(true, Ordering::Relaxed);
-        calling.join().expect("it calls");
-        output.expect("it ends")
-    });
+    let output = mesh.top_while(|| assert_eq!(call(&mesh, "orders", "/"), 200));
     assert_eq!(output.status.code(), Some(0));
     let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let row = edge(&rows, "demo/web", "demo/orders", true).expect("web -> orders");

@@ -16,15 +16,7 @@ fn traffic_goes_on_without_the_control_api_and_a_sidecar_comes_back_from_its_sta
     eventually("the control API is gone", || !runs(control));
     assert_eq!(mesh.call_orders().status, 200);
 
-    let web = mesh.sidecar("web");
-    signal("KILL", web);
-    eventually("the sidecar is gone", || !runs(web));
-    let ready = mesh.directory().join("ready/sidecar-web.json");
-    std::fs::remove_file(&ready).expect("there");
-    let mut again = mesh.command("sidecar-web").spawn().expect("it starts");
-    eventually("it is ready from its last good state", || ready.is_file());
-    let told: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(&ready).expect("there")).expect("JSON");
+    let (mut again, told) = mesh.kill_and_start("web");
     let outbound = told["outbound"].as_str().expect("an address");
     let answer = http::get(outbound.parse().expect("host:port"), "orders", "/", "");
     assert_eq!(answer.status, 200, "{}", answer.head);

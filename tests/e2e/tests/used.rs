@@ -129,14 +129,7 @@ fn without_the_control_api_what_is_known_goes_on_and_nothing_is_assumed_of_the_r
     assert!(start.elapsed() < Duration::from_secs(5));
 
     // After a restart the same is known.
-    let web = mesh.sidecar("web");
-    signal("KILL", web);
-    eventually("the sidecar is gone", || !runs(web));
-    let ready = mesh.directory().join("ready/sidecar-web.json");
-    std::fs::remove_file(&ready).expect("there");
-    let mut again = mesh.command("sidecar-web").spawn().expect("it starts");
-    eventually("it is ready from its last good state", || ready.is_file());
-    let told: Value = serde_json::from_slice(&std::fs::read(&ready).expect("there")).expect("JSON");
+    let (mut again, told) = mesh.kill_and_start("web");
     let address = |listener: &str| -> SocketAddr {
         let text = told[listener].as_str().expect("an address");
         text.parse().expect("host:port")
