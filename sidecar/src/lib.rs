@@ -32,3 +32,5 @@ pub mod admin;
 pub mod control;
 pub mod doors;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;

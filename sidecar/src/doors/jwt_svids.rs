@@ -352,9 +352,12 @@ mod tests {
 
     #[test]
     fn a_token_ends_with_whom_it_speaks_of_and_with_its_age() {
-        use mesh_auth::revocation::{BACKDATE, Entry};
+        use mesh_auth::revocation::BACKDATE;
+        use mesh_proto::mesh::RevokedIssuedBefore;
         use mesh_proto::mesh::revocation::Subject;
-        use mesh_proto::mesh::{Revocation, RevokedIssuedBefore};
+
+        use crate::testing::revoking;
+
         let svid = JwtSvid {
             id: SpiffeId::parse("spiffe://td/ns/a/sa/b").expect("an ID"),
             token: Arc::new(Secret::new(String::new())),
@@ -376,55 +379,29 @@ mod tests {
             (before(1_001), true),
             (before(1_000), false),
         ] {
-            let message = Revocation {
-                name: "r".into(),
-                subject: Some(subject.clone()),
-                ..Default::default()
-            };
-            let revocations = Revocations::new([Entry::parse(&message).expect("an entry")]);
+            let revocations = revoking(Some(subject.clone()));
             assert_eq!(svid.is_revoked(&revocations, 1_100), revoked, "{subject:?}");
         }
     }
 
     #[test]
     fn a_token_that_somebody_presented_is_good_until_it_or_whom_it_speaks_of_is_revoked() {
-        use aws_lc_rs::rand::SystemRandom;
-        use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-        use base64::Engine as _;
-        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-        use mesh_auth::revocation::{BACKDATE, Entry};
+        use mesh_auth::revocation::BACKDATE;
         use mesh_proto::mesh;
         use mesh_proto::mesh::revocation::Subject;
 
         use crate::control::SystemClock;
         use crate::snapshot::Snapshot;
+        use crate::testing::{jwt_svid, revoking};
 
-        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
-        let (x, y) = key.public_key().as_ref()[1..].split_at(32);
-        let (x, y) = (encode(x), encode(y));
-        let set = format!(
-            r#"{{"keys":[{{"kty":"EC","crv":"P-256","use":"jwt-svid","kid":"k","x":"{x}","y":"{y}"}}]}}"#
-        );
+        let claims = r#"{"sub":"spiffe://td/ns/a/sa/b","aud":"orders","jti":"j","iat":1001,"exp":253402300000}"#;
+        let (token, set) = jwt_svid(claims);
         let verifier = JwtSvidVerifier::new([("td", set.as_str())]);
-        let payload = br#"{"sub":"spiffe://td/ns/a/sa/b","aud":"orders","jti":"j","iat":1001,"exp":253402300000}"#;
-        let head = encode(br#"{"alg":"ES256","kid":"k"}"#);
-        let signed = format!("{head}.{}", encode(payload));
-        let signature = key.sign(&SystemRandom::new(), signed.as_bytes());
-        let token = format!("{signed}.{}", encode(signature.expect("signed").as_ref()));
 
         let told = |audience: &str, revoked: Option<Subject>| {
             let mut snapshot =
                 Snapshot::empty("a/b", mesh_auth::TrustDomain::new("td").expect("a domain"));
-            let entries = revoked.map(|subject| {
-                let message = mesh::Revocation {
-                    name: "r".into(),
-                    subject: Some(subject),
-                    ..Default::default()
-                };
-                Entry::parse(&message).expect("an entry")
-            });
-            snapshot.revocations = Arc::new(Revocations::new(entries));
+            snapshot.revocations = Arc::new(revoking(revoked));
             let target = Target {
                 address: "127.0.0.1:1".into(),
                 id: SpiffeId::parse("spiffe://td/control").expect("an ID"),

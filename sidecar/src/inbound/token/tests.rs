@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mesh_auth::TrustDomain;
-use mesh_auth::revocation::{BACKDATE, Entry, Revocations};
+use mesh_auth::revocation::BACKDATE;
 use mesh_proto::mesh::revocation::Subject;
 
 use super::*;
+use crate::testing::{jwt_svid, revoking};
 
 const SVID: &str = "spiffe://td/ns/a/sa/b";
 /// When the token was issued.
@@ -19,18 +16,8 @@ const IAT: i64 = 1_700_000_000;
 
 /// A JWT-SVID and the rule that accepts it.
 fn token() -> (String, Arc<TokenPolicy>) {
-    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-    let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
-    let (x, y) = key.public_key().as_ref()[1..].split_at(32);
-    let (x, y) = (encode(x), encode(y));
-    let jwks = format!(
-        r#"{{"keys":[{{"kty":"EC","crv":"P-256","use":"jwt-svid","kid":"k","x":"{x}","y":"{y}"}}]}}"#
-    );
-    let payload = format!(r#"{{"sub":"{SVID}","aud":"shop","iat":{IAT},"exp":253402300000}}"#);
-    let head = encode(br#"{"alg":"ES256","kid":"k"}"#);
-    let signed = format!("{head}.{}", encode(payload.as_bytes()));
-    let signature = key.sign(&SystemRandom::new(), signed.as_bytes());
-    let token = format!("{signed}.{}", encode(signature.expect("signed").as_ref()));
+    let claims = format!(r#"{{"sub":"{SVID}","aud":"shop","iat":{IAT},"exp":253402300000}}"#);
+    let (token, jwks) = jwt_svid(&claims);
     let document = mesh::RequestAuthentication {
         name: "r".into(),
         namespace: "shop".into(),
@@ -49,15 +36,7 @@ fn token() -> (String, Arc<TokenPolicy>) {
 
 fn snapshot(epoch: u64, revoked: Option<Subject>) -> Snapshot {
     let mut snapshot = Snapshot::empty("shop/orders", TrustDomain::new("td").expect("a domain"));
-    let entries = revoked.map(|subject| {
-        let message = mesh::Revocation {
-            name: "r".into(),
-            subject: Some(subject),
-            ..Default::default()
-        };
-        Entry::parse(&message).expect("an entry")
-    });
-    snapshot.revocations = Arc::new(Revocations::new(entries));
+    snapshot.revocations = Arc::new(revoking(revoked));
     snapshot.revocation_epoch = epoch;
     snapshot
 }
