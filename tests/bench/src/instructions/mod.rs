@@ -21,6 +21,7 @@ use crate::arms::haproxy::Tokens;
 use crate::arms::mesh_pair::{self, How, MeshPair};
 use crate::arms::nginx::App;
 use crate::collector::Collector;
+use crate::load::callers::{Caller, Groups};
 use crate::load::first_byte::Echo;
 use crate::load::http1::Connection;
 use crate::machine::Machine;
@@ -69,6 +70,8 @@ pub(crate) enum Part {
     Tokens,
     /// Requests without a token, by how much is told of them.
     Telemetry,
+    /// Mutual TLS connections to the mesh port, from accept to close, without a request.
+    Handshakes,
 }
 
 /// How much is told, by the name of its figures.
@@ -77,6 +80,13 @@ const TELLING: [(&str, Telling); 4] = [
     ("metrics", Telling::Metrics),
     ("access_log", Telling::Lines),
     ("all_told", Telling::Spans("0.01")),
+];
+
+/// Who connects to the mesh port, by the name of its figure.
+const CALLERS: [(&str, Caller); 3] = [
+    ("full_handshake", Caller::Stranger),
+    ("known_chain_handshake", Caller::Regular),
+    ("resumed_handshake", Caller::Resuming),
 ];
 
 pub(crate) async fn run(arguments: &Arguments) -> Report {
@@ -142,13 +152,17 @@ async fn measure(arguments: &Arguments, programs: &Programs) -> anyhow::Result<V
         requests,
     };
     let mut counts = Vec::new();
-    if arguments.only != Some(Part::Telemetry) {
+    let wanted = |part| arguments.only.is_none_or(|only| only == part);
+    if wanted(Part::Tokens) {
         bench.tokens(&mut counts).await?;
     }
-    if arguments.only != Some(Part::Tokens) {
+    if wanted(Part::Telemetry) {
         for (name, telling) in TELLING {
             bench.telemetry(name, telling, &mut counts).await?;
         }
+    }
+    if wanted(Part::Handshakes) {
+        bench.handshakes(&mut counts).await?;
     }
     Ok(counts)
 }
@@ -248,6 +262,23 @@ impl Bench<'_> {
         say(&format!("{name}: {each:.0?} instructions per request"));
         for (side, each) in SIDES.into_iter().zip(each) {
             counts.push((format!("{side}_{name}_c32"), each));
+        }
+        Ok(())
+    }
+
+    /// Connections to the mesh port, one after the other, of each kind of client.
+    async fn handshakes(&self, counts: &mut Vec<(String, f64)>) -> anyhow::Result<()> {
+        let mesh = self.start(How::default()).await?;
+        let server = mesh.pair.tls.as_ref().context("it has no mesh port")?;
+        for (name, caller) in CALLERS {
+            let row = server.row(caller, Groups::X25519, self.requests).await?;
+            order(&self.control, "--zero", server.pid).await?;
+            row.call().await?;
+            order(&self.control, "--dump", server.pid).await?;
+            #[allow(clippy::cast_precision_loss)]
+            let each = dumped(self.folder, server.pid).await? as f64 / self.requests as f64;
+            say(&format!("{name}: {each:.0} instructions per connection"));
+            counts.push((format!("inbound_{name}_x25519"), each));
         }
         Ok(())
     }

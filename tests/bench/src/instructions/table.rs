@@ -9,7 +9,8 @@ use anyhow::{Context, bail};
 const HEAD: &str = "\
 # Instructions per request
 
-What callgrind counts in each sidecar of a pair for one request that is answered 200. `cargo run --release -p mesh-bench -- instructions` is held to
+What callgrind counts in each sidecar of a pair for one request that is answered 200, and in the one that is called for a
+mutual TLS connection without a request (`handshake`). `cargo run --release -p mesh-bench -- instructions` is held to
 these numbers; with `--update` it writes them anew: do so in the change that moves them, and say why.
 
 | Sidecar and load | Instructions |

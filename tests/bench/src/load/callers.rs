@@ -157,6 +157,25 @@ impl Server {
         groups: Groups,
         count: usize,
     ) -> anyhow::Result<Taken> {
+        let row = self.row(caller, groups, count).await?;
+        let before = Sample::take(&[self.pid])?;
+        let latencies = row.call().await?;
+        let spent = Sample::take(&[self.pid])?.since(&before);
+        #[allow(clippy::cast_precision_loss)]
+        let server_cpu_us = spent.nanoseconds as f64 / 1e3 / count as f64;
+        Ok(Taken {
+            server_cpu_us,
+            latency_us: median(&latencies).unwrap_or(0.0),
+        })
+    }
+
+    /// So many clients that are ready to call, of a server that is warm.
+    pub(crate) async fn row(
+        &self,
+        caller: Caller,
+        groups: Groups,
+        count: usize,
+    ) -> anyhow::Result<Row> {
         let group = match groups {
             Groups::Hybrid => NamedGroup::X25519MLKEM768,
             Groups::X25519 => NamedGroup::X25519,
@@ -173,20 +192,12 @@ impl Server {
             Caller::Stranger => self.strangers(groups, count)?,
             Caller::Regular | Caller::Resuming => Vec::new(),
         };
-        let before = Sample::take(&[self.pid])?;
-        let mut latencies = Vec::with_capacity(count);
-        for at in 0..count {
-            let client = strangers.get(at).unwrap_or(&regular);
-            let start = Instant::now();
-            client.call(kind, group).await?;
-            latencies.push(start.elapsed().as_secs_f64() * 1e6);
-        }
-        let spent = Sample::take(&[self.pid])?.since(&before);
-        #[allow(clippy::cast_precision_loss)]
-        let server_cpu_us = spent.nanoseconds as f64 / 1e3 / count as f64;
-        Ok(Taken {
-            server_cpu_us,
-            latency_us: median(&latencies).unwrap_or(0.0),
+        Ok(Row {
+            regular,
+            strangers,
+            count,
+            kind,
+            group,
         })
     }
 
@@ -196,6 +207,29 @@ impl Server {
             config: Arc::new(config),
             name: mesh_auth::tls::server_name(),
         })
+    }
+}
+
+/// Clients that call one after the other.
+pub(crate) struct Row {
+    regular: Client,
+    strangers: Vec<Client>,
+    count: usize,
+    kind: HandshakeKind,
+    group: NamedGroup,
+}
+
+impl Row {
+    /// Has each of them connect and close. Returns how long each took, microseconds.
+    pub(crate) async fn call(&self) -> anyhow::Result<Vec<f64>> {
+        let mut latencies = Vec::with_capacity(self.count);
+        for at in 0..self.count {
+            let client = self.strangers.get(at).unwrap_or(&self.regular);
+            let start = Instant::now();
+            client.call(self.kind, self.group).await?;
+            latencies.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        Ok(latencies)
     }
 }
 
