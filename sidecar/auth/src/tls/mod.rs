@@ -4,6 +4,7 @@
 //! name; SNI is neither sent nor looked at. Certificates are verified at the time that the configuration's `time_provider`
 //! tells, rustls' own unless it is replaced.
 
+mod hkdf;
 mod sessions;
 mod tickets;
 mod trust;
@@ -31,12 +32,7 @@ use verifier::Verifier;
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     let mut provider = crypto::default_provider();
-    // Hardware AES makes both fast; the 128-bit key schedule is the shorter one.
-    provider.cipher_suites = vec![
-        crypto::cipher_suite::TLS13_AES_128_GCM_SHA256,
-        crypto::cipher_suite::TLS13_AES_256_GCM_SHA384,
-        crypto::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-    ];
+    provider.cipher_suites = hkdf::cipher_suites();
     provider.kx_groups = vec![
         crypto::kx_group::X25519MLKEM768,
         crypto::kx_group::X25519,
