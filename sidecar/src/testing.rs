@@ -1,12 +1,31 @@
 //! What tests of several rooms need.
 
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use mesh_auth::Reason;
 use mesh_auth::revocation::{Entry, Revocations};
 use mesh_proto::mesh;
 use mesh_proto::mesh::revocation::Subject;
+use tokio::sync::oneshot;
+
+use crate::http::ending::Ending;
+
+/// Ends what it is asked about when the test says so.
+pub(crate) struct When(pub(crate) oneshot::Receiver<Reason>);
+
+impl Ending for When {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        Pin::new(&mut self.0)
+            .poll(cx)
+            .map(|reason| reason.expect("the test sends one"))
+    }
+}
 
 /// A JWT-SVID with these claims, and the key set that it is verified with.
 pub(crate) fn jwt_svid(claims: &str) -> (String, String) {

@@ -297,17 +297,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-
-    struct When(oneshot::Receiver<Reason>);
-
-    impl Ending for When {
-        fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-            use std::future::Future as _;
-            std::pin::Pin::new(&mut self.0)
-                .poll(cx)
-                .map(|reason| reason.expect("the test sends one"))
-        }
-    }
+    use crate::testing::When;
 
     /// A tunnel whose application sends `first` before it has to end and `then` after it.
     async fn ended(speech: Speech, first: &[u8], then: &[u8]) -> Vec<u8> {

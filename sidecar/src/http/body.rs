@@ -43,6 +43,16 @@ pub enum BodyError {
     Http2(#[from] h2::Error),
 }
 
+impl BodyError {
+    /// Why it had to end, if that is what happened.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Ended(reason) => Some(*reason),
+            _ => None,
+        }
+    }
+}
+
 /// Yields a body frame by frame.
 pub trait BodySource {
     /// The next frame. After [`Frame::End`] or [`Frame::Trailers`] it is not called again.
@@ -66,8 +76,13 @@ pub trait BodySink {
     /// Writes out what the sink holds. Pending means it will wake the task; nothing is lost.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>>;
 
-    /// Ends the message so that the other side sees it is incomplete.
+    /// Ends the message so that the other side sees it is incomplete. What was taken before may still be written.
     fn abort(&mut self);
+
+    /// The same at once, though its end was taken: nothing of it is written any more.
+    fn cut(&mut self) {
+        self.abort();
+    }
 }
 
 /// Which side of a pump failed.
@@ -132,9 +147,9 @@ impl<S: BodySource, K: BodySink> Pump<S, K> {
         self.sink.finish(Some(trailers))
     }
 
-    /// Ends the written message visibly incomplete, though its end was handed to the sink.
+    /// Ends the written message visibly incomplete, though its end was handed to the sink, and writes no more of it.
     pub fn cut(&mut self) {
-        self.sink.abort();
+        self.sink.cut();
     }
 
     /// Writes out what the sink holds without reading more.

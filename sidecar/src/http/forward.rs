@@ -203,38 +203,21 @@ where
     let sink = downstream
         .respond(head, length)
         .map_err(ForwardError::Downstream)?;
-    let mut download = Pump::new(response.into_body(), sink);
-    let mut last_word = None;
+    let mut download = Download::new(response.into_body(), sink);
+    download.is_grpc = is_grpc;
     poll_fn(|cx| {
-        if let Some((reason, patience)) = &mut last_word {
-            return end(&mut download, *reason, patience, cx);
-        }
-        if let Poll::Ready(Err(error)) = upload.poll(cx) {
+        if download.last_word.is_none()
+            && let Poll::Ready(Err(error)) = upload.poll(cx)
+        {
             // The response is under way: its abrupt end is all that can still be said.
-            download.abort();
+            download.pump.abort();
             return Poll::Ready(Err(ForwardError::Downstream(error)));
         }
-        if let Poll::Ready(done) = download.poll(cx) {
-            return Poll::Ready(done.map_err(|error| match error {
-                PumpError::Source(error) => ForwardError::Response(error),
-                PumpError::Sink(error) => ForwardError::Downstream(error),
-            }));
+        let polled = download.poll(ending, cx);
+        if download.is_ended {
+            upload.pump.abort();
         }
-        let reason = ready!(ending.poll_end(cx));
-        upload.pump.abort();
-        if is_grpc
-            && download
-                .finish_with(grpc_trailers(reason, ending.decision()))
-                .is_ok()
-        {
-            let (reason, patience) = last_word.insert((reason, Patience::default()));
-            return end(&mut download, *reason, patience, cx);
-        }
-        download.abort();
-        Poll::Ready(Err(ForwardError::Ended {
-            reason,
-            answered: true,
-        }))
+        polled
     })
     .await?;
     if !upload.done && has_body {
@@ -247,25 +230,86 @@ where
         sent: upload.pump.bytes(),
         received: download.bytes(),
         answered_at,
-        grpc_status: download.grpc_status().or(early_status),
+        grpc_status: download.pump.grpc_status().or(early_status),
     })
 }
 
-/// Writes the last of an ended response, for as long as that may take.
-fn end<S: BodySource, K: BodySink>(
-    download: &mut Pump<S, K>,
-    reason: Reason,
-    patience: &mut Patience,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), ForwardError>> {
-    if download.poll_sink_flush(cx).is_pending() {
-        ready!(patience.poll(cx));
-        download.cut();
+/// The body of a response on its way to the downstream.
+pub struct Download<S, K> {
+    pump: Pump<S, K>,
+    /// It can be ended with a status.
+    is_grpc: bool,
+    /// It had to end before it was done.
+    is_ended: bool,
+    last_word: Option<(Reason, Patience)>,
+}
+
+impl<S: BodySource, K: BodySink> Download<S, K> {
+    /// A body of which nothing was passed on yet; the head was.
+    pub fn new(body: S, sink: K) -> Self {
+        Self {
+            pump: Pump::new(body, sink),
+            is_grpc: false,
+            is_ended: false,
+            last_word: None,
+        }
     }
-    Poll::Ready(Err(ForwardError::Ended {
-        reason,
-        answered: true,
-    }))
+
+    /// Bytes passed on so far.
+    pub fn bytes(&self) -> u64 {
+        self.pump.bytes()
+    }
+
+    /// Passes it on until the last of it is written, unless `ending` ends it.
+    ///
+    /// # Errors
+    /// [`ForwardError::Response`], [`ForwardError::Downstream`] and [`ForwardError::Ended`].
+    pub async fn pass_on(&mut self, ending: &mut impl Ending) -> Result<(), ForwardError> {
+        poll_fn(|cx| self.poll(ending, cx)).await
+    }
+
+    fn poll(
+        &mut self,
+        ending: &mut impl Ending,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ForwardError>> {
+        if self.last_word.is_some() {
+            return self.poll_last_word(cx);
+        }
+        if let Poll::Ready(done) = self.pump.poll(cx) {
+            return Poll::Ready(done.map_err(|error| match error {
+                PumpError::Source(error) => ForwardError::Response(error),
+                PumpError::Sink(error) => ForwardError::Downstream(error),
+            }));
+        }
+        let reason = ready!(ending.poll_end(cx));
+        self.is_ended = true;
+        let trailers = || grpc_trailers(reason, ending.decision());
+        if self.is_grpc && self.pump.finish_with(trailers()).is_ok() {
+            self.last_word = Some((reason, Patience::default()));
+            return self.poll_last_word(cx);
+        }
+        self.pump.cut();
+        Poll::Ready(Err(ForwardError::Ended {
+            reason,
+            answered: true,
+        }))
+    }
+
+    /// Writes the last of an ended response, for as long as that may take.
+    fn poll_last_word(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ForwardError>> {
+        let Some((reason, patience)) = &mut self.last_word else {
+            return Poll::Pending;
+        };
+        if self.pump.poll_sink_flush(cx).is_pending() {
+            ready!(patience.poll(cx));
+            self.pump.cut();
+        }
+        Poll::Ready(Err(ForwardError::Ended {
+            reason: *reason,
+            answered: true,
+        }))
+    }
 }
 
 /// True when body bytes or trailers may follow a head.
@@ -326,3 +370,6 @@ impl<B: BodySource> BodySource for Borrowed<'_, B> {
         self.0.is_end()
     }
 }
+
+#[cfg(test)]
+mod tests;

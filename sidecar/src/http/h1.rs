@@ -156,50 +156,53 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Writes everything out.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_pieces(cx))?;
-        while !self.write.is_empty() {
-            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.write))?;
+        while !self.is_written() {
+            let n = match self.pieces.is_empty() {
+                true => ready!(Pin::new(&mut self.io).poll_write(cx, &self.write))?,
+                false => ready!(self.poll_write_pieces(cx))?,
+            };
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.write.advance(n);
+            self.wrote(n);
         }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    /// Writes out the pieces, and what follows them as far as one call takes it.
-    fn poll_pieces(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.pieces.is_empty() {
-            let mut slices = [IoSlice::new(&[]); PIECES];
-            let all = self.pieces.iter().map(|piece| &piece[..]);
-            let mut count = 0;
-            for (slice, bytes) in slices.iter_mut().zip(all.chain([&self.write[..]])) {
-                *slice = IoSlice::new(bytes);
-                count += 1;
-            }
-            let io = Pin::new(&mut self.io);
-            let mut n = ready!(io.poll_write_vectored(cx, &slices[..count]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            while let Some(piece) = self.pieces.front_mut() {
-                if n < piece.len() {
-                    piece.advance(n);
-                    n = 0;
-                    break;
-                }
-                n -= piece.len();
-                self.pieces.pop_front();
-            }
-            self.write.advance(n);
+    /// Writes the pieces, and what follows them, as far as one call takes it.
+    fn poll_write_pieces(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); PIECES];
+        let all = self.pieces.iter().map(|piece| &piece[..]);
+        let mut count = 0;
+        for (slice, bytes) in slices.iter_mut().zip(all.chain([&self.write[..]])) {
+            *slice = IoSlice::new(bytes);
+            count += 1;
         }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..count])
     }
 
-    /// Says that nothing follows the message whose head was written: its last bytes are left to
-    /// [`Connection::poll_shutdown`], which sends them and the end together.
+    fn wrote(&mut self, mut n: usize) {
+        while let Some(piece) = self.pieces.front_mut() {
+            if n < piece.len() {
+                piece.advance(n);
+                return;
+            }
+            n -= piece.len();
+            self.pieces.pop_front();
+        }
+        self.write.advance(n);
+    }
+
+    /// Says that nothing follows the message whose head was written: its last bytes are sent together with the end.
     pub fn end_after(&mut self) {
         self.ends = true;
+    }
+
+    /// Writes nothing any more, not even what was taken: whoever reads sees that something is missing.
+    fn cut(&mut self) {
+        self.pieces.clear();
+        self.write.clear();
+        (self.ends, self.ended) = (true, true);
     }
 
     /// Writes everything out, and ends the write direction if it ends here.
@@ -249,6 +252,11 @@ pub trait Handle {
 
     /// The message being written was cut short: the connection must not be used for another.
     fn write_aborted(&self) {}
+
+    /// The same, and nothing of it may be written any more.
+    fn write_cut(&self) {
+        self.write_aborted();
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Handle for &RefCell<Connection<S>> {
@@ -256,6 +264,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handle for &RefCell<Connection<S>> {
 
     fn connection(&self) -> RefMut<'_, Connection<S>> {
         self.borrow_mut()
+    }
+
+    fn write_cut(&self) {
+        self.borrow_mut().cut();
     }
 }
 
@@ -388,10 +400,11 @@ impl<H: Handle> BodySink for Sink<H> {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         let mut connection = self.handle.connection();
-        if self.ended && connection.ends {
-            return Poll::Ready(Ok(()));
-        }
-        connection.poll_flush(cx).map_err(BodyError::from)
+        let written = match self.ended {
+            true => connection.poll_finish(cx),
+            false => connection.poll_flush(cx),
+        };
+        written.map_err(BodyError::from)
     }
 
     fn abort(&mut self) {
@@ -399,6 +412,11 @@ impl<H: Handle> BodySink for Sink<H> {
             self.ended = true;
             self.handle.write_aborted();
         }
+    }
+
+    fn cut(&mut self) {
+        self.ended = true;
+        self.handle.write_cut();
     }
 }
 
@@ -590,10 +608,11 @@ mod tests {
             assert!(sink.poll_flush(cx).is_ready());
         };
         send(&mut cx);
+        let wire = |of: &RefCell<Connection<Wire>>| (of.borrow().io.shut, of.borrow().io.told_at);
         assert_eq!(connection.borrow().io.written, b"body");
+        assert_eq!(wire(&connection), (0, None));
         connection.borrow_mut().end_after();
         send(&mut cx);
-        assert_eq!(connection.borrow().io.written, b"body", "left to the end");
         // Whoever ends it a second time changes nothing.
         for _ in 0..2 {
             assert!(connection.borrow_mut().poll_finish(&mut cx).is_ready());

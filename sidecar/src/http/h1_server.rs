@@ -12,8 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use super::body::BodyError;
+use super::ending::Ending;
 use super::forward::Downstream;
-use super::h1::{Connection, Sink};
+use super::h1::{Connection, Handle as _, Sink};
 use crate::worker::drain::DrainWatch;
 
 /// Period of the watchdog; deadlines below are in whole periods and met to within one.
@@ -183,12 +184,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Responder<'a, S> {
         );
     }
 
-    /// Writes everything out, and ends the connection's writing if the answer was to be the last.
+    /// Writes everything out, and ends the connection's writing if the answer was to be the last, unless `ending` ends that:
+    /// then what is left is not written.
     ///
     /// # Errors
-    /// The connection failed.
-    pub async fn finish(&mut self) -> std::io::Result<()> {
-        poll_fn(|cx| self.connection.borrow_mut().poll_finish(cx)).await
+    /// The connection failed, or [`BodyError::Ended`].
+    pub async fn finish(&mut self, ending: &mut impl Ending) -> Result<(), BodyError> {
+        poll_fn(|cx| {
+            let written = self.connection.borrow_mut().poll_finish(cx);
+            if written.is_ready() {
+                return written.map_err(BodyError::from);
+            }
+            let reason = ready!(ending.poll_end(cx));
+            self.connection.write_cut();
+            Poll::Ready(Err(BodyError::Ended(reason)))
+        })
+        .await
     }
 }
 

@@ -22,7 +22,7 @@ use super::lifetime::TunnelLifetime;
 use super::source::Source;
 use super::{mesh, request};
 use crate::http::answer::{Answer, Refused};
-use crate::http::ending::Ending as _;
+use crate::http::ending::{Ending as _, Endless};
 use crate::http::gather::gather;
 use crate::http::h1::Connection;
 use crate::http::h1_server::Responder;
@@ -318,7 +318,7 @@ async fn answer(connection: &RefCell<Connection<TcpStream>>, refused: Refused) {
         false,
     );
     let _ = Answer::new(refused.reason, refused.id).send(&mut responder, &http::HeaderMap::new());
-    let _ = responder.finish().await;
+    let _ = responder.finish(&mut Endless).await;
 }
 
 /// A connection without TLS, let in because the port's mode permits it.

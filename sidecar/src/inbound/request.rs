@@ -19,9 +19,10 @@ use super::mesh::flush;
 use super::source::Source;
 use super::timing::Telling;
 use crate::http::answer::{Answer, Refused};
-use crate::http::body::{BodySink as _, BodySource, Pump};
+use crate::http::body::{BodySink as _, BodySource};
+use crate::http::ending::Endless;
 use crate::http::forward::{
-    Downstream, Exchanged, ForwardError, Head, Response as _, Upstream as _, forward,
+    Download, Downstream, Exchanged, ForwardError, Head, Response as _, Upstream as _, forward,
 };
 use crate::http::h1::{self, Connection};
 use crate::http::h1_server::{self, HeadError, Responder as H1Responder, Watchdog};
@@ -49,7 +50,7 @@ pub async fn serve_http2(
     let passed = match gate::http2(worker, source, &mut head, &mut observation).await {
         Ok(passed) => passed,
         Err(refused) => {
-            observation.refused(refused.reason, refused.id, refused.policy.as_deref());
+            note(&mut observation, &refused);
             let outcome = answer(worker, &mut responder, &head.headers, refused).await;
             let port = observation.port;
             return tell(worker, source, &mut observation, &head, port, &outcome);
@@ -139,10 +140,10 @@ pub async fn serve_http1<S>(
             Ok(passed) => passed,
             Err(refused) => {
                 responder.close_after();
-                observation.refused(refused.reason, refused.id, refused.policy.as_deref());
+                note(&mut observation, &refused);
                 let answer = Answer::of(&refused);
                 let _ = answer.send(&mut responder, &head.headers);
-                let _ = responder.finish().await;
+                let _ = responder.finish(&mut Endless).await;
                 let outcome = answered(worker, &answer, &head.headers);
                 tell(worker, source, &mut observation, &head, port, &outcome);
                 break;
@@ -175,25 +176,34 @@ pub async fn serve_http1<S>(
             Ok(done) => Outcome::of(&done).counted(&worker.counters, Direction::Inbound),
             Err(error) => {
                 responder.close_after();
-                match failure(
+                let failure = failure(
                     worker,
                     source,
                     &error,
                     lifetime.refused(),
                     port,
                     &mut observation,
-                ) {
+                );
+                match failure {
                     Failure::Unanswered(answer) => {
                         let _ = answer.send(&mut responder, &head.headers);
+                        let _ = responder.finish(&mut Endless).await;
                         answered(worker, &answer, &head.headers)
                     }
-                    Failure::Cut(reason) | Failure::Said(reason) => Outcome::failed(reason),
+                    Failure::Cut(reason) | Failure::Said(reason) => {
+                        // What came before the cut goes out, unless that has to end too.
+                        let left = responder.finish(&mut lifetime).await;
+                        if let Some(refused) = lifetime.refused() {
+                            note(&mut observation, refused);
+                        }
+                        let reason = left.err().and_then(|e| e.reason()).unwrap_or(reason);
+                        cut(worker, reason)
+                    }
                 }
             }
         };
-        let flushed = responder.finish().await;
         tell(worker, source, &mut observation, &head, port, &outcome);
-        if flushed.is_err() || !go_on {
+        if !go_on {
             break;
         }
     }
@@ -234,7 +244,7 @@ pub async fn refuse_head<S>(
     let _ = Answer::new(reason, id)
         .with_status(status)
         .send(&mut responder, &HeaderMap::new());
-    let _ = responder.finish().await;
+    let _ = responder.finish(&mut Endless).await;
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -357,9 +367,10 @@ async fn serve_upgrade(
             let Ok(sink) = responder.respond(head, length) else {
                 return Outcome::failed(Reason::ProtocolError);
             };
-            let mut pump = Pump::new(response.into_body(), sink);
-            let _ = poll_fn(|cx| pump.poll(cx)).await;
-            Outcome::declined(status, pump.bytes()).counted(&worker.counters, Direction::Inbound)
+            let mut body = Download::new(response.into_body(), sink);
+            let result = body.pass_on(lifetime).await;
+            Outcome::declined(status, body.bytes(), &result)
+                .counted(&worker.counters, Direction::Inbound)
         }
         Err(error) => {
             tracing::debug!(%error, "application did not answer the upgrade");
@@ -408,16 +419,17 @@ where
             let Ok(sink) = responder.respond(head, length) else {
                 return Outcome::failed(Reason::ProtocolError);
             };
-            let mut pump = Pump::new(response.into_body(), sink);
-            let _ = poll_fn(|cx| pump.poll(cx)).await;
-            Outcome::declined(status, pump.bytes()).counted(&worker.counters, Direction::Inbound)
+            let mut body = Download::new(response.into_body(), sink);
+            let result = body.pass_on(lifetime).await;
+            Outcome::declined(status, body.bytes(), &result)
+                .counted(&worker.counters, Direction::Inbound)
         }
         Err(error) => {
             tracing::debug!(%error, "application did not answer the upgrade");
             let refused = source.refuse(worker, port, Reason::ConnectFailed, None);
             let answer = Answer::new(refused.reason, refused.id);
             let _ = answer.send(&mut responder, &head.headers);
-            let _ = responder.finish().await;
+            let _ = responder.finish(&mut Endless).await;
             Outcome {
                 error: Some(Reason::ConnectFailed.code()),
                 ..answered(worker, &answer, &head.headers)
@@ -479,10 +491,19 @@ async fn finish(
         }
         Err(Failure::Cut(reason)) => {
             responder.reset(h2::Reason::CANCEL);
-            Outcome::failed(reason)
+            cut(worker, reason)
         }
-        Err(Failure::Said(reason)) => Outcome::failed(reason),
+        Err(Failure::Said(reason)) => cut(worker, reason),
     }
+}
+
+fn note(observation: &mut Observation, refused: &Refused) {
+    observation.refused(refused.reason, refused.id, refused.policy.as_deref());
+}
+
+/// A response that was under way is not passed on to its end.
+fn cut(worker: &Worker, reason: Reason) -> Outcome {
+    Outcome::failed(reason).counted(&worker.counters, Direction::Inbound)
 }
 
 /// What is left to do after a failed exchange.
@@ -512,14 +533,14 @@ fn failure(
             answered: false,
         } => match ended {
             Some(refused) => {
-                observation.refused(refused.reason, refused.id, refused.policy.as_deref());
+                note(observation, refused);
                 return Failure::Unanswered(Answer::of(refused));
             }
             None => (reason, StatusCode::UNAUTHORIZED),
         },
         ForwardError::Ended { reason, .. } => {
             if let Some(refused) = ended {
-                observation.refused(refused.reason, refused.id, refused.policy.as_deref());
+                note(observation, refused);
             }
             tracing::debug!(peer = source.peer_name(), %error, "exchange cut");
             return Failure::Said(reason);

@@ -17,9 +17,11 @@ use tokio::time::Instant;
 
 use crate::directory::{Endpoint, MeshProtocol, ServicePort};
 use crate::http::answer::Answer;
-use crate::http::body::{BodyError, BodySink as _, BodySource, Pump};
+use crate::http::body::{BodyError, BodySink as _, BodySource};
 use crate::http::ending::Endless;
-use crate::http::forward::{Downstream, Exchanged, ForwardError, Head, Response as _, forward};
+use crate::http::forward::{
+    Download, Downstream, Exchanged, ForwardError, Head, Response as _, forward,
+};
 use crate::http::gather::gather;
 use crate::http::h1::{self, Connection};
 use crate::http::h1_server::{self, Responder as H1Responder, Watchdog};
@@ -123,18 +125,19 @@ pub async fn serve_http1<S>(
             Ok(done) => Outcome::of(&done).counted(&worker.counters, Direction::Outbound),
             Err(failed) => {
                 responder.close_after();
-                if failed.cut {
-                    Outcome::failed(failed.reason)
+                let outcome = if failed.cut {
+                    cut(worker, failed.reason)
                 } else {
                     let answer = refuse(worker, &failed, &head, &mut observation);
                     let _ = answer.send(&mut responder, &head.headers);
                     answered(&answer, &head)
-                }
+                };
+                let _ = responder.finish(&mut Endless).await;
+                outcome
             }
         };
-        let flushed = responder.finish().await;
         tell(worker, &mut observation, &head, &outcome);
-        if flushed.is_err() || !go_on {
+        if !go_on {
             break;
         }
     }
@@ -213,7 +216,7 @@ async fn serve_stream(
         Ok(done) => Outcome::of(&done).counted(&worker.counters, Direction::Outbound),
         Err(failed) if failed.cut => {
             responder.reset(H2Reason::CANCEL);
-            Outcome::failed(failed.reason)
+            cut(worker, failed.reason)
         }
         Err(failed) => {
             let answer = refuse(worker, &failed, &head, &mut observation);
@@ -224,6 +227,11 @@ async fn serve_stream(
         }
     };
     tell(worker, &mut observation, &head, &outcome);
+}
+
+/// A response that was under way is not passed on to its end.
+fn cut(worker: &Worker, reason: Reason) -> Outcome {
+    Outcome::failed(reason).counted(&worker.counters, Direction::Outbound)
 }
 
 /// It ended with an answer of our own, which [`refuse`] counted.
@@ -476,9 +484,9 @@ where
                     let Ok(sink) = responder.respond(head, length) else {
                         return Outcome::failed(Reason::ProtocolError);
                     };
-                    let mut pump = Pump::new(response.into_body(), sink);
-                    let _ = poll_fn(|cx| pump.poll(cx)).await;
-                    return Outcome::declined(status, pump.bytes())
+                    let mut body = Download::new(response.into_body(), sink);
+                    let result = body.pass_on(&mut Endless).await;
+                    return Outcome::declined(status, body.bytes(), &result)
                         .counted(&worker.counters, Direction::Outbound);
                 }
                 Err(error) => {
@@ -491,7 +499,7 @@ where
     };
     let answer = refuse(worker, &failed, head, observation);
     let _ = answer.send(&mut responder, &HeaderMap::new());
-    let _ = responder.finish().await;
+    let _ = responder.finish(&mut Endless).await;
     answered(&answer, head)
 }
 

@@ -7,7 +7,7 @@ use http::{StatusCode, request};
 use mesh_auth::Reason;
 
 use crate::http::body::BodyError;
-use crate::http::forward::Exchanged;
+use crate::http::forward::{Exchanged, ForwardError};
 use crate::pool::client::Proven;
 use crate::tunnel::Carried;
 use crate::worker::metrics::{Counters, Direction};
@@ -106,11 +106,15 @@ impl Outcome {
         }
     }
 
-    /// Of an upgrade that was declined with a response of so many body bytes.
-    pub fn declined(status: StatusCode, received: u64) -> Self {
+    /// Of an upgrade that was declined with a response of which so many body bytes were passed on, with this `result`.
+    pub fn declined(status: StatusCode, received: u64, result: &Result<(), ForwardError>) -> Self {
         Self {
-            status: Some(status),
+            status: result.is_ok().then_some(status),
             received,
+            error: result.as_ref().err().map(|error| match error {
+                ForwardError::Ended { reason, .. } => reason.code(),
+                _ => Reason::ProtocolError.code(),
+            }),
             ..Self::default()
         }
     }
@@ -122,11 +126,12 @@ impl Outcome {
         self
     }
 
-    /// The same, with its status and bytes in the counters of requests.
+    /// The same, with its status and bytes in the counters of requests; without a status it was cut.
     #[must_use]
     pub fn counted(self, counters: &Counters, direction: Direction) -> Self {
-        if let Some(status) = self.status {
-            counters.request(direction, status, self.sent, self.received);
+        match self.status {
+            Some(status) => counters.request(direction, status, self.sent, self.received),
+            None => counters.cut(direction, self.sent, self.received),
         }
         self
     }

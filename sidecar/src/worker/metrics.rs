@@ -65,6 +65,7 @@ impl Direction {
 /// One worker's counters.
 pub struct Counters {
     requests: [[Counter; 5]; 2],
+    cut: [Counter; 2],
     connections: [Counter; 2],
     bytes: [[Counter; 2]; 2],
     handshakes: [[Counter; 2]; 2],
@@ -93,6 +94,7 @@ impl Counters {
                     counter!("postern_requests_total", "direction" => d.as_str(), "code_class" => class)
                 })
             }),
+            cut: directions.map(|d| counter!("postern_responses_cut_total", "direction" => d.as_str())),
             connections: directions.map(|d| counter!("postern_connections_total", "direction" => d.as_str())),
             bytes: directions.map(|d| {
                 ["sent", "received"]
@@ -117,6 +119,12 @@ impl Counters {
     ) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         self.requests[direction as usize][class].increment(1);
+        self.carried(direction, sent, received);
+    }
+
+    /// A request's response did not get to its end.
+    pub fn cut(&self, direction: Direction, sent: u64, received: u64) {
+        self.cut[direction as usize].increment(1);
         self.carried(direction, sent, received);
     }
 
@@ -269,6 +277,10 @@ fn describe() {
     describe!(
         "postern_requests_total",
         "HTTP requests answered, by direction and status class."
+    );
+    describe!(
+        "postern_responses_cut_total",
+        "HTTP responses that did not get to their end, by direction: ended by a decision, or one of the sides went away."
     );
     describe!(
         "postern_connections_total",
