@@ -2,7 +2,7 @@
 //!
 //! Safe by construction: a line has no query string, no header value but the user agent, no token and no claim, and every
 //! text is escaped, so that a line is one line. Lines collect in the worker's buffer and go over when it is large or a while
-//! has passed; a writer that falls behind costs lines, which are counted, and never a request. Buffers come back from the
+//! has passed; a writer that falls behind, or a full disk, costs lines, which are counted, and never a request. Buffers come back from the
 //! writer, so that lines go where earlier ones went.
 //!
 //! Schema of a line, all fields present unless said otherwise: `ts` (RFC 3339, start), `direction`, `protocol`, `method`,
@@ -11,8 +11,9 @@
 //! `duration_us`, `phases_us` (phases that took time), `trace_id` (where there is one), `user_agent`, `error`.
 
 use std::cell::{Cell, RefCell};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,17 +80,18 @@ impl Writer {
     /// # Errors
     /// The file cannot be opened, or there is no thread to be had.
     pub fn start(target: &Path) -> io::Result<Self> {
-        let out: Box<dyn Write + Send> = if target == Path::new("-") {
-            Box::new(io::stdout())
+        // No buffer of the standard library's between: what was written is what the operating system took.
+        let out = if target == Path::new("-") {
+            File::from(io::stdout().as_fd().try_clone_to_owned()?)
         } else {
-            Box::new(OpenOptions::new().create(true).append(true).open(target)?)
+            OpenOptions::new().create(true).append(true).open(target)?
         };
         let (sender, receiver) = sync_channel(WAITING);
         let spare = Spare::default();
         let written = Arc::clone(&spare);
         let thread = std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write(out, &receiver, &written))?;
+            .spawn(move || write(Lines::new(out), &receiver, &written))?;
         Ok(Self {
             sender,
             spare,
@@ -120,13 +122,12 @@ impl Writer {
 }
 
 /// A full disk must not end the process or the log: the error is said once per streak and lines are dropped.
-fn write(mut out: Box<dyn Write + Send>, receiver: &Receiver<Buffer>, spare: &Spare) {
+fn write(mut out: Lines<impl Write>, receiver: &Receiver<Buffer>, spare: &Spare) {
     let mut failing = false;
     while let Ok(mut buffer) = receiver.recv() {
-        let lines = &buffer.room[..buffer.used];
-        let result = out.write_all(lines).and_then(|()| out.flush());
-        if let Err(error) = &result {
-            counter!("postern_access_log_lines_dropped_total").increment(buffer.lines);
+        let result = out.append(&buffer.room[..buffer.used]);
+        if let Err((lost, error)) = &result {
+            counter!("postern_access_log_lines_dropped_total").increment(*lost);
             if !failing {
                 tracing::error!(%error, "the access log cannot be written");
             }
@@ -138,6 +139,62 @@ fn write(mut out: Box<dyn Write + Send>, receiver: &Receiver<Buffer>, spare: &Sp
             spare.push(buffer);
         }
     }
+}
+
+/// Whole lines, of which one may have been cut.
+struct Lines<W> {
+    out: W,
+    /// The last line was not written to its end.
+    is_cut: bool,
+}
+
+impl<W: Write> Lines<W> {
+    fn new(out: W) -> Self {
+        Self { out, is_cut: false }
+    }
+
+    /// Appends `lines`; after a cut line, beginning with a line of their own.
+    ///
+    /// # Errors
+    /// How many of `lines` are not there, one that was cut among them, and why.
+    fn append(&mut self, lines: &[u8]) -> Result<(), (u64, io::Error)> {
+        if self.is_cut {
+            match write_some(&mut self.out, b"\n") {
+                (1, _) => self.is_cut = false,
+                (_, error) => return Err((count(lines), error.unwrap_or_else(wrote_nothing))),
+            }
+        }
+        let (written, error) = write_some(&mut self.out, lines);
+        let Some(error) = error else {
+            return Ok(());
+        };
+        let (written, left) = lines.split_at(written);
+        self.is_cut = written.last().is_some_and(|last| *last != b'\n');
+        Err((count(left), error))
+    }
+}
+
+/// Lines that end in `text`.
+fn count(text: &[u8]) -> u64 {
+    text.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// Writes as much of `bytes` as can be: how many, and why not the rest.
+fn write_some(out: &mut impl Write, bytes: &[u8]) -> (usize, Option<io::Error>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match out.write(&bytes[written..]) {
+            Ok(0) => return (written, Some(wrote_nothing())),
+            Ok(n) => written += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Some(error)),
+        }
+    }
+    (written, None)
+}
+
+fn wrote_nothing() -> io::Error {
+    io::ErrorKind::WriteZero.into()
 }
 
 /// One worker's lines.
@@ -380,6 +437,56 @@ mod tests {
                 .map(|l| l["status"].as_u64().unwrap())
                 .collect();
             assert_eq!(statuses, expected, "{filter:?} {sample}");
+        }
+    }
+
+    /// A disk with room for so many bytes.
+    struct Disk {
+        held: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let n = bytes.len().min(self.room);
+            if n == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= n;
+            self.held.extend_from_slice(&bytes[..n]);
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_the_lines_that_are_not_there_and_a_cut_one_is_followed_by_a_fresh_one() {
+        let mut log = Lines::new(Disk {
+            held: Vec::new(),
+            room: 0,
+        });
+        // Room there is, and what of three lines is lost then.
+        for (room, lost, held) in [
+            (8, 1, "one\ntwo\n"),
+            (3, 3, "one"),
+            (0, 3, ""),
+            (1, 3, "\n"),
+            (12, 0, "one\ntwo\nsix\n"),
+            (0, 3, ""),
+            (6, 2, "one\ntw"),
+            (13, 0, "\none\ntwo\nsix\n"),
+        ] {
+            log.out.held.clear();
+            log.out.room = room;
+            let told = log
+                .append(b"one\ntwo\nsix\n")
+                .err()
+                .map_or(0, |(lost, _)| lost);
+            let text = String::from_utf8(log.out.held.clone()).unwrap();
+            assert_eq!((told, text.as_str()), (lost, held), "room for {room}");
         }
     }
 
