@@ -56,8 +56,11 @@ pub async fn accept(worker: &Rc<Worker>, (stream, address): (TcpStream, SocketAd
     }
 }
 
-/// A stream of a peer that proved who it is.
-type Io = TlsStream<HoldBack<TcpStream>>;
+/// A stream of a peer that proved who it is. Boxed where it is made: on its way to who serves it, it would be copied at every step.
+pub type Tls<S> = Box<TlsStream<HoldBack<S>>>;
+
+/// The same on the mesh port.
+type Io = Tls<TcpStream>;
 
 /// Finds out who the peer is and puts its connection under review.
 async fn begin(
@@ -112,7 +115,7 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     trust: &Trust,
     stream: S,
     address: SocketAddr,
-) -> Option<(TlsStream<HoldBack<S>>, VerifiedPeer)> {
+) -> Option<(Tls<S>, VerifiedPeer)> {
     let mut observation = worker.observer.connection(Direction::Inbound);
     let mut refusal = None;
     // Boxed: an idle connection does not keep the room that its handshake took.
@@ -155,7 +158,7 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     address: SocketAddr,
     refusal: &mut Option<Reason>,
-) -> Option<(TlsStream<HoldBack<S>>, VerifiedPeer)> {
+) -> Option<(Tls<S>, VerifiedPeer)> {
     let mut failed = |error: &dyn std::fmt::Display, reason: Reason| {
         *refusal = Some(reason);
         worker.counters.handshake(Direction::Inbound, false);
@@ -169,10 +172,10 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         };
         failed(&refusal.with_skew(worker.snapshot().clock_skew), reason);
     };
+    let accept = acceptor.accept(HoldBack::new(stream)).into_fallible();
+    let accept = Box::pin(async { accept.await.map(Box::new) });
     let accept = async {
-        let accept = acceptor.accept(HoldBack::new(stream)).into_fallible();
-        let accepted = worker.turns.take(accept).await;
-        match accepted {
+        match worker.turns.take(accept).await {
             Ok(mut tls) => {
                 tls.get_mut().0.release();
                 stream::take_frames_whole(tls.get_mut().1);
