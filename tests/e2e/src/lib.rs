@@ -8,6 +8,7 @@ pub mod collector;
 pub mod envoy;
 pub mod http;
 pub mod oidc;
+pub mod openssl;
 pub mod prometheus;
 pub mod promql;
 pub mod sidecar;

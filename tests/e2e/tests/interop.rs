@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mesh_e2e::app::App;
 use mesh_e2e::envoy::{self, Envoy};
+use mesh_e2e::openssl::{self, text};
 use mesh_e2e::sidecar::Sidecar;
 use mesh_e2e::tls::{self, Authority};
 use mesh_e2e::{Mesh, eventually, http, token, venv};
@@ -44,42 +45,22 @@ fn python(name: &str, arguments: &[&Path]) -> Value {
 
 /// `openssl s_client` with what `fetch_x509.py` wrote to `identity`, or with nothing.
 fn s_client(address: SocketAddr, identity: Option<&Path>, more: &[&str], say: &[u8]) -> Output {
-    let mut command = Command::new("openssl");
-    command
-        .args([
-            "s_client",
-            "-connect",
-            &address.to_string(),
-            "-tls1_3",
-            "-ign_eof",
-        ])
-        .args(more);
-    if let Some(directory) = identity {
-        command
-            .arg("-cert")
-            .arg(directory.join("chain.pem"))
-            .arg("-key")
-            .arg(directory.join("key.pem"))
-            .arg("-CAfile")
-            .arg(directory.join("roots.pem"));
-    }
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("openssl runs (apt-get install openssl)");
-    let mut stdin = child.stdin.take().expect("piped");
-    // A server that refuses may be gone already.
-    let _ = stdin.write_all(say);
-    let _ = stdin.flush();
-    let output = child.wait_with_output().expect("it ends");
-    drop(stdin);
-    output
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    let file = |directory: &Path, name| directory.join(name).to_str().expect("UTF-8").to_owned();
+    let identity = identity.map_or(vec![], |directory| {
+        [
+            ("-cert", "chain.pem"),
+            ("-key", "key.pem"),
+            ("-CAfile", "roots.pem"),
+        ]
+        .map(|(option, name)| [option.to_owned(), file(directory, name)])
+        .concat()
+    });
+    let options: Vec<_> = identity
+        .iter()
+        .map(String::as_str)
+        .chain(more.iter().copied())
+        .collect();
+    openssl::s_client(address, &options, say)
 }
 
 #[test]
