@@ -314,7 +314,7 @@ impl Directory {
 
     /// Where the destinations lead that are held by name, each workload once; of everything held, nowhere.
     pub fn named(&self) -> Vec<&Arc<WorkloadEntry>> {
-        if self.is_everything() {
+        if self.scope.is_of_all() {
             return Vec::new();
         }
         let services = self.services_by_host.values();
@@ -546,6 +546,15 @@ mod tests {
         assert!(everything.by_host("orders.demo").is_some() && everything.is_everything());
         assert_eq!(at(&everything, "10.0.0.1:80"), "workload");
         assert_eq!(at(&everything, "10.9.0.9:80"), "outside");
+        let last_known = Resources {
+            scope: Scope::LastKnown,
+            ..resources(&[])
+        };
+        let last_known = build(&last_known, &everything);
+        assert!(last_known.by_host("orders.demo").is_some() && !last_known.is_everything());
+        assert_eq!(at(&last_known, "10.0.0.1:80"), "workload");
+        assert_eq!(at(&last_known, "10.9.0.9:80"), "unresolved");
+        assert!(last_known.named().is_empty());
         assert_eq!(at(&Directory::default(), "10.9.0.9:80"), "unresolved");
     }
 

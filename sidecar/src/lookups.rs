@@ -76,6 +76,9 @@ pub enum Scope {
     Everything,
     /// The same but for these, at which there is something that cannot be read.
     EverythingBut(Arc<BTreeSet<Lookup>>),
+    /// Every service and workload that there was when the control API was heard last, long ago: what is not there may be by
+    /// now.
+    LastKnown,
     /// What these stand for: of anything else nothing is known.
     Named(Arc<BTreeSet<Lookup>>),
 }
@@ -97,11 +100,18 @@ impl Scope {
         matches!(self, Self::Everything | Self::EverythingBut(_))
     }
 
+    /// True when no destination is subscribed to by name.
+    pub fn is_of_all(&self) -> bool {
+        !matches!(self, Self::Named(_))
+    }
+
     /// Whether everything that `lookup` stands for is held.
     pub fn covers(&self, lookup: &Lookup) -> bool {
         match self {
             Self::Everything => true,
             Self::EverythingBut(unreadable) => !unreadable.contains(lookup),
+            // Of what is held; what is not is not outside either.
+            Self::LastKnown => true,
             Self::Named(names) => names.contains(lookup),
         }
     }

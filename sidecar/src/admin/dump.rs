@@ -37,7 +37,7 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
         "authorization_policies": resources.policies.values().map(|p| policy(p)).collect::<Vec<_>>(),
         "latency_budgets": snapshot.budgets.iter().map(|b| latency_budget(b)).collect::<Vec<_>>(),
         "destinations": match &resources.scope {
-            Scope::Everything | Scope::EverythingBut(_) => json!("all"),
+            Scope::Everything | Scope::EverythingBut(_) | Scope::LastKnown => json!("all"),
             Scope::Named(known) => known.iter().map(Lookup::to_string).collect(),
         },
         "services": resources.services.values().map(|s| service(s)).collect::<Vec<_>>(),

@@ -16,6 +16,9 @@ use crate::lookups::{Found, Lookup, Lookups, Question};
 /// Between two looks at what is not used any more.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// For how long after the control stream was lost it is believed that there is nobody of the mesh where there was nobody.
+pub(super) const BELIEVED: Duration = Duration::from_secs(3_600);
+
 type Answer = watch::Sender<Option<Found>>;
 
 /// Questions without an answer.
@@ -120,10 +123,43 @@ impl Discovery {
         self.waiters.answer_each(|lookup| client.found(lookup));
     }
 
-    fn forget_unused(&self) {
-        let used = self.publisher.take_used();
+    /// While the control API is away for long, takes nobody for gone any more: who was not there may have come.
+    pub(super) async fn doubt_in_time(&self) {
+        let mut contact = self.contact.subscribe();
+        loop {
+            // The sender is held here.
+            let _ = contact.wait_for(|is_there| !*is_there).await;
+            let back = contact.wait_for(|is_there| *is_there);
+            let is_away = tokio::time::timeout(BELIEVED, back).await.is_err();
+            if is_away {
+                tracing::warn!(
+                    after = ?BELIEVED,
+                    "the control stream is down: where nobody was, somebody of the mesh may be by now"
+                );
+                self.doubt_absence();
+                let _ = contact.wait_for(|is_there| *is_there).await;
+            }
+        }
+    }
+
+    fn doubt_absence(&self) {
         let open = self.is_open();
         let mut client = self.client();
+        let snapshot = client.doubt_absence(|resources| self.build(resources, open));
+        if let Some(snapshot) = snapshot {
+            self.publisher.store(snapshot);
+        }
+    }
+
+    fn forget_unused(&self) {
+        let open = self.is_open();
+        let mut client = self.client();
+        if !*self.contact.borrow() {
+            // What is given up now could not be asked for again.
+            self.waiters.sweep(|lookup| client.is_asked(lookup));
+            return;
+        }
+        let used = self.publisher.take_used();
         let build = |resources: &_| self.build(resources, open);
         let snapshot = client.forget(self.age(), &used, build);
         self.waiters.sweep(|lookup| client.is_asked(lookup));
@@ -140,7 +176,86 @@ impl Discovery {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arc_swap::ArcSwap;
+    use mesh_auth::{SpiffeId, TrustDomain};
+    use mesh_proto::ResourceType;
+    use mesh_proto::discovery::DeltaDiscoveryResponse;
+
+    use super::super::clock::SystemClock;
+    use super::super::connect::Target;
+    use super::super::fake_api::{Authority, DOMAIN};
+    use super::super::publisher::Publisher;
+    use super::super::status::ControlStatus;
+    use super::super::stream::Parts;
     use super::*;
+    use crate::admin::Readiness;
+    use crate::lookups::Subscribe;
+    use crate::snapshot::Snapshot;
+
+    /// What is followed by name, and an address at which there is nobody.
+    fn with_nobody() -> (Discovery, Lookup) {
+        let authority = Authority::new();
+        let domain = TrustDomain::new(DOMAIN).expect("a domain");
+        let empty = Snapshot::empty("demo/web-1", domain.clone());
+        let shared = Arc::new(ArcSwap::from_pointee(empty));
+        let (epochs, _) = watch::channel(0);
+        let publisher = Publisher::new(shared, epochs, domain.clone(), vec![authority.root()]);
+        let mut client = Client::new("demo/web-1", domain.clone(), Subscribe::Used);
+        client.open();
+        let nobody = Lookup::parse("/10.0.0.5").expect("an address");
+        let build = |_: &_| Ok::<_, String>(());
+        client.want(&nobody, 0, build);
+        for kind in [ResourceType::Service, ResourceType::Workload] {
+            let response = DeltaDiscoveryResponse {
+                type_url: kind.type_url().into(),
+                removed_resources: vec![nobody.to_string()],
+                ..DeltaDiscoveryResponse::default()
+            };
+            client.receive(response, build);
+        }
+        let discovery = Discovery::new(Parts {
+            target: Target {
+                address: "127.0.0.1:1".into(),
+                id: SpiffeId::workload(&domain, "mesh", "control-api").expect("an identity"),
+                mark: None,
+            },
+            client,
+            restored: None,
+            publisher: Arc::new(publisher),
+            status: Arc::new(ControlStatus::new()),
+            readiness: Arc::new(Readiness::new(&[])),
+            clock: Arc::new(SystemClock),
+            channels: watch::channel(None).0,
+        });
+        (discovery, nobody)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_nobody_is_there_is_believed_for_a_while_after_the_stream_was_lost() {
+        let (discovery, nobody) = with_nobody();
+        let found = || discovery.client().found(&nobody);
+        let second = Duration::from_secs(1);
+        let story = async {
+            for (is_there, lasts, expected) in [
+                (true, 2 * BELIEVED, Some(Found::Nobody)),
+                (false, BELIEVED - second, Some(Found::Nobody)),
+                (true, second, Some(Found::Nobody)),
+                (false, BELIEVED - second, Some(Found::Nobody)),
+                (false, 2 * second, None),
+            ] {
+                let change = |there: &mut bool| std::mem::replace(there, is_there) != is_there;
+                discovery.contact.send_if_modified(change);
+                tokio::time::sleep(lasts).await;
+                assert_eq!(found(), expected, "{is_there} for {lasts:?}");
+            }
+        };
+        tokio::select! {
+            () = discovery.doubt_in_time() => {}
+            () = story => {}
+        }
+    }
 
     #[test]
     fn who_waits_is_told_and_who_left_is_forgotten() {

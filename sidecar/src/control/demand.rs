@@ -62,6 +62,17 @@ struct Names {
     is_open: bool,
     /// Names without an answer that the stream was opened with; `None` once it has answered.
     opened_with: Option<Vec<String>>,
+    /// What the parts of an answer that came so far spoke of.
+    parts: Parts,
+}
+
+/// What an answer spoke of.
+#[derive(Debug, Default)]
+struct Parts {
+    /// Resources by name, those that were refused among them.
+    named: BTreeSet<String>,
+    /// Names that resources which came go by.
+    aliases: BTreeSet<String>,
 }
 
 /// A resource that came, changed or went.
@@ -118,6 +129,21 @@ impl Demand {
         true
     }
 
+    /// Takes over, as used `now`, the destinations that what goes by `aliases` may be known by, as many as leave room for as many
+    /// again. Of an earlier process that held everything and did not say what is used.
+    pub fn restore_guessed<'a>(&mut self, aliases: impl Iterator<Item = &'a String>, now: i64) {
+        for alias in aliases {
+            for lookup in self.lookups_of(ResourceType::Service, alias) {
+                if self.lookups.len() >= MAX_LOOKUPS / 2 {
+                    return;
+                }
+                if !self.lookups.contains_key(&lookup) {
+                    self.insert(lookup, now);
+                }
+            }
+        }
+    }
+
     /// What was asked for in the earlier process was answered by it. Only that somebody is there is believed: at an address where
     /// nobody was there may be a workload of the mesh by now, and what was refused is not nobody.
     pub fn restored_all(&mut self) {
@@ -129,6 +155,11 @@ impl Demand {
         }
         let all: Vec<_> = self.lookups.keys().cloned().collect();
         self.judge(all);
+        self.doubt_nobody();
+    }
+
+    /// Believes no longer that there is nobody where there was nobody: somebody may have come since.
+    pub fn doubt_nobody(&mut self) {
         let somebody = self
             .lookups
             .iter()
@@ -229,12 +260,13 @@ impl Demand {
         aliases.iter().any(|alias| asked.contains_key(alias))
     }
 
-    /// Takes what a response of type `kind` said: resources that were applied, every name that was told to stand for nothing, and
-    /// whether that is all for now. Returns the destinations that are settled by it.
+    /// Takes what a response of type `kind` said: resources that were applied or are gone, those that were `refused`, every name
+    /// that was told to stand for nothing, and whether that is all for now. Returns the destinations that are settled by it.
     pub fn told(
         &mut self,
         kind: ResourceType,
         changes: Vec<Change>,
+        refused: &[String],
         removed: &[String],
         is_whole: bool,
     ) -> Vec<(Lookup, Found)> {
@@ -242,8 +274,11 @@ impl Demand {
             return Vec::new();
         }
         let mut touched = BTreeSet::new();
+        let named = &mut self.names(kind).parts.named;
+        named.extend(refused.iter().chain(removed).cloned());
         for Change { name, aliases } in changes {
             touched.extend(self.names(kind).take(&name));
+            self.names(kind).parts.named.insert(name.clone());
             let is_service = kind == ResourceType::Service;
             let Some(aliases) = aliases else {
                 if is_service {
@@ -254,13 +289,17 @@ impl Demand {
             if is_service {
                 self.workloads.ask(alias::of_members(&name));
             }
-            self.names(kind).answer(&aliases);
             touched.extend(aliases.iter().cloned());
-            self.names(kind).put(&name, aliases);
+            let names = self.names(kind);
+            names.parts.aliases.extend(aliases.iter().cloned());
+            names.put(&name, aliases);
         }
-        self.names(kind).answer(removed);
-        touched.extend(removed.iter().cloned());
         let names = self.names(kind);
+        names.answer(removed);
+        touched.extend(removed.iter().cloned());
+        if is_whole {
+            touched.extend(names.answer_parts());
+        }
         // What is held in the version claimed is not sent again: that it was opened with is answered by a response all the same.
         let opened_with = if is_whole {
             names.opened_with.take()
@@ -370,6 +409,7 @@ impl Demand {
         let names = self.names(kind);
         names.subscribe.clear();
         names.unsubscribe.clear();
+        names.parts = Parts::default();
         names.is_open = !names.asked.is_empty();
         let open = names.asked.iter().filter(|(_, answered)| !**answered);
         names.opened_with = Some(open.map(|(name, _)| name.clone()).collect());
@@ -508,6 +548,19 @@ impl Names {
                 *answered = true;
             }
         }
+    }
+
+    /// Ends an answer. A name is answered by it if it spoke of everything held that goes by it: what is asked for is sent
+    /// whatever is held, so that an answer which leaves something out was given before it was asked for. Returns the names.
+    fn answer_parts(&mut self) -> Vec<String> {
+        let Parts { named, aliases } = std::mem::take(&mut self.parts);
+        let is_all = |alias: &String| {
+            let held = self.held_by.get(alias);
+            held.is_none_or(|held| held.is_subset(&named))
+        };
+        let answered: Vec<_> = aliases.into_iter().filter(is_all).collect();
+        self.answer(&answered);
+        answered
     }
 
     fn put(&mut self, name: &str, aliases: Vec<String>) {

@@ -97,6 +97,8 @@ pub struct Discovery {
     /// Told when there is something to subscribe to, or not any more.
     pub(super) demanded: Notify,
     pub(super) waiters: Waiters,
+    /// Whether the stream that is open, if one is, was answered.
+    pub(super) contact: watch::Sender<bool>,
     /// What use is told by: no clock that somebody may set.
     started: Instant,
 }
@@ -149,6 +151,7 @@ impl Discovery {
             demanded: Notify::new(),
             started: Instant::now(),
             waiters: Waiters::default(),
+            contact: watch::Sender::new(false),
         }
     }
 
@@ -178,6 +181,7 @@ impl Discovery {
             self.stream_for_ever(&mut identities, &mut enforcement),
             self.fall_back_in_time(),
             self.answer_for_ever(lookups),
+            self.doubt_in_time(),
         );
     }
 
@@ -227,6 +231,7 @@ impl Discovery {
 
     fn lost(&self, reason: &str, delay: Duration) {
         let now = self.clock.now();
+        self.contact.send_replace(false);
         metrics::gauge!("postern_control_connected").set(0.0);
         metrics::counter!("postern_control_stream_failures_total").increment(1);
         tracing::warn!(
@@ -372,6 +377,7 @@ impl Discovery {
                 "resource rejected; what was in force stays"
             );
         }
+        self.heard();
         metrics::gauge!("postern_control_connected").set(1.0);
         #[allow(clippy::cast_precision_loss)]
         metrics::gauge!("postern_control_last_contact_timestamp_seconds").set(now as f64);
@@ -406,8 +412,12 @@ impl Discovery {
         if *self.gate() != Gate::Open {
             return Err(client.missing().join(", "));
         }
-        client.assume_current();
+        let snapshot = client.assume_current(|resources| self.build(resources, true));
         drop(client);
+        if let Some(snapshot) = snapshot {
+            self.publisher.store(snapshot);
+        }
+        self.heard();
         let now = self.clock.now();
         self.status.update(|view| {
             view.stream = Stream::Connected;
@@ -418,6 +428,11 @@ impl Discovery {
         });
         self.changed.notify_one();
         Ok(())
+    }
+
+    fn heard(&self) {
+        self.contact
+            .send_if_modified(|is_there| !std::mem::replace(is_there, true));
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
@@ -457,6 +472,7 @@ impl Discovery {
                 self.publisher.store(snapshot);
                 *self.gate() = Gate::Open;
                 self.answer_known();
+                self.demanded.notify_one();
                 self.changed.notify_one();
             }
             Err(error) => tracing::error!(
@@ -470,7 +486,7 @@ impl Discovery {
     fn fall_back(&self) {
         let gate = *self.gate();
         if let Gate::LastGood(written_at) = gate {
-            self.client().believe_restored();
+            self.client().believe_restored(self.age());
             self.open_gate("control API away, last good state");
             self.status
                 .update(|view| view.serving_state_of = Some(written_at));

@@ -79,6 +79,10 @@ pub struct Client {
     holds_everything: bool,
     /// The same of an earlier process: believed when there is nothing better.
     held_everything: bool,
+    /// With demand: services and workloads of an earlier process that held everything. Believed when there is nothing better.
+    aside: Vec<(ResourceType, String, Held, Item)>,
+    /// Without demand: what is not held may be in the mesh by now.
+    doubts: bool,
     /// Without demand: services and workloads that were refused, with the names they go by.
     unreadable: BTreeMap<(ResourceType, String), Vec<String>>,
     /// Destinations that were settled and not told to who asked.
@@ -96,6 +100,8 @@ impl Client {
             },
             holds_everything: false,
             held_everything: false,
+            aside: Vec::new(),
+            doubts: false,
             unreadable: BTreeMap::new(),
             settled: Vec::new(),
             unsaved: false,
@@ -118,7 +124,8 @@ impl Client {
             ..Resources::default()
         };
         let mut refused = Vec::new();
-        self.held_everything = self.demand.is_none() && export.used.is_none();
+        let was_everything = export.used.is_none();
+        self.held_everything = self.demand.is_none() && was_everything;
         if let Some(demand) = &mut self.demand {
             demand.restore(export.used.unwrap_or_default(), now);
         }
@@ -127,6 +134,9 @@ impl Client {
                 Ok(item) => {
                     let demand = self.demand.as_mut().filter(|_| is_by_name(kind));
                     if demand.is_some_and(|d| !d.restored(kind, &name, &item.aliases())) {
+                        if was_everything {
+                            self.aside.push((kind, name, held, item));
+                        }
                         continue;
                     }
                     item.put(&mut resources);
@@ -180,17 +190,25 @@ impl Client {
         &self.resources
     }
 
-    /// Kinds that were never answered in the life of this process.
+    /// Kinds that were never answered in the life of this process, or have to be answered again.
     pub fn missing(&self) -> Vec<&'static str> {
-        let missing = self.types.iter().filter(|(_, state)| !state.synced);
+        let missing = self.types.iter().filter(|(kind, state)| {
+            !state.synced || (self.doubts && is_by_name(**kind) && !state.answered)
+        });
         missing.map(|(kind, _)| kind.kind()).collect()
     }
 
     /// Takes silence for consent: a server may leave a subscription unanswered where the versions claimed are current.
-    pub fn assume_current(&mut self) {
+    /// Returns what `build` made, if something else is known by that.
+    pub fn assume_current<S>(
+        &mut self,
+        build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
+    ) -> Option<S> {
         for state in self.types.values_mut() {
             state.synced = true;
         }
+        self.doubts = false;
+        self.show_scope(build)
     }
 
     /// Every resource that was refused and is not held in that version.
@@ -298,6 +316,7 @@ impl Client {
         let (bad, mut changes): (Vec<_>, Vec<_>) = changes
             .into_iter()
             .partition(|change| is_rejected.contains(&*change.name));
+        let bad_names: Vec<_> = is_rejected.iter().map(|name| (*name).to_owned()).collect();
         refused.extend(
             bad.into_iter()
                 .filter_map(|bad| Some((bad.name, bad.aliases?))),
@@ -310,8 +329,11 @@ impl Client {
         self.note_unreadable(kind, refused, changes.iter().map(|change| &change.name));
         self.forget_stale_rejections(kind, touched, is_whole);
         let snapshot = self
-            .note_demand(kind, (changes, &removed, is_whole), build)
+            .note_demand(kind, (changes, &bad_names, &removed, is_whole), build)
             .or(snapshot);
+        if !self.aside.is_empty() && self.missing().is_empty() {
+            self.aside = Vec::new();
+        }
         let rejected = self.note_rejections(kind, rejected);
         (answer(kind.type_url(), nonce, rejected, changed), snapshot)
     }

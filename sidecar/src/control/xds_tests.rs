@@ -570,7 +570,7 @@ fn silence_is_consent_only_when_somebody_says_so() {
     let mut client = client();
     client.open();
     assert_eq!(client.missing().len(), ResourceType::ALL.len());
-    client.assume_current();
+    client.assume_current(accept);
     assert!(client.missing().is_empty());
 }
 

@@ -68,7 +68,7 @@ impl Client {
     pub fn found(&self, lookup: &Lookup) -> Option<Found> {
         match &self.demand {
             Some(demand) => demand.found(lookup),
-            None => self.holds_everything.then_some(Found::Somebody),
+            None => (self.holds_everything && !self.doubts).then_some(Found::Somebody),
         }
     }
 
@@ -100,7 +100,7 @@ impl Client {
 
     /// True when every service and workload is held: whatever was asked for, the snapshot knows.
     pub fn holds_everything(&self) -> bool {
-        self.holds_everything
+        self.holds_everything && !self.doubts
     }
 
     /// Destinations asked for by name: with somebody, with nobody, without an answer.
@@ -135,14 +135,41 @@ impl Client {
     }
 
     /// Takes what an earlier process held for everything there is: the control API is away, and there is nothing better to go by.
-    pub fn believe_restored(&mut self) {
-        if std::mem::take(&mut self.held_everything) {
-            self.holds_everything = true;
-            self.resources = Arc::new(Resources {
-                scope: self.scope(),
-                ..(*self.resources).clone()
-            });
+    pub fn believe_restored(&mut self, now: i64) {
+        let mut aside = std::mem::take(&mut self.aside);
+        let mut resources = (*self.resources).clone();
+        if let Some(demand) = self.demand.as_mut().filter(|_| !aside.is_empty()) {
+            // Services before workloads, and what is near before the rest: not everything may find a place.
+            let namespace = self.workload.split('/').next().unwrap_or_default();
+            let is_near = |name: &str| name.split('/').next() == Some(namespace);
+            aside.sort_by_key(|(kind, name, ..)| (*kind == ResourceType::Workload, !is_near(name)));
+            let aliases: Vec<_> = aside.iter().map(|(.., item)| item.aliases()).collect();
+            demand.restore_guessed(aliases.iter().flatten(), now);
+            for ((kind, name, held, item), aliases) in aside.into_iter().zip(&aliases) {
+                let all = &mut self.types.entry(kind).or_default().held;
+                // What came meanwhile is newer.
+                if !all.contains_key(&name) && demand.restored(kind, &name, aliases) {
+                    item.put(&mut resources);
+                    all.insert(name, held);
+                }
+            }
+            demand.restored_all();
         }
+        self.holds_everything |= std::mem::take(&mut self.held_everything);
+        resources.scope = self.scope();
+        self.resources = Arc::new(resources);
+    }
+
+    /// Believes no longer that what is not held is not in the mesh. Returns what `build` made, if something else is known then.
+    pub fn doubt_absence<S>(
+        &mut self,
+        build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
+    ) -> Option<S> {
+        match &mut self.demand {
+            Some(demand) => demand.doubt_nobody(),
+            None => self.doubts = true,
+        }
+        self.show_scope(build)
     }
 
     /// What is refused is not nobody: where nothing else goes by its `aliases`, nothing may be assumed of them.
@@ -174,27 +201,29 @@ impl Client {
     pub(super) fn note_demand<S>(
         &mut self,
         kind: ResourceType,
-        (changes, removed, is_whole): (Vec<demand::Change>, &[String], bool),
+        (changes, refused, removed, is_whole): (Vec<demand::Change>, &[String], &[String], bool),
         build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
     ) -> Option<S> {
         match &mut self.demand {
             Some(demand) => {
                 let before = self.settled.len();
                 self.settled
-                    .extend(demand.told(kind, changes, removed, is_whole));
+                    .extend(demand.told(kind, changes, refused, removed, is_whole));
                 self.unsaved |= self.settled.len() > before;
             }
             None => {
                 let by_name = [ResourceType::Service, ResourceType::Workload];
                 let synced = |kind| self.types.get(kind).is_some_and(|state| state.synced);
                 self.holds_everything |= by_name.iter().all(synced);
+                let answered = |kind| self.types.get(kind).is_some_and(|state| state.answered);
+                self.doubts &= !by_name.iter().all(answered);
             }
         }
         self.show_scope(build)
     }
 
     /// Has the snapshot show what is known, if that is not what it shows.
-    fn show_scope<S>(
+    pub(super) fn show_scope<S>(
         &mut self,
         mut build: impl FnMut(&Arc<Resources>) -> Result<S, String>,
     ) -> Option<S> {
@@ -219,6 +248,7 @@ impl Client {
     pub(super) fn scope(&self) -> Scope {
         match &self.demand {
             Some(demand) => demand.scope(),
+            None if self.holds_everything && self.doubts => Scope::LastKnown,
             None if self.holds_everything && self.unreadable.is_empty() => Scope::Everything,
             None if self.holds_everything => {
                 let aliases = self.unreadable.values().flatten();

@@ -273,10 +273,188 @@ fn what_was_used_is_asked_for_after_a_restart_and_known_before_anybody_answers()
     all.receive(told(&[service()], &[]), accept);
     let (_, built) = all.receive(told(&[workload()], &[]), accept);
     assert_eq!(built.expect("built").scope, Scope::Everything);
-    // And of everything only what is used is kept.
-    let mut used = client_of(Subscribe::Used);
-    used.restore(all.export(), NOW);
-    assert!(used.resources().services.is_empty() && used.resources().workloads.is_empty());
+}
+
+/// What a process wrote down that held everything.
+fn everything() -> Export {
+    let mut all = client_of(Subscribe::All);
+    all.open();
+    all.receive(told(&[service()], &[]), accept);
+    all.receive(told(&[workload()], &[]), accept);
+    all.export()
+}
+
+#[test]
+fn of_everything_nothing_is_used_unless_the_control_api_is_away() {
+    let mut next = client_of(Subscribe::Used);
+    next.restore(everything(), NOW);
+    let held = |client: &Client| {
+        let resources = client.resources();
+        (resources.services.len(), resources.workloads.len())
+    };
+    assert_eq!(held(&next), (0, 0));
+    let names = [begin(Workload, &["demo/web-1"])];
+    assert_eq!(asked(next.open()), names, "it is asked for what is used");
+    let late = Lookup::parse("/10.0.0.9").expect("an address");
+    assert_eq!(want(&mut next, &late, NOW), Wanted::Asked);
+
+    next.believe_restored(NOW);
+    assert_eq!(held(&next), (1, 1));
+    let names = ["orders", "orders.demo", "/10.1.0.1", "/10.0.0.1"];
+    for name in names {
+        let lookup = Lookup::parse(name).expect("a lookup");
+        assert_eq!(next.found(&lookup), Some(Found::Somebody), "{name}");
+        assert!(next.resources().scope.covers(&lookup), "{name}");
+    }
+    assert_eq!(next.found(&late), None, "who was nobody is not believed");
+    let all = asked(next.open());
+    assert!(all[0].1.contains(&"orders.demo".to_owned()));
+    assert!(all[1].1.contains(&"/service/demo/orders".to_owned()));
+}
+
+#[test]
+fn of_everything_what_came_meanwhile_is_newer_and_an_answer_makes_it_all_useless() {
+    let mut next = client_of(Subscribe::Used);
+    next.restore(everything(), NOW);
+    next.open();
+    want(&mut next, &host("orders"), NOW);
+    next.subscriptions();
+    let moved = mesh::Service {
+        addresses: vec![vec![10, 1, 0, 2]],
+        ..service()
+    };
+    next.receive(told(&[moved], &["orders"]), accept);
+    next.believe_restored(NOW);
+    let addresses = &next.resources().services["demo/orders"].addresses;
+    assert_eq!(*addresses, [vec![10, 1, 0, 2]]);
+    assert_eq!(next.found(&host("orders")), Some(Found::Somebody));
+
+    let mut next = client_of(Subscribe::Used);
+    next.restore(everything(), NOW);
+    next.open();
+    for kind in ResourceType::ALL {
+        next.receive(response(kind, "n", vec![]), accept);
+    }
+    next.believe_restored(NOW);
+    assert!(next.resources().services.is_empty());
+}
+
+#[test]
+fn of_everything_no_more_is_taken_over_than_leaves_room() {
+    let mut export = everything();
+    let services = (0..6_000_u16).map(|i| {
+        let [high, low] = i.to_be_bytes();
+        let service = mesh::Service {
+            name: format!("s{i:04}"),
+            namespace: "other".into(),
+            addresses: vec![vec![10, 9, high, low]],
+            ..service()
+        };
+        let wrapped = wrap(&service, "v1");
+        let held = Held {
+            version: "v1".into(),
+            value: wrapped.resource.expect("a resource").value.into(),
+        };
+        (Service, wrapped.name, held)
+    });
+    export.resources.splice(0..0, services);
+    let mut next = client_of(Subscribe::Used);
+    next.restore(export, NOW);
+    next.believe_restored(NOW);
+    assert_eq!(
+        next.found(&host("orders")),
+        Some(Found::Somebody),
+        "near comes first"
+    );
+    let services = next.resources().services.len();
+    assert!((100..2_048).contains(&services), "{services}");
+    assert_eq!(want(&mut next, &host("new.example"), NOW), Wanted::Asked);
+}
+
+#[test]
+fn a_service_is_not_known_with_only_those_endpoints_that_were_held_or_came_first() {
+    let second = || mesh::Workload {
+        uid: "demo/orders-2".into(),
+        name: "orders-2".into(),
+        addresses: vec![vec![10, 0, 0, 2]],
+        ..workload()
+    };
+    let mut client = client_of(Subscribe::Used);
+    client.open();
+    for address in ["/10.0.0.1", "/10.0.0.2"] {
+        want(&mut client, &Lookup::parse(address).expect("one"), NOW);
+    }
+    client.subscriptions();
+    client.receive(told(&[workload(), second()], &[]), accept);
+    want(&mut client, &host("orders"), NOW);
+    client.subscriptions();
+    client.receive(told(&[service()], &["orders"]), accept);
+    client.subscriptions();
+    // Sent before the endpoints were asked for: one of those that are held has changed.
+    client.receive(told(&[workload()], &[]), accept);
+    assert_eq!(client.found(&host("orders")), None);
+    // The answer, in two parts.
+    let third = mesh::Workload {
+        uid: "demo/orders-3".into(),
+        name: "orders-3".into(),
+        ..second()
+    };
+    let part = DeltaDiscoveryResponse {
+        system_version_info: "7+".into(),
+        ..told(&[workload(), second()], &[])
+    };
+    client.receive(part, accept);
+    assert_eq!(client.found(&host("orders")), None);
+    let (_, built) = client.receive(told(&[third], &[]), accept);
+    assert_eq!(client.found(&host("orders")), Some(Found::Somebody));
+    assert_eq!(built.expect("built").workloads.len(), 3);
+}
+
+#[test]
+fn when_the_control_api_is_away_for_long_nobody_is_not_believed() {
+    let address = Lookup::parse("/10.0.0.5").expect("an address");
+    let nobody = || {
+        let services = told::<mesh::Service>(&[], &["/10.0.0.5"]);
+        (services, told::<mesh::Workload>(&[], &["/10.0.0.5"]))
+    };
+    let mut client = knowing();
+    want(&mut client, &address, NOW);
+    client.open();
+    let (services, workloads) = nobody();
+    client.receive(services, accept);
+    client.receive(workloads, accept);
+    assert_eq!(client.found(&address), Some(Found::Nobody));
+    assert!(client.doubt_absence(accept).is_none());
+    assert_eq!(client.found(&address), None);
+    assert_eq!(want(&mut client, &address, NOW), Wanted::Asked);
+    assert_eq!(client.found(&host("orders")), Some(Found::Somebody));
+    // Until it is back and says so again.
+    client.open();
+    let (services, workloads) = nobody();
+    client.receive(services, accept);
+    assert_eq!(client.found(&address), None);
+    client.receive(workloads, accept);
+    assert_eq!(client.found(&address), Some(Found::Nobody));
+
+    let mut all = client_of(Subscribe::All);
+    all.open();
+    all.receive(told(&[service()], &[]), accept);
+    all.receive(told(&[workload()], &[]), accept);
+    let built = all.doubt_absence(accept).expect("another scope");
+    assert_eq!(built.scope, Scope::LastKnown);
+    assert!(built.scope.covers(&host("orders")) && !built.scope.is_everything());
+    assert_eq!(all.found(&address), None);
+    all.open();
+    let (_, built) = all.receive(told::<mesh::Service>(&[], &[]), accept);
+    assert!(built.is_none_or(|built| built.scope == Scope::LastKnown));
+    let (_, built) = all.receive(told::<mesh::Workload>(&[], &[]), accept);
+    assert_eq!(built.expect("built").scope, Scope::Everything);
+    // Or is back and says nothing, which other servers do that have nothing new.
+    all.doubt_absence(accept);
+    all.open();
+    assert!(all.missing().contains(&Service.kind()));
+    let built = all.assume_current(accept).expect("another scope");
+    assert_eq!(built.scope, Scope::Everything);
 }
 
 #[test]
@@ -399,7 +577,7 @@ fn what_was_everything_in_an_earlier_process_is_believed_when_there_is_nothing_b
     next.restore(first.export(), NOW);
     assert_eq!(next.resources().scope, Scope::nothing());
     assert_eq!(want(&mut next, &host("late"), NOW), Wanted::Asked);
-    next.believe_restored();
+    next.believe_restored(NOW);
     assert_eq!(next.resources().scope, Scope::Everything);
 }
 
