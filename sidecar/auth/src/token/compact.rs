@@ -42,6 +42,13 @@ impl<'a> Compact<'a> {
     }
 }
 
+/// True when each segment is made of base64url's letters only.
+pub(super) fn is_base64url(compact: Compact<'_>) -> bool {
+    let is_letter = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let mut segments = [compact.header, compact.payload, compact.signature].into_iter();
+    segments.all(|segment| segment.iter().all(is_letter))
+}
+
 /// Decodes base64url: no padding, no other alphabet, no space, and the unused last bits zero, so that one token has one
 /// spelling.
 pub(super) fn decode(segment: &[u8]) -> Result<Vec<u8>, Reason> {

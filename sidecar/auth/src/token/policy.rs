@@ -232,21 +232,31 @@ impl TokenPolicy {
         if here().all(|p| text.len() > p.max_bytes) {
             return Err(Reason::TokenTooLarge.into());
         }
-        let opaque = |reason: Reason| match here().find(|p| p.introspection().is_some()) {
+        let opaque = || match here().find(|p| p.introspection().is_some()) {
             Some(provider) if is_opaque(text) => Ok(Outcome::Introspect(Arc::clone(provider))),
-            _ => Err(reason.into()),
+            _ => Err(Reason::TokenMalformed.into()),
+        };
+        // Where JWTs are verified, a broken one is no opaque token. Elsewhere the form of a token means nothing: whoever made
+        // it is asked (RFC 7662 §1).
+        let broken = || match here().any(|p| p.verifies_jwts()) {
+            true => Err(Reason::TokenMalformed.into()),
+            false => opaque(),
         };
         let Some(compact) = Compact::split(text) else {
-            return opaque(Reason::TokenMalformed);
+            return opaque();
         };
         let header = match memo.read(compact.header) {
             Ok(header) => header,
-            Err(Reason::TokenMalformed) => return opaque(Reason::TokenMalformed),
+            Err(Reason::TokenMalformed) if compact::is_base64url(compact) => return broken(),
+            Err(Reason::TokenMalformed) => return opaque(),
             Err(reason) => return Err(reason.into()),
         };
-        let payload = compact::decode(compact.payload)?;
-        let signature = compact::decode(compact.signature)?;
-        let claims = claims::parse(&payload).map_err(|_| Reason::TokenMalformed)?;
+        let payload = compact::decode(compact.payload);
+        let signature = compact::decode(compact.signature);
+        let claims = payload.and_then(|p| claims::parse(&p).map_err(|_| Reason::TokenMalformed));
+        let (Ok(signature), Ok(claims)) = (signature, claims) else {
+            return broken();
+        };
         let mut refusal = Refusal::from(Reason::TokenUnknownIssuer);
         for provider in here().filter(|p| p.speaks_for(&claims)) {
             if text.len() > provider.max_bytes {

@@ -120,6 +120,11 @@ impl Provider {
         self.rule.introspection.as_ref()
     }
 
+    /// True when it has keys, or will have: its JWTs are verified here.
+    pub fn verifies_jwts(&self) -> bool {
+        !matches!(self.keys, KeySource::None)
+    }
+
     /// Its keys; `None` while they are awaited, and for introspection.
     pub fn keys(&self) -> Option<&Keys> {
         match &self.keys {

@@ -74,6 +74,73 @@ fn claims() -> serde_json::Value {
 }
 
 #[test]
+fn a_broken_jwt_is_an_opaque_token_only_where_no_jwts_are_verified() {
+    let signer = Signer::new(super::Algorithm::Es256);
+    let introspection = mesh::TokenIntrospection {
+        endpoint: "https://idp.test/introspect".into(),
+        client_id: "shop".into(),
+        credential_file: "/secret".into(),
+        ..Default::default()
+    };
+    let both = policy(mesh::TokenRule {
+        introspection: Some(introspection.clone()),
+        ..rule(signer.jwks())
+    });
+    let opaque_only = policy(mesh::TokenRule {
+        introspection: Some(introspection),
+        ..rule(String::new())
+    });
+    let jwt_only = policy(rule(signer.jwks()));
+    let good = signer.sign(signer.header(), claims());
+    let segments: Vec<&str> = good.split('.').collect();
+    let (header, payload, signature) = (segments[0], segments[1], segments[2]);
+    let asked = Err(Reason::IntrospectionFailed);
+    let malformed = Err(Reason::TokenMalformed);
+    for (what, token, [by_both, by_opaque, by_jwt]) in [
+        ("whole", good.clone(), [Ok(()), asked, Ok(())]),
+        (
+            "opaque",
+            "2YotnFZFEjr1zCsicMWpAA".into(),
+            [asked, asked, malformed],
+        ),
+        (
+            "of other letters",
+            "v1.a+b.c~d".into(),
+            [asked, asked, malformed],
+        ),
+        (
+            "encrypted",
+            format!("{header}.a.b.c.d"),
+            [asked, asked, malformed],
+        ),
+        (
+            "its header is none",
+            format!("xx.{payload}.{signature}"),
+            [malformed, asked, malformed],
+        ),
+        (
+            "its payload is none",
+            format!("{header}.xx.{signature}"),
+            [malformed, asked, malformed],
+        ),
+        (
+            "its signature is cut",
+            format!("{header}.{payload}.a"),
+            [malformed, asked, malformed],
+        ),
+        (
+            "it is no text",
+            format!("{header}.{payload} .a"),
+            [malformed, malformed, malformed],
+        ),
+    ] {
+        assert_eq!(verdict(&both, &token), by_both, "{what}, both");
+        assert_eq!(verdict(&opaque_only, &token), by_opaque, "{what}, opaque");
+        assert_eq!(verdict(&jwt_only, &token), by_jwt, "{what}, JWT");
+    }
+}
+
+#[test]
 fn what_holds_a_stream_open_is_judged_by_the_rules_of_the_day_but_not_by_their_keys() {
     let signer = Signer::new(super::Algorithm::Es256);
     let before = policy(rule(signer.jwks()));

@@ -353,7 +353,7 @@ fn of_everything_no_more_is_taken_over_than_leaves_room() {
         let wrapped = wrap(&service, "v1");
         let held = Held {
             version: "v1".into(),
-            value: wrapped.resource.expect("a resource").value.into(),
+            value: wrapped.resource.expect("a resource").value,
         };
         (Service, wrapped.name, held)
     });

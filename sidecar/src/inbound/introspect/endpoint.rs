@@ -1,9 +1,9 @@
 //! One introspection endpoint: its connections, its credential, and whether it is worth asking.
 //!
-//! Connections are TLS 1.3, verified by name, kept warm, and used for one question at a time. After a few failures in a row
-//! the endpoint is left alone for a while, except for one question that finds out whether it is well again.
+//! Connections are TLS 1.3, verified by name, kept warm, and used for one question at a time. An endpoint that keeps failing
+//! is left alone for a while ([`Health`]).
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::assertion::Assertor;
+use super::health::{Health, MAX_FAILURES};
 use super::question::{self, Answer, Proof, Question};
 use crate::snapshot::SharedSnapshot;
 use crate::wall_clock::unix_seconds;
@@ -42,10 +43,6 @@ const MAX_FILE: usize = 1 << 20;
 const FILES_TTL: Duration = Duration::from_secs(30);
 /// Addresses of the name that are tried.
 const MAX_ADDRESSES: usize = 4;
-/// Failures in a row after which it is left alone.
-const MAX_FAILURES: u32 = 5;
-/// For how long.
-const REST: Duration = Duration::from_secs(5);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -107,8 +104,7 @@ pub(super) struct Endpoint {
     snapshot: SharedSnapshot,
     files: RefCell<Option<Rc<Files>>>,
     idle: RefCell<Vec<Sender>>,
-    failures: Cell<u32>,
-    rests_until: Cell<Instant>,
+    health: Arc<Health>,
 }
 
 impl Endpoint {
@@ -117,6 +113,7 @@ impl Endpoint {
         issuer: &str,
         dialer: Dialer,
         snapshot: SharedSnapshot,
+        health: Arc<Health>,
     ) -> Self {
         Self {
             rule: rule.clone(),
@@ -125,8 +122,7 @@ impl Endpoint {
             snapshot,
             files: RefCell::default(),
             idle: RefCell::default(),
-            failures: Cell::default(),
-            rests_until: Cell::new(Instant::now()),
+            health,
         }
     }
 
@@ -145,24 +141,16 @@ impl Endpoint {
             0 => DEFAULT_TIMEOUT.into(),
             milliseconds => milliseconds.into(),
         });
-        if self.failures.get() >= MAX_FAILURES {
-            let now = Instant::now();
-            if now < self.rests_until.get() {
-                return Err(AskError::Resting);
-            }
-            // This question finds out; those that come meanwhile are not asked.
-            self.rests_until.set(now + REST);
+        if !self.health.may_be_asked() {
+            return Err(AskError::Resting);
         }
         let result = match tokio::time::timeout(timeout, self.exchange(token)).await {
             Ok(result) => result,
             Err(_) => Err(AskError::Timeout(timeout)),
         };
         match &result {
-            Ok(_) => self.failures.set(0),
-            Err(_) => {
-                self.failures.set(self.failures.get().saturating_add(1));
-                self.rests_until.set(Instant::now() + REST);
-            }
+            Ok(_) => self.health.answered(),
+            Err(_) => self.health.failed(),
         }
         result
     }

@@ -1,11 +1,12 @@
 //! Opaque tokens: the provider's introspection endpoint is asked (RFC 7662), once for everybody who presents a token.
 //!
 //! A worker has its own connections; what it was told is kept by [`super::token`], no longer than the token lives and the
-//! rule allows. Of the workers that want to know the same, one asks ([`questions`]). Only as many questions are open as are
-//! bounded here; who comes then gets no answer.
+//! rule allows. Of the workers that want to know the same, one asks ([`questions`]); that an endpoint fails is known to all
+//! ([`health`]). Only as many questions are open as are bounded here; who comes then gets no answer.
 
 mod assertion;
 mod endpoint;
+mod health;
 mod question;
 mod questions;
 #[cfg(test)]
@@ -157,6 +158,7 @@ impl Introspector {
             issuer,
             self.dialer,
             self.snapshot.clone(),
+            self.questions.endpoints.health(rule, issuer),
         ));
         endpoints.push(Rc::clone(&endpoint));
         Some(endpoint)

@@ -12,6 +12,7 @@ use mesh_auth::claims::Object;
 use mesh_auth::token::Provider;
 use tokio::sync::watch;
 
+use super::health::Endpoints;
 use crate::inbound::token::digest::{Digest, Digester};
 
 /// Answers kept; further ones are asked for by each worker.
@@ -127,6 +128,8 @@ struct Table {
 /// What the workers of a sidecar ask.
 pub struct Questions {
     digester: Digester,
+    /// Whom they ask.
+    pub(super) endpoints: Endpoints,
     table: Mutex<Table>,
 }
 
@@ -162,6 +165,7 @@ impl Questions {
     pub fn new(secret: [u8; 32]) -> Self {
         Self {
             digester: Digester::new(secret),
+            endpoints: Endpoints::default(),
             table: Mutex::default(),
         }
     }
