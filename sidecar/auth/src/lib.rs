@@ -10,6 +10,7 @@ mod spiffe;
 pub mod address;
 pub mod bundle;
 mod der;
+mod prepared;
 pub mod revocation;
 pub mod svid;
 pub mod tls;

@@ -4,6 +4,8 @@
 //! Stricter than `webpki` where two readings of the same bytes could differ: nothing may follow an element that ends,
 //! lengths and integers have one spelling, an extension appears once. It does not check signatures or names.
 
+use rustls_pki_types::alg_id;
+
 const OID_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 const OID_SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const OID_BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
@@ -51,6 +53,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) not_after: i64,
     /// Content of the subject's name; empty for an empty name.
     pub(crate) subject: &'a [u8],
+    /// Content of the SubjectPublicKeyInfo.
+    pub(crate) public_key: &'a [u8],
     pub(crate) is_ca: bool,
     pub(crate) path_length: Option<u32>,
     pub(crate) key_usage: Option<KeyUsage>,
@@ -180,6 +184,37 @@ pub(crate) fn facts(certificate: &[u8]) -> Result<Facts<'_>, Malformed> {
     Ok(facts)
 }
 
+/// The point of a SubjectPublicKeyInfo's content that is one of P-256 (RFC 5480 §2), as it is encoded.
+pub(crate) fn p256_point(public_key: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader(public_key);
+    let algorithm = reader.expect(SEQUENCE)?;
+    let bits = reader.expect(BIT_STRING)?;
+    reader.end()?;
+    let point = bits.strip_prefix(&[0])?;
+    (algorithm == alg_id::ECDSA_P256.as_ref()).then_some(point)
+}
+
+/// The two numbers of an ECDSA-Sig-Value (RFC 3279 §2.2.3) for a curve of 256 bits, 32 bytes each, one after the other.
+pub(crate) fn ecdsa_signature(signature: &[u8]) -> Option<[u8; 64]> {
+    let mut outer = Reader(signature);
+    let mut numbers = Reader(outer.expect(SEQUENCE)?);
+    outer.end()?;
+    let mut signature = [0; 64];
+    for half in signature.chunks_exact_mut(32) {
+        let digits = integer(numbers.expect(INTEGER)?)?;
+        // Not negative, and the byte that says so taken off.
+        let digits = match digits {
+            [0, rest @ ..] => rest,
+            [first, ..] if first & 0x80 != 0 => return None,
+            digits => digits,
+        };
+        let at = half.len().checked_sub(digits.len())?;
+        half[at..].copy_from_slice(digits);
+    }
+    numbers.end()?;
+    Some(signature)
+}
+
 /// The fixed part of a certificate, and the content of its extensions (empty if it has none).
 fn to_be_signed(certificate: &[u8]) -> Option<(Facts<'_>, &[u8])> {
     let mut outer = Reader(certificate);
@@ -201,7 +236,7 @@ fn to_be_signed(certificate: &[u8]) -> Option<(Facts<'_>, &[u8])> {
     let not_after = time(validity.next()?)?;
     validity.end()?;
     let subject = tbs.expect(SEQUENCE)?;
-    tbs.expect(SEQUENCE)?;
+    let public_key = tbs.expect(SEQUENCE)?;
     // issuerUniqueID and subjectUniqueID, in this order.
     tbs.optional(0x81)?;
     tbs.optional(0x82)?;
@@ -220,6 +255,7 @@ fn to_be_signed(certificate: &[u8]) -> Option<(Facts<'_>, &[u8])> {
         not_before,
         not_after,
         subject,
+        public_key,
         is_ca: false,
         path_length: None,
         key_usage: None,

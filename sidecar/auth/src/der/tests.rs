@@ -250,3 +250,21 @@ proptest! {
         agrees_with_webpki(&der)?;
     }
 }
+
+#[test]
+fn the_point_of_a_p256_key_is_found_and_no_other() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = leaf_params("spiffe://td/a").signed_by(&key, &authority("td"));
+    let leaf = leaf.unwrap();
+    let public_key = facts(leaf.der()).unwrap().public_key;
+    assert_eq!(p256_point(public_key), Some(key.public_key_raw()));
+    for length in 0..public_key.len() {
+        assert_eq!(p256_point(&public_key[..length]), None, "{length}");
+    }
+    for algorithm in [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P384_SHA384] {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let leaf = leaf_params("spiffe://td/a").signed_by(&key, &authority("td"));
+        let leaf = leaf.unwrap();
+        assert_eq!(p256_point(facts(leaf.der()).unwrap().public_key), None);
+    }
+}

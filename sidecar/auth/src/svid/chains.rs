@@ -18,6 +18,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::{SvidError, Usage, Validity, VerifiedPeer, check_size, seconds};
 use crate::bundle::TrustBundles;
+use crate::prepared::PreparedKeys;
 
 /// Slots that one chain may be in.
 const WAYS: usize = 4;
@@ -70,6 +71,8 @@ pub struct VerifiedChains {
     slots: Box<[ArcSwapOption<Entry>]>,
     turn: AtomicUsize,
     tally: Arc<Tally>,
+    /// Of signers by their points, of peers by their certificates.
+    keys: PreparedKeys,
 }
 
 impl VerifiedChains {
@@ -80,6 +83,7 @@ impl VerifiedChains {
             slots: (0..CAPACITY).map(|_| ArcSwapOption::empty()).collect(),
             turn: AtomicUsize::new(0),
             tally,
+            keys: PreparedKeys::new(),
         }
     }
 
@@ -94,6 +98,11 @@ impl VerifiedChains {
     /// The roots.
     pub fn bundles(&self) -> &Arc<TrustBundles> {
         &self.bundles
+    }
+
+    /// Keys that came often.
+    pub(crate) fn keys(&self) -> &PreparedKeys {
+        &self.keys
     }
 
     /// Chains that are remembered. Looks at every place: not for the hot path.
@@ -152,7 +161,7 @@ impl VerifiedChains {
         check_size(std::iter::once(leaf).chain(intermediates))?;
         let verify = || {
             let chain = whole(leaf, intermediates);
-            super::verify_with_validity(&chain, usage, &self.bundles, now)
+            super::verify_with_validity(&chain, usage, &self.bundles, Some(&self.keys), now)
         };
         if self.slots.is_empty() {
             return verify().map(|(peer, _)| (peer, Known::Now));

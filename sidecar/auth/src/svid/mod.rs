@@ -19,6 +19,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use crate::SpiffeId;
 use crate::bundle::TrustBundles;
 use crate::der::{self, Facts};
+use crate::prepared::PreparedKeys;
 
 /// Certificates a peer may present.
 pub const MAX_CHAIN_CERTIFICATES: usize = 8;
@@ -107,17 +108,18 @@ pub fn verify(
     bundles: &TrustBundles,
     now: UnixTime,
 ) -> Result<VerifiedPeer, SvidError> {
-    verify_with_validity(chain, usage, bundles, now).map(|(peer, _)| peer)
+    verify_with_validity(chain, usage, bundles, None, now).map(|(peer, _)| peer)
 }
 
 /// When a path is valid, Unix seconds: from the last of its certificates to begin to the first to end.
 type Validity = RangeInclusive<i64>;
 
-/// As [`verify`], and how long what was found stays true.
+/// As [`verify`], with keys that may be prepared, and how long what was found stays true.
 fn verify_with_validity(
     chain: &[CertificateDer<'_>],
     usage: Usage,
     bundles: &TrustBundles,
+    keys: Option<&PreparedKeys>,
     now: UnixTime,
 ) -> Result<(VerifiedPeer, Validity), SvidError> {
     let (leaf, intermediates) = chain.split_first().ok_or(SvidError::Missing)?;
@@ -129,7 +131,7 @@ fn verify_with_validity(
     let bundle = bundles
         .get(domain)
         .ok_or_else(|| SvidError::UnknownTrustDomain(domain.to_owned()))?;
-    let signers = path::verify((leaf, &id), intermediates, usage, bundle, now)?;
+    let signers = path::verify((leaf, &id), intermediates, usage, (bundle, keys), now)?;
     let validity = facts.not_before.max(*signers.start())..=facts.not_after.min(*signers.end());
     Ok((VerifiedPeer::of_leaf(leaf, &facts, id), validity))
 }

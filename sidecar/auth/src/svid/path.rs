@@ -1,13 +1,16 @@
 //! From a leaf to a root of its own trust domain (RFC 5280 §6), by `webpki`, and the rules for signing certificates that
 //! `webpki` leaves out: keyCertSign, the path length of a root, the validity of a root, SPIFFE IDs of signers.
 
+mod algorithms;
+
 use std::cell::Cell;
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
 use webpki::{EndEntityCert, VerifiedPath};
 
 use super::{MAX_CHAIN_CERTIFICATES, SvidError, Usage, Validity, seconds};
 use crate::bundle::{Root, TrustBundle};
+use crate::prepared::PreparedKeys;
 use crate::{SpiffeId, der};
 
 const UNKNOWN_ISSUER: &str = "no trusted root issued it";
@@ -17,9 +20,10 @@ pub(super) fn verify(
     (leaf, id): (&CertificateDer<'_>, &SpiffeId),
     intermediates: &[CertificateDer<'_>],
     usage: Usage,
-    bundle: &TrustBundle,
+    (bundle, keys): (&TrustBundle, Option<&PreparedKeys>),
     now: UnixTime,
 ) -> Result<Validity, SvidError> {
+    let own = keys.map(algorithms::P256);
     let path = Path {
         id,
         leaf: &EndEntityCert::try_from(leaf)
@@ -27,6 +31,7 @@ pub(super) fn verify(
         intermediates,
         usage,
         bundle,
+        algorithms: &algorithms::all(&own),
         now,
     };
     check_fan_out(intermediates, bundle)?;
@@ -81,6 +86,7 @@ struct Path<'a> {
     intermediates: &'a [CertificateDer<'a>],
     usage: Usage,
     bundle: &'a TrustBundle,
+    algorithms: &'a [&'a dyn SignatureVerificationAlgorithm],
     now: UnixTime,
 }
 
@@ -101,7 +107,7 @@ impl Path<'_> {
             })
         };
         let found = self.leaf.verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
+            self.algorithms,
             &anchors,
             self.intermediates,
             self.now,

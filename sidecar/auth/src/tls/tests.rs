@@ -16,6 +16,7 @@ use crate::revocation::{Entry, Revocations};
 use crate::svid::VerifiedChains;
 use crate::testing::*;
 
+mod possession;
 mod resumption;
 
 const WEB: &str = "spiffe://td/ns/a/sa/web";

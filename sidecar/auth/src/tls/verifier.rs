@@ -14,6 +14,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use super::PROVIDER;
 use super::Trust;
 use crate::SpiffeId;
+use crate::der;
 use crate::svid::{SvidError, Usage};
 
 /// Verifies the peer of a handshake, in either direction.
@@ -54,6 +55,35 @@ impl Verifier {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Possession of the leaf's key (RFC 8446 §4.4.3).
+    fn verify_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let keys = self.trust.chains.keys();
+        // What the library would make of this scheme is a verification by that leaf's key, if it is one of P-256.
+        let is_p256 = signature.scheme == SignatureScheme::ECDSA_NISTP256_SHA256;
+        if is_p256 && let Some(good) = keys.verify(leaf, message, signature.signature()) {
+            return if good {
+                Ok(HandshakeSignatureValid::assertion())
+            } else {
+                Err(CertificateError::BadSignature.into())
+            };
+        }
+        let valid = rustls::crypto::verify_tls13_signature(
+            message,
+            leaf,
+            signature,
+            &PROVIDER.signature_verification_algorithms,
+        )?;
+        if is_p256 {
+            keys.found_good(leaf, || der::p256_point(der::facts(leaf).ok()?.public_key));
+        }
+        Ok(valid)
     }
 }
 
@@ -121,7 +151,7 @@ impl ServerCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_signature(message, leaf, signature)
+        self.verify_signature(message, leaf, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -165,7 +195,7 @@ impl ClientCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_signature(message, leaf, signature)
+        self.verify_signature(message, leaf, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -173,17 +203,4 @@ impl ClientCertVerifier for Verifier {
             .signature_verification_algorithms
             .supported_schemes()
     }
-}
-
-fn verify_signature(
-    message: &[u8],
-    leaf: &CertificateDer<'_>,
-    signature: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    rustls::crypto::verify_tls13_signature(
-        message,
-        leaf,
-        signature,
-        &PROVIDER.signature_verification_algorithms,
-    )
 }

@@ -3,11 +3,17 @@
 //! A key that cannot be used is left out with its reason and the others stay; only a document that is no key set is
 //! refused. A key is for the algorithms that its type, its curve and its `alg` leave; the token chooses nothing.
 
+mod verifying;
+
+use std::sync::atomic::AtomicUsize;
+
 use aws_lc_rs::signature::{ParsedPublicKey, RsaPublicKeyComponents};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::algorithm::{Algorithm, Algorithms, Family};
+use verifying::VerifyingKey;
+
 use crate::claims::{self, Limits, Object, ParseError, Value};
 
 /// Longest key set, bytes.
@@ -33,6 +39,8 @@ pub(super) enum KeyUse {
 pub struct Keys {
     keys: Vec<Key>,
     ignored: Vec<Ignored>,
+    /// Keys that were prepared.
+    prepared: AtomicUsize,
 }
 
 /// A key that was left out.
@@ -64,7 +72,7 @@ pub enum KeySetError {
 /// One key, for one or more algorithms.
 struct Key {
     kid: Option<Box<str>>,
-    algorithms: Vec<(Algorithm, ParsedPublicKey)>,
+    algorithms: Vec<(Algorithm, VerifyingKey)>,
 }
 
 impl std::fmt::Debug for Key {
@@ -150,7 +158,7 @@ impl Keys {
             if kid.is_some() && key.kid.as_deref() != kid {
                 continue;
             }
-            let Some((_, prepared)) = key.algorithms.iter().find(|(a, _)| *a == algorithm) else {
+            let Some((_, verifying)) = key.algorithms.iter().find(|(a, _)| *a == algorithm) else {
                 if outcome == Checked::UnknownKey && kid.is_some() {
                     outcome = Checked::WrongAlgorithm;
                 }
@@ -160,7 +168,7 @@ impl Keys {
                 break;
             }
             tried += 1;
-            if prepared.verify_sig(message, signature).is_ok() {
+            if verifying.verifies(message, signature, &self.prepared) {
                 return Checked::Good;
             }
             outcome = Checked::BadSignature;
@@ -250,7 +258,7 @@ fn prepare(
     jwk: &Object,
     family: Family,
     algorithm: Algorithm,
-) -> Result<ParsedPublicKey, &'static str> {
+) -> Result<VerifyingKey, &'static str> {
     let bytes = |name, wrong| {
         let text = jwk.string(name).ok_or(wrong)?;
         URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong)
@@ -276,6 +284,7 @@ fn prepare(
         }
         return RsaPublicKeyComponents { n, e: &e[..] }
             .to_parsed_public_key(parameters)
+            .map(VerifyingKey::from)
             .map_err(|_| "no RSA key");
     }
     let size = match family {
@@ -301,7 +310,11 @@ fn prepare(
         point = [&[4], &point[..], &y].concat();
     }
     let parameters = algorithm.curve().ok_or("'kty' not supported")?;
-    ParsedPublicKey::new(parameters, point).map_err(|_| "no point of the curve")
+    let parsed = ParsedPublicKey::new(parameters, &point).map_err(|_| "no point of the curve")?;
+    Ok(match algorithm {
+        Algorithm::Es256 => VerifyingKey::es256(parsed, &point),
+        _ => parsed.into(),
+    })
 }
 
 /// Under such a key a signature can hold for messages nobody signed (RFC 8032 §8.9 and what was found since). The seven

@@ -176,3 +176,48 @@ fn who_is_forgetful_verifies_every_time() {
     }
     assert_eq!(counts(&chains), (0, 2));
 }
+
+#[test]
+fn signers_that_come_again_are_prepared_and_what_they_did_not_sign_is_refused_as_before() {
+    let root = authority("td");
+    let middle = intermediate(signer_params("intermediate"), &root);
+    let above = [middle.der().clone()];
+    let chains = remembering(&root);
+    let forgetful = VerifiedChains::forgetful(Arc::clone(chains.bundles()));
+    assert_eq!(chains.keys().held(), 0);
+    for round in 0..6 {
+        // A stranger every time.
+        let leaf = sign(&leaf_params(ID), &middle);
+        chains
+            .verify(&leaf, &above, Usage::Client, unix(0))
+            .unwrap();
+        let signature = leaf.len() - 20;
+        for at in [signature, leaf.len() - 1, 200] {
+            let mut wrong = leaf.to_vec();
+            wrong[at] ^= 1;
+            let verdict = |chains: &VerifiedChains| {
+                chains.verify(&wrong.as_slice().into(), &above, Usage::Client, unix(0))
+            };
+            let refused = verdict(&chains);
+            assert!(refused.is_err(), "{round} {at}");
+            assert_eq!(refused, verdict(&forgetful), "{round} {at}");
+        }
+    }
+    assert_eq!(chains.keys().held(), 2);
+}
+
+#[test]
+fn nobody_has_a_key_prepared_that_no_root_leads_to() {
+    let (root, rogue) = (authority("td"), authority("td"));
+    let middle = intermediate(signer_params("intermediate"), &rogue);
+    let chains = remembering(&root);
+    for _ in 0..10 {
+        let leaf = sign(&leaf_params(ID), &middle);
+        let above = [middle.der().clone(), rogue.der().clone()];
+        for chain in [&above[..], &above[..1]] {
+            let refused = chains.verify(&leaf, chain, Usage::Client, unix(0));
+            assert!(refused.is_err());
+        }
+    }
+    assert_eq!(chains.keys().held(), 0);
+}

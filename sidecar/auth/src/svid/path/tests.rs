@@ -6,7 +6,9 @@ use rcgen::{
 };
 
 use crate::bundle::{TrustBundle, TrustBundles};
-use crate::svid::{SvidError, Usage, VerifiedPeer, verify};
+use crate::der;
+use crate::prepared::PreparedKeys;
+use crate::svid::{SvidError, Usage, VerifiedPeer, verify, verify_with_validity};
 use crate::testing::*;
 
 use rustls_pki_types::CertificateDer;
@@ -16,7 +18,27 @@ const ID: &str = "spiffe://td/ns/a/sa/b";
 fn check(chain: &[CertificateDer<'_>], roots: &[&Issuer]) -> Result<VerifiedPeer, SvidError> {
     let mut bundles = TrustBundles::default();
     bundles.insert(bundle("td", roots, 1)).unwrap();
-    verify(chain, Usage::Server, &bundles, unix(0))
+    let verdict = verify(chain, Usage::Server, &bundles, unix(0));
+    assert_eq!(check_prepared(chain, roots, &bundles), verdict);
+    verdict
+}
+
+/// The same with every key of the chain and of the roots prepared.
+fn check_prepared(
+    chain: &[CertificateDer<'_>],
+    roots: &[&Issuer],
+    bundles: &TrustBundles,
+) -> Result<VerifiedPeer, SvidError> {
+    let keys = PreparedKeys::new();
+    let roots = roots.iter().map(|root| &**root.der());
+    for certificate in chain.iter().map(|certificate| &**certificate).chain(roots) {
+        let facts = der::facts(certificate).ok();
+        if let Some(point) = facts.and_then(|facts| der::p256_point(facts.public_key)) {
+            keys.prepare(point, point);
+        }
+    }
+    let verdict = verify_with_validity(chain, Usage::Server, bundles, Some(&keys), unix(0));
+    verdict.map(|(peer, _)| peer)
 }
 
 /// A leaf under an intermediate under a root, the last two changed.
