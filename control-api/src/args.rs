@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use mesh_auth::bundle::ANY_NAMESPACE;
 
 use crate::jwt::discovery;
 use crate::jwt::keys::MAX_TOKEN_LIFETIME;
@@ -86,16 +87,16 @@ pub struct RunArgs {
     )]
     pub metrics: SocketAddr,
     /// Roots (PEM) of another authority that signs for workloads of this trust domain, SPIRE's say: believed beside the own ones
-    /// and published with them. Whoever holds them can be any workload of the trust domain, but no operator and no control API; what is issued to such a
-    /// workload ends no later than the certificate that it came with.
+    /// and published with them. Whoever holds them can be any workload of the namespaces in --workload-roots-namespaces, but no operator and no control
+    /// API; what is issued to such a workload ends no later than the certificate that it came with.
     #[arg(long, env = "POSTERN_WORKLOAD_ROOTS", value_name = "FILE")]
     pub workload_roots: Option<PathBuf>,
-    /// Namespaces of the workloads that --workload-roots vouch for, with commas between them [default: all]. Theirs are then
-    /// no identity of any other namespace, here and at every sidecar.
+    /// Namespaces of the workloads that --workload-roots vouch for, with commas between them: theirs is no identity of any other
+    /// namespace, here and at every sidecar. '*': every identity of the trust domain.
     #[arg(
         long,
         env = "POSTERN_WORKLOAD_ROOTS_NAMESPACES",
-        value_name = "NAMESPACES",
+        value_name = "NAMESPACES|*",
         value_delimiter = ',',
         value_parser = parse_namespace,
         requires = "workload_roots"
@@ -183,6 +184,9 @@ fn parse_token_lifetime(text: &str) -> Result<Duration, String> {
 }
 
 fn parse_namespace(text: &str) -> Result<String, String> {
+    if text == ANY_NAMESPACE {
+        return Ok(text.to_owned());
+    }
     mesh_manifest::label("namespace", text).map_err(|e| e.to_string())?;
     Ok(text.to_owned())
 }
@@ -233,6 +237,8 @@ mod tests {
         let bound = ["--workload-roots-namespaces", "shop,bank"];
         let with: Vec<_> = ["--workload-roots", "f"].into_iter().chain(bound).collect();
         assert_eq!(run(&with).workload_roots_namespaces, ["shop", "bank"]);
+        let anybody = ["--workload-roots", "f", bound[0], "*"];
+        assert_eq!(run(&anybody).workload_roots_namespaces, ["*"]);
         assert!(parse(&bound).is_err());
         assert!(parse(&[with[0], with[1], with[2], "shop,Bank!"]).is_err());
         assert!(parse(&[with[0], with[1], with[2], ""]).is_err());

@@ -188,7 +188,7 @@ fn status(error: &IssueError) -> Status {
         IssueError::Request(_) | IssueError::KeyReused => {
             Status::invalid_argument(format!("csr: {text}"))
         }
-        IssueError::Revoked(_) | IssueError::NotRegistered { .. } => {
+        IssueError::Revoked(_) | IssueError::NotRegistered { .. } | IssueError::Unvouched(_) => {
             Status::permission_denied(text)
         }
         IssueError::Authority(_) => Status::internal(text),

@@ -38,6 +38,11 @@ pub enum IssueError {
         /// Identity.
         id: String,
     },
+    /// It was proven to another authority, which does not vouch for it any more.
+    #[error(
+        "'{0}' was proven by a certificate of another authority, which is not among --workload-roots, or not for its namespace, any more: prove it anew"
+    )]
+    Unvouched(String),
     /// The identity is revoked.
     #[error("{0}")]
     Revoked(String),
@@ -147,7 +152,13 @@ impl Issuance {
         } else {
             let serial = hex(peer.serial());
             let record = self.store.read(|read| issued::get(read, &serial))?;
-            record.map_or(0, |record| record.bound)
+            // Who vouched is not known of certificates that were issued before it was noted, or that the store knows nothing
+            // of: where others may have, what is issued for one ends with it.
+            let unknown = match self.authorities.others() {
+                [] => 0,
+                _ => peer.not_after(),
+            };
+            record.and_then(|record| record.bound).unwrap_or(unknown)
         };
         let granted = self.store.write(|write| {
             let serial = unused_serial(write)?;
@@ -161,7 +172,7 @@ impl Issuance {
     /// the peer's certificate was issued to, else the first.
     ///
     /// # Errors
-    /// There is none, the peer is revoked, or the store failed.
+    /// There is none, the peer is revoked, the authority that vouched for it does so no longer, or the store failed.
     pub fn workload_of(
         &self,
         peer: &VerifiedPeer,
@@ -174,6 +185,12 @@ impl Issuance {
         let record = self
             .store
             .read(|read| issued::get(read, &hex(peer.serial())))?;
+        let is_by_others = |record: &IssuedRecord| record.bound.is_some_and(|bound| bound != 0);
+        if record.as_ref().is_some_and(is_by_others)
+            && !self.authorities.others_vouch_for(peer.id())
+        {
+            return Err(IssueError::Unvouched(peer.id().to_string()));
+        }
         let recorded = record
             .and_then(|r| world.workload(&r.workload))
             .filter(|w| w.id == *peer.id());
@@ -214,7 +231,7 @@ impl Issuance {
             issued_at: now,
             not_after: issued.not_after,
             root: authority.root_sha256(),
-            bound: term.bound,
+            bound: Some(term.bound),
         };
         issued::record(write, &issued.serial, &fingerprint, &record)?;
         Ok(Granted { issued, workload })

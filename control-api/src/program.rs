@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use mesh_auth::TrustDomain;
 use mesh_auth::bundle::TrustBundle;
 use mesh_proto::admin::admin_service_server::AdminServiceServer;
@@ -153,6 +153,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let clock = Clock::system();
     let (mut authorities, store, is_new) = open(&args.init, &clock)?;
     if let Some(path) = &args.workload_roots {
+        ensure!(
+            !args.workload_roots_namespaces.is_empty(),
+            "--workload-roots: say whom they vouch for: --workload-roots-namespaces NAMESPACE,NAMESPACE, or '*' for every identity of the trust domain"
+        );
         let pem = files::read(path).context("--workload-roots")?;
         let roots =
             TrustBundle::from_pem(authorities.trust_domain().clone(), &pem).and_then(|bundle| {

@@ -181,6 +181,11 @@ pub enum SnapshotError {
 }
 
 impl Snapshot {
+    /// The namespace of this workload.
+    fn own_namespace(&self) -> &str {
+        self.own_uid.split('/').next().unwrap_or_default()
+    }
+
     /// The snapshot of a sidecar that knows nothing yet: no identity, no policy, no destinations.
     pub fn empty(own_uid: &str, trust_domain: TrustDomain) -> Self {
         Self {
@@ -257,7 +262,13 @@ impl Snapshot {
             let own = &self.trust_domain;
             let mut foreign = (*outside).clone();
             foreign.retain(|name, _| name == own.as_str() || !spoken_of.contains(name));
-            let bundles = build_bundles(own, resources, fallback_roots, &foreign)?;
+            let bundles = build_bundles(
+                own,
+                self.own_namespace(),
+                resources,
+                fallback_roots,
+                &foreign,
+            )?;
             let tally = Arc::clone(self.chains.tally());
             let chains = VerifiedChains::new(Arc::new(bundles), tally);
             let control_roots = control_roots(own, resources, fallback_roots)?;
@@ -289,7 +300,7 @@ impl Snapshot {
             (Some(identity), _) => Some(Arc::new(self.contexts(epoch, identity, &trust)?)),
         };
         let root_namespace = root_namespace(resources);
-        let own_namespace = self.own_uid.split('/').next().unwrap_or_default();
+        let own_namespace = self.own_namespace();
         let same_policies = self.epoch > 0
             && self.resources.defaults == resources.defaults
             && self.resources.policies == resources.policies
@@ -528,6 +539,7 @@ fn same_bundles(a: &Resources, b: &Resources) -> bool {
 
 fn build_bundles(
     own: &TrustDomain,
+    own_namespace: &str,
     resources: &Resources,
     fallback_roots: &[CertificateDer<'static>],
     outside: &RootsByDomain,
@@ -537,9 +549,12 @@ fn build_bundles(
         name: name.to_owned(),
         reason: error.to_string(),
     };
-    // Whoever else signs in the own domain does so for these namespaces only, by whatever way its roots come.
-    let bounds = resources.bundles.get(own.as_str());
-    let bounds = bounds.map_or(&[][..], |bundle| &bundle.workload_namespaces);
+    // Whoever else signs in the own domain does so for these namespaces only, by whatever way its roots come; where the control
+    // API names none, roots from outside are good for the neighbours of this workload.
+    let named = resources.bundles.get(own.as_str());
+    let named = named.map_or(&[][..], |bundle| &bundle.workload_namespaces);
+    let neighbours = [own_namespace.to_owned()];
+    let bounds = if named.is_empty() { &neighbours } else { named };
     let mut insert = |name: &str, bundle: Result<TrustBundle, BundleError>| {
         let mut bundle = bundle.map_err(|e| fail(name, &e))?;
         if bundle.trust_domain() == own
@@ -673,6 +688,7 @@ mod tests {
                     "demo.test" => vec![helper.to_vec()],
                     _ => vec![],
                 },
+                workload_namespaces: vec!["*".into()],
                 ..Default::default()
             };
             (domain.to_owned(), Arc::new(bundle))
@@ -701,16 +717,21 @@ mod tests {
         let roots = |domain: &str| next.bundles().get(domain).map(|b| b.authorities().to_vec());
         let all = vec![own.clone(), helper.clone(), spire.clone()];
         assert_eq!(roots("demo.test"), Some(all));
-        // They vouch for no more than the other authorities of the domain do.
-        let mut bounded = (*resources).clone();
-        let bundle = bounded.bundles.get_mut("demo.test").expect("a bundle");
-        Arc::make_mut(bundle).workload_namespaces = vec!["shop".into()];
-        let bounded = next.build(&Arc::new(bounded), None, &[]).expect("builds");
-        let shop = ["shop".to_owned()];
-        let expected = TrustBundle::new(next.trust_domain.clone(), vec![own.clone()], 0)
-            .and_then(|bundle| bundle.with_workload_roots(vec![helper, spire], &shop));
-        let built = bounded.bundles().get("demo.test").expect("a bundle");
-        assert!(built.trusts_like(&expected.expect("a bundle")));
+        // They vouch for no more than the other authorities of the domain do; where those do for nobody, for the neighbours.
+        for (named, of_spire) in [(&["shop"][..], "shop"), (&[], "demo")] {
+            let named: Vec<_> = named.iter().map(|name| (*name).to_owned()).collect();
+            let mut bounded = (*resources).clone();
+            let bundle = bounded.bundles.get_mut("demo.test").expect("a bundle");
+            Arc::make_mut(bundle).workload_namespaces.clone_from(&named);
+            let bounded = next.build(&Arc::new(bounded), None, &[]).expect("builds");
+            let expected = TrustBundle::new(next.trust_domain.clone(), vec![own.clone()], 0)
+                .and_then(|bundle| bundle.with_workload_roots(vec![helper.clone()], &named))
+                .and_then(|bundle| {
+                    bundle.with_workload_roots(vec![spire.clone()], &[of_spire.to_owned()])
+                });
+            let built = bounded.bundles().get("demo.test").expect("a bundle");
+            assert!(built.trusts_like(&expected.expect("a bundle")), "{named:?}");
+        }
         // Of all these only the own one speaks for the control API.
         let control: Vec<_> = next.control_roots.iter().collect();
         assert_eq!(control.len(), 1);

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mesh_auth::TrustDomain;
-use mesh_auth::bundle::{BundleError, TrustBundle, TrustBundles};
+use mesh_auth::bundle::{self, BundleError, TrustBundle, TrustBundles};
 use mesh_auth::svid::{self, Usage};
+use mesh_auth::{SpiffeId, TrustDomain};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 
@@ -117,7 +117,7 @@ pub struct Authorities {
     state: ArcSwap<State>,
     /// Roots of somebody else who signs for workloads of the trust domain.
     others: Vec<CertificateDer<'static>>,
-    /// Whose workloads they vouch for; empty: everybody's.
+    /// Namespaces of the workloads that they vouch for, as [`bundle::is_within`] takes them.
     others_namespaces: Vec<String>,
     /// One step at a time.
     turn: Mutex<()>,
@@ -179,8 +179,8 @@ impl Authorities {
         Ok(this)
     }
 
-    /// Believes roots of somebody else, SPIRE say, who signs for workloads of the same trust domain and for nobody else: see
-    /// [`Self::vouch_for`].
+    /// Believes roots of somebody else, SPIRE say, who signs for workloads of these namespaces of the same trust domain and for
+    /// nobody else: see [`Self::vouch_for`].
     ///
     /// # Errors
     /// One cannot be used as a root.
@@ -200,7 +200,7 @@ impl Authorities {
         &self.others
     }
 
-    /// Namespaces of the workloads that they sign for; empty: all.
+    /// Namespaces of the workloads that they sign for; `*`: every identity.
     pub fn others_namespaces(&self) -> &[String] {
         &self.others_namespaces
     }
@@ -232,6 +232,11 @@ impl Authorities {
     pub fn bundle(&self, sequence: u64) -> Result<TrustBundle, BundleError> {
         TrustBundle::new(self.domain.clone(), self.state().roots(), sequence)?
             .with_workload_roots(self.others.clone(), &self.others_namespaces)
+    }
+
+    /// Whether the others may vouch for `id`.
+    pub fn others_vouch_for(&self, id: &SpiffeId) -> bool {
+        !self.others.is_empty() && bundle::is_within(id, &self.others_namespaces)
     }
 
     /// Whether a client's chain, verified already by [`Self::bundle`], ends at an own root. One that does not is a workload's,

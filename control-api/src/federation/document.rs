@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mesh_auth::TrustDomain;
-use mesh_auth::bundle::TrustBundle;
+use mesh_auth::bundle::{ANY_NAMESPACE, TrustBundle};
 use mesh_auth::claims::{self, Object, Value};
 use mesh_proto::mesh;
 use rustls_pki_types::CertificateDer;
@@ -106,7 +106,7 @@ fn public(entry: &Object) -> serde_json::Value {
     key.into()
 }
 
-/// Writes a bundle as others read it.
+/// Writes a bundle as others read it. It cannot say whom a root vouches for: roots that do for some namespaces stay out of it.
 pub fn write(bundle: &mesh::TrustBundle, refresh_hint: u32) -> String {
     let root = |der: &Vec<u8>| {
         let mut entry = spki(der).unwrap_or_default();
@@ -114,11 +114,13 @@ pub fn write(bundle: &mesh::TrustBundle, refresh_hint: u32) -> String {
         entry.insert("x5c".into(), json!([STANDARD.encode(der)]));
         serde_json::Value::from(entry)
     };
-    let roots = bundle.x509_authorities.iter();
-    let mut keys: Vec<_> = roots
-        .chain(&bundle.workload_authorities)
-        .map(root)
-        .collect();
+    let for_anybody = bundle
+        .workload_namespaces
+        .iter()
+        .any(|n| n == ANY_NAMESPACE);
+    let others = bundle.workload_authorities.iter().filter(|_| for_anybody);
+    let roots = bundle.x509_authorities.iter().chain(others);
+    let mut keys: Vec<_> = roots.map(root).collect();
     let jwt = serde_json::from_str::<serde_json::Value>(&bundle.jwt_authorities);
     if let Ok(serde_json::Value::Array(entries)) = jwt.map(|mut set| set["keys"].take()) {
         keys.extend(entries);

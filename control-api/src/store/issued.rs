@@ -29,9 +29,9 @@ pub struct IssuedRecord {
     #[serde(default)]
     pub root: String,
     /// What is issued on the strength of this certificate ends no later, Unix seconds: it was itself issued on the strength
-    /// of another authority's certificate, which ended then. 0: no bound.
+    /// of another authority's certificate, which ended then. 0: no bound. `None` in records from before that was noted.
     #[serde(default)]
-    pub bound: i64,
+    pub bound: Option<i64>,
 }
 
 /// A record as it is kept.

@@ -258,7 +258,7 @@ fn of_certificates_made_in_one_second_the_later_one_is_the_latest() {
                 spiffe_id: "spiffe://td/a".into(),
                 issued_at: NOW,
                 root: root.into(),
-                bound: 0,
+                bound: Some(0),
                 not_after: NOW + 60,
             };
             store
@@ -277,7 +277,7 @@ fn what_ended_long_ago_is_forgotten_and_the_rest_is_not() {
         spiffe_id: format!("spiffe://td/{workload}"),
         issued_at: NOW,
         root: String::new(),
-        bound: 0,
+        bound: Some(0),
         not_after,
     };
     let week = 7 * 86_400;

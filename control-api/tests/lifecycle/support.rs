@@ -94,9 +94,15 @@ impl ControlApi {
     }
 
     /// kill -9, and a new process over the same data.
-    pub(crate) fn restart(mut self) -> Self {
+    pub(crate) fn restart(self) -> Self {
+        let flags = self.flags.clone();
+        self.restart_with(flags)
+    }
+
+    /// The same with other flags.
+    pub(crate) fn restart_with(mut self, flags: Vec<String>) -> Self {
         self.kill();
-        Self::over(Arc::clone(&self.scratch), self.flags.clone())
+        Self::over(Arc::clone(&self.scratch), flags)
     }
 
     pub(crate) fn data(&self) -> PathBuf {

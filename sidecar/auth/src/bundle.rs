@@ -8,6 +8,16 @@ use rustls_pki_types::{CertificateDer, Der, TrustAnchor};
 
 use crate::{SpiffeId, TrustDomain, der, svid};
 
+/// Stands for every identity of a trust domain where namespaces are named.
+pub const ANY_NAMESPACE: &str = "*";
+
+/// Whether `id` is a workload's of one of these namespaces (`/ns/NAMESPACE/sa/SERVICE-ACCOUNT`), or any of them will do
+/// ([`ANY_NAMESPACE`]).
+pub fn is_within(id: &SpiffeId, namespaces: &[String]) -> bool {
+    let named = |namespace: &str| namespaces.iter().any(|name| name == namespace);
+    named(ANY_NAMESPACE) || id.namespace().is_some_and(named)
+}
+
 /// Why a trust bundle was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
@@ -90,8 +100,8 @@ impl TrustBundle {
         })
     }
 
-    /// Adds roots (DER) that vouch for workloads of these namespaces (`/ns/NAMESPACE/sa/SERVICE-ACCOUNT`) and nobody else; for
-    /// every identity of the trust domain if none is named. What is a root already stays what it is.
+    /// Adds roots (DER) that vouch for whom [`is_within`] these namespaces and nobody else, so for nobody if none is named. What is
+    /// a root already stays what it is.
     ///
     /// # Errors
     /// Names the root that cannot be used.
@@ -100,14 +110,14 @@ impl TrustBundle {
         authorities: Vec<CertificateDer<'static>>,
         namespaces: &[String],
     ) -> Result<Self, BundleError> {
-        let namespaces: Option<Arc<[String]>> = match namespaces {
-            [] => None,
-            some => Some(some.into()),
-        };
+        let namespaces: Arc<[String]> = namespaces.into();
         let more = Self::new(self.domain.clone(), authorities, self.sequence)?;
+        if namespaces.is_empty() {
+            return Ok(self);
+        }
         for (authority, mut root) in more.authorities.into_iter().zip(more.roots) {
             if !self.authorities.contains(&authority) {
-                root.namespaces.clone_from(&namespaces);
+                root.namespaces = Some(Arc::clone(&namespaces));
                 self.authorities.push(authority);
                 self.roots.push(root);
             }
@@ -174,10 +184,8 @@ impl Root {
 
     /// Whether it may vouch for `id`, by name.
     pub(crate) fn vouches_for(&self, id: &SpiffeId) -> bool {
-        self.namespaces.as_ref().is_none_or(|namespaces| {
-            id.namespace()
-                .is_some_and(|of_id| namespaces.iter().any(|named| named == of_id))
-        })
+        let namespaces = self.namespaces.as_deref();
+        namespaces.is_none_or(|namespaces| is_within(id, namespaces))
     }
 
     fn parse(der: &CertificateDer<'_>) -> Result<Self, String> {

@@ -402,7 +402,10 @@ fn an_identity_by_another_authority_and_another_workload_api_is_used_renewed_and
     let text = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
     std::fs::write(&pem, text).expect("written");
     let pem = pem.to_str().expect("UTF-8");
-    mesh.restart_control_api(&[("POSTERN_WORKLOAD_ROOTS", pem)]);
+    mesh.restart_control_api(&[
+        ("POSTERN_WORKLOAD_ROOTS", pem),
+        ("POSTERN_WORKLOAD_ROOTS_NAMESPACES", "demo"),
+    ]);
     mesh.apply(SECOND_WEB);
 
     serve(directory, "first", &authority, &root);

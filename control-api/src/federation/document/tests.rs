@@ -17,10 +17,11 @@ fn root() -> Vec<u8> {
 #[test]
 fn what_is_written_is_read_back_with_the_members_that_the_specification_asks_for() {
     let jwk = json!({"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "k", "use": "jwt-svid", "x": "AA", "y": "AA"});
-    let bundle = mesh::TrustBundle {
+    let mut bundle = mesh::TrustBundle {
         trust_domain: "td".into(),
         x509_authorities: vec![root(), root()],
         workload_authorities: vec![root()],
+        workload_namespaces: vec!["*".into()],
         sequence: 7,
         jwt_authorities: json!({"keys": [jwk]}).to_string(),
         ..mesh::TrustBundle::default()
@@ -37,11 +38,15 @@ fn what_is_written_is_read_back_with_the_members_that_the_specification_asks_for
         assert!(entry.get("kid").is_none());
     }
     let read = read(text.as_bytes(), &domain()).unwrap();
-    let every = [bundle.x509_authorities, bundle.workload_authorities].concat();
+    let every = [&bundle.x509_authorities[..], &bundle.workload_authorities].concat();
     assert_eq!(read.x509_authorities, every);
     assert_eq!((read.sequence, read.refresh_hint), (Some(7), Some(300)));
     let keys: serde_json::Value = serde_json::from_str(&read.jwt_authorities).unwrap();
     assert_eq!(keys, json!({"keys": [jwk]}));
+    // What vouches for some namespaces only would vouch for all of them elsewhere.
+    bundle.workload_namespaces = vec!["shop".into()];
+    let read = super::read(write(&bundle, 300).as_bytes(), &domain()).unwrap();
+    assert_eq!(read.x509_authorities, bundle.x509_authorities);
 }
 
 #[test]

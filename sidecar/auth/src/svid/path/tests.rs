@@ -395,7 +395,9 @@ fn a_root_for_some_namespaces_vouches_for_no_other_identity() {
     for (id, issuer, expected) in cases {
         let found = believes(&["a", "b"], id, issuer);
         assert_eq!(found.is_ok(), expected, "{id}: {found:?}");
-        assert!(believes(&[], id, issuer).is_ok(), "{id}: no bounds");
+        assert!(believes(&["*"], id, issuer).is_ok(), "{id}: anybody");
+        let is_own = std::ptr::eq(issuer, &own);
+        assert_eq!(believes(&[], id, issuer).is_ok(), is_own, "{id}: nobody");
         if let Err(error) = found {
             let text = error.to_string();
             assert!(text.contains("other namespaces"), "{text}");
