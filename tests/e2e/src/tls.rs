@@ -175,14 +175,26 @@ impl Client {
     /// # Errors
     /// What the server said instead, usually an alert.
     pub fn connect(&self, address: SocketAddr) -> std::io::Result<(u8, HandshakeKind)> {
+        let mut stream = self.open(address)?;
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        Ok((byte[0], stream.conn.handshake_kind().expect("done")))
+    }
+
+    /// A connection that the client's preface of HTTP/2 was written to.
+    ///
+    /// # Errors
+    /// What the server said instead, usually an alert.
+    pub fn open(
+        &self,
+        address: SocketAddr,
+    ) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
         let name = ServerName::try_from("mesh").expect("a name");
         let mut connection = ClientConnection::new(Arc::clone(&self.0), name).expect("a client");
         assert!(connection.early_data().is_none(), "early data is offered");
         let mut stream = StreamOwned::new(connection, super::http::connect(address));
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
-        let mut byte = [0];
-        stream.read_exact(&mut byte)?;
-        Ok((byte[0], stream.conn.handshake_kind().expect("done")))
+        Ok(stream)
     }
 }
 

@@ -1,10 +1,13 @@
 //! A change of roots under traffic: nobody fails, nobody is forgotten.
 
+use std::io::Read as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use mesh_e2e::tls::{Client, credential, mesh_authority};
 use mesh_e2e::{Mesh, eventually, http};
 use serde_json::Value;
+use time::{Duration, OffsetDateTime};
 
 /// Runs `meshctl ca rotate STEP`; what it said, and whether it did it.
 fn rotate(mesh: &Mesh, step: &str) -> Result<Value, String> {
@@ -81,4 +84,31 @@ fn a_new_certificate_has_its_connections_before_a_request_needs_them() {
     let before = handshakes();
     assert_eq!(mesh.call_orders().status, 200);
     assert_eq!(handshakes(), before, "the request waited for a handshake");
+}
+
+#[test]
+fn a_connection_is_told_to_go_before_its_certificate_ends_and_cut_when_it_does() {
+    const GOAWAY: u8 = 7;
+    let mesh = Mesh::start(&[]);
+    let id = "spiffe://demo.postern.internal/ns/demo/sa/web";
+    let life = Duration::seconds(6);
+    let web = credential(&mesh_authority(&mesh.directory()), &[id], -life);
+    // A certificate says when it ends in whole seconds.
+    let end = (OffsetDateTime::now_utc() + life).replace_nanosecond(0);
+    let end = end.expect("a second");
+    let port = mesh.address("orders", "mesh");
+    let mut stream = Client::new(Some(&web)).open(port).expect("let in");
+    let mut told = None;
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).is_ok() {
+        if head[3] == GOAWAY {
+            told.get_or_insert_with(OffsetDateTime::now_utc);
+        }
+        let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+        stream.read_exact(&mut payload).expect("a whole frame");
+    }
+    let told = told.expect("GOAWAY");
+    assert!(told < end, "told {} late", told - end);
+    let over = OffsetDateTime::now_utc();
+    assert!(over < end + Duration::seconds(2), "cut {} late", over - end);
 }
