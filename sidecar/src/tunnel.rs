@@ -23,9 +23,10 @@ use crate::http::websocket::{self, Boundaries};
 struct RawSource<'a, S>(&'a RefCell<Connection<S>>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> BodySource for RawSource<'_, S> {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<Frame, BodyError>> {
         let mut connection = self.0.borrow_mut();
-        if connection.read.is_empty() && ready!(connection.poll_fill_body(cx, u64::MAX))? == 0 {
+        if connection.read.is_empty() && ready!(connection.poll_fill_body(cx, u64::MAX, most))? == 0
+        {
             return Poll::Ready(Ok(Frame::End));
         }
         Poll::Ready(Ok(Frame::Data(counted(connection.read.split().freeze()))))
@@ -120,9 +121,9 @@ impl<S> Closable<S> {
 }
 
 impl<S: BodySource> BodySource for Closable<S> {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<Frame, BodyError>> {
         let (Some(frames), closing) = (&mut self.frames, self.closing) else {
-            return self.source.poll_frame(cx);
+            return self.source.poll_frame(cx, most);
         };
         if let Some(reason) = closing
             && frames.is_between()
@@ -132,7 +133,7 @@ impl<S: BodySource> BodySource for Closable<S> {
             }
             return Poll::Ready(Ok(Frame::Data(websocket::close_frame(reason.code()))));
         }
-        let mut frame = ready!(self.source.poll_frame(cx))?;
+        let mut frame = ready!(self.source.poll_frame(cx, most))?;
         if let Frame::Data(data) = &mut frame {
             if closing.is_some() {
                 data.truncate(frames.take_rest(data));
@@ -173,7 +174,7 @@ impl Carried {
 /// The first failure of either direction.
 pub async fn with_stream<S>(
     socket: &RefCell<Connection<S>>,
-    send: h2::SendStream<Bytes>,
+    send: stream::Sink,
     receive: h2::RecvStream,
     speech: Speech,
     ending: &mut impl Ending,
@@ -182,10 +183,7 @@ pub async fn with_stream<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let there = Pump::new(
-        Closable::new(RawSource(socket), speech),
-        stream::Sink::new(send, false),
-    );
+    let there = Pump::new(Closable::new(RawSource(socket), speech), send);
     let back = Pump::new(
         stream::Body::new(receive),
         RawSink {

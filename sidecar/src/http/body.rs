@@ -55,8 +55,9 @@ impl BodyError {
 
 /// Yields a body frame by frame.
 pub trait BodySource {
-    /// The next frame. After [`Frame::End`] or [`Frame::Trailers`] it is not called again.
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>>;
+    /// The next frame; no more than `most` bytes are read for it, of what is here already it may have more. After
+    /// [`Frame::End`] or [`Frame::Trailers`] it is not called again.
+    fn poll_frame(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<Frame, BodyError>>;
 
     /// True when no data and no trailers will follow: the last data frame can carry the end.
     fn is_end(&self) -> bool;
@@ -66,6 +67,11 @@ pub trait BodySource {
 pub trait BodySink {
     /// Ready when the sink has room for another frame.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>>;
+
+    /// Bytes of the next frame that it can pass on at once, as far as that matters; never 0 when it is ready.
+    fn room(&self) -> usize {
+        usize::MAX
+    }
 
     /// Takes data; `last` ends the body.
     fn send(&mut self, data: Bytes, last: bool) -> Result<(), BodyError>;
@@ -169,7 +175,7 @@ impl<S: BodySource, K: BodySink> Pump<S, K> {
             {
                 return Poll::Pending;
             }
-            match self.source.poll_frame(cx) {
+            match self.source.poll_frame(cx, self.sink.room()) {
                 Poll::Ready(Ok(frame)) => self.pass(frame).map_err(PumpError::Sink)?,
                 Poll::Ready(Err(error)) => {
                     self.sink.abort();

@@ -362,8 +362,12 @@ impl<B: BodySource, K: BodySink> Upload<'_, B, K> {
 struct Borrowed<'a, B>(&'a mut B);
 
 impl<B: BodySource> BodySource for Borrowed<'_, B> {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<super::body::Frame, BodyError>> {
-        self.0.poll_frame(cx)
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+    ) -> Poll<Result<super::body::Frame, BodyError>> {
+        self.0.poll_frame(cx, most)
     }
 
     fn is_end(&self) -> bool {

@@ -110,15 +110,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.poll_fill(cx, HEAD_READ)
     }
 
-    /// The same where `certain` bytes of a body, or of anything of which there may be much, are awaited. Nothing is held
-    /// while there is nothing, and what was read holds no more than four times its size.
+    /// The same where `certain` bytes of a body, or of anything of which there may be much, are awaited, and `most` can be
+    /// passed on. Nothing is held while there is nothing, and what was read holds no more than four times its size.
     pub fn poll_fill_body(
         &mut self,
         cx: &mut Context<'_>,
         certain: u64,
+        most: usize,
     ) -> Poll<io::Result<usize>> {
-        let is_bulk = self.flowing && certain >= BULK_READ as u64 && bulk::has_room();
-        let filled = self.poll_fill(cx, if is_bulk { BULK_READ } else { BODY_READ });
+        let is_bulk =
+            self.flowing && certain >= BULK_READ as u64 && most >= BULK_READ && bulk::has_room();
+        let read = if is_bulk { BULK_READ } else { BODY_READ };
+        let filled = self.poll_fill(cx, read.min(most));
         if self.read.is_empty() {
             self.read = BytesMut::new();
         } else if self.read.len() < self.read.capacity() / 4 {
@@ -302,7 +305,7 @@ impl<H: Handle> Body<H> {
 }
 
 impl<H: Handle> BodySource for Body<H> {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<Frame, BodyError>> {
         if self.ended {
             return Poll::Ready(Ok(Frame::End));
         }
@@ -329,7 +332,7 @@ impl<H: Handle> BodySource for Body<H> {
                 Decoded::NeedMore => {}
             }
             let certain = self.decoder.certain();
-            let n = ready!(self.handle.connection().poll_fill_body(cx, certain))?;
+            let n = ready!(self.handle.connection().poll_fill_body(cx, certain, most))?;
             if n == 0 {
                 self.decoder.eof().map_err(|_| BodyError::Truncated)?;
                 self.end();
@@ -560,9 +563,17 @@ mod tests {
         let mut held = Vec::new();
         for length in [7, 7, 4_000, 9_000, 7] {
             connection.io.there = length;
-            assert!(connection.poll_fill_body(&mut cx, u64::MAX).is_ready());
+            assert!(
+                connection
+                    .poll_fill_body(&mut cx, u64::MAX, usize::MAX)
+                    .is_ready()
+            );
             held.push(connection.read.split().freeze());
-            assert!(connection.poll_fill_body(&mut cx, u64::MAX).is_pending());
+            assert!(
+                connection
+                    .poll_fill_body(&mut cx, u64::MAX, usize::MAX)
+                    .is_pending()
+            );
             assert_eq!(connection.read.capacity(), 0);
         }
         for bytes in held {
@@ -579,7 +590,11 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         connection.io.there = usize::MAX;
         let mut read = |certain| {
-            assert!(connection.poll_fill_body(&mut cx, certain).is_ready());
+            assert!(
+                connection
+                    .poll_fill_body(&mut cx, certain, usize::MAX)
+                    .is_ready()
+            );
             counted(connection.read.split().freeze())
         };
         assert_eq!(read(u64::MAX).len(), BODY_READ);
@@ -630,7 +645,7 @@ mod tests {
         connection.io.there = BODY_READ + BULK_READ + 10;
         let mut cx = Context::from_waker(Waker::noop());
         let mut read = 0;
-        while let Poll::Ready(n) = connection.poll_fill_body(&mut cx, u64::MAX) {
+        while let Poll::Ready(n) = connection.poll_fill_body(&mut cx, u64::MAX, usize::MAX) {
             read += n.unwrap();
             connection.read.clear();
         }
@@ -639,7 +654,11 @@ mod tests {
         assert_eq!(connection.read.capacity(), 0);
         // Little is asked for again once little came.
         connection.io.there = 10;
-        assert!(connection.poll_fill_body(&mut cx, u64::MAX).is_ready());
+        assert!(
+            connection
+                .poll_fill_body(&mut cx, u64::MAX, usize::MAX)
+                .is_ready()
+        );
         assert_eq!(connection.io.asked[3], BODY_READ);
     }
 }

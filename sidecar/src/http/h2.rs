@@ -3,13 +3,17 @@
 //! Flow control is end to end: received bytes are released when the pump has taken them, and data is handed to the
 //! stream only against capacity, so that a slow reader on one side holds back the writer on the other.
 
+use std::num::NonZeroUsize;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 
 use super::body::{BodyError, BodySink, BodySource, Frame};
+use super::unsent::{Piece, Unsent};
 
 /// Stream flow-control window, bytes.
 pub const STREAM_WINDOW: u32 = 1 << 20;
@@ -26,6 +30,8 @@ pub const MAX_FRAME: u32 = 256 * 1024;
 pub const FRAME_HEAD: usize = 9;
 /// Bytes buffered per stream before the writer is held back.
 const SEND_BUFFER: usize = 256 * 1024;
+/// Bytes read at most while only as much is read as there is window for.
+const CAREFUL_READ: usize = 32 * 1024;
 
 /// The client side of a connection, with the limits that every one of our connections has.
 pub fn client_builder() -> h2::client::Builder {
@@ -85,7 +91,8 @@ impl Body {
 }
 
 impl BodySource for Body {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+    /// What came is here, however much can be passed on.
+    fn poll_frame(&mut self, cx: &mut Context<'_>, _: usize) -> Poll<Result<Frame, BodyError>> {
         let taken = std::mem::take(&mut self.taken);
         if taken > 0 {
             self.stream.flow_control().release_capacity(taken)?;
@@ -114,22 +121,58 @@ impl BodySource for Body {
     }
 }
 
+/// Where the streams of a connection that the other side accepts begin.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    send: SendRequest<Piece>,
+    unsent: Rc<Unsent>,
+}
+
+impl Sender {
+    /// Of a connection of which nothing was sent yet.
+    pub fn new(send: SendRequest<Piece>) -> Self {
+        Self {
+            send,
+            unsent: Rc::default(),
+        }
+    }
+
+    /// Begins a stream; `ends`: its head is all.
+    ///
+    /// # Errors
+    /// Nothing was sent.
+    pub fn send_request(
+        &mut self,
+        request: Request<()>,
+        ends: bool,
+    ) -> Result<(ResponseFuture, Sink), h2::Error> {
+        let (response, stream) = self.send.send_request(request, ends)?;
+        Ok((response, Sink::new(stream, &self.unsent, ends)))
+    }
+}
+
 /// The body of a message being sent.
 #[derive(Debug)]
 pub struct Sink {
-    stream: SendStream<Bytes>,
+    stream: SendStream<Piece>,
+    unsent: Rc<Unsent>,
     /// Taken, waiting for capacity.
     pending: Bytes,
     pending_last: bool,
-    trailers: Option<HeaderMap>,
+    /// Boxed: most bodies have none, or need not wait.
+    trailers: Option<Box<HeaderMap>>,
+    /// What may be read, where it matters: so much is reserved.
+    room: Option<NonZeroUsize>,
     ended: bool,
 }
 
 impl Sink {
-    /// Wraps a sending stream; `ended` when its head carried the end.
-    pub fn new(stream: SendStream<Bytes>, ended: bool) -> Self {
+    /// Wraps a sending stream of a connection that holds `unsent`; `ended` when its head carried the end.
+    pub fn new(stream: SendStream<Piece>, unsent: &Rc<Unsent>, ended: bool) -> Self {
         Self {
             stream,
+            unsent: Rc::clone(unsent),
+            room: None,
             pending: Bytes::new(),
             pending_last: false,
             trailers: None,
@@ -145,32 +188,56 @@ impl Sink {
     /// Resets the stream.
     pub fn reset(&mut self, reason: Reason) {
         self.ended = true;
+        self.take_pending(self.pending.len());
         self.stream.send_reset(reason);
+    }
+
+    /// The first bytes of what waits for capacity.
+    fn take_pending(&mut self, bytes: usize) -> Bytes {
+        self.unsent.go_on(bytes);
+        self.pending.split_to(bytes)
+    }
+
+    fn send_piece(&mut self, data: Bytes, last: bool) -> Result<(), h2::Error> {
+        self.stream.send_data(Piece::new(data, &self.unsent), last)
+    }
+
+    /// Waits for capacity, with `wanted` bytes of it reserved.
+    fn poll_capacity(
+        &mut self,
+        cx: &mut Context<'_>,
+        wanted: usize,
+    ) -> Poll<Result<usize, BodyError>> {
+        let mut capacity = self.stream.capacity();
+        if capacity == 0 {
+            self.stream.reserve_capacity(wanted);
+            capacity = self.stream.capacity();
+        }
+        if capacity > 0 {
+            return Poll::Ready(Ok(capacity));
+        }
+        match ready!(self.stream.poll_capacity(cx)) {
+            Some(capacity) => Poll::Ready(Ok(capacity?)),
+            // The stream is closed: the reason comes from the reset.
+            None => {
+                let reason = ready!(self.stream.poll_reset(cx))?;
+                Poll::Ready(Err(h2::Error::from(reason).into()))
+            }
+        }
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         while !self.pending.is_empty() {
-            let mut capacity = self.stream.capacity();
-            if capacity == 0 {
-                self.stream.reserve_capacity(self.pending.len());
-                capacity = self.stream.capacity();
+            if !self.unsent.has_room(cx) {
+                return Poll::Pending;
             }
-            if capacity == 0 {
-                capacity = match ready!(self.stream.poll_capacity(cx)) {
-                    Some(capacity) => capacity?,
-                    // The stream is closed: the reason comes from the reset.
-                    None => {
-                        let reason = ready!(self.stream.poll_reset(cx))?;
-                        return Poll::Ready(Err(h2::Error::from(reason).into()));
-                    }
-                };
-            }
-            let piece = self.pending.split_to(capacity.min(self.pending.len()));
+            let capacity = ready!(self.poll_capacity(cx, self.pending.len()))?;
+            let piece = self.take_pending(capacity.min(self.pending.len()));
             let last = self.pending.is_empty() && self.pending_last;
-            self.stream.send_data(piece, last)?;
+            self.send_piece(piece, last)?;
         }
         if let Some(trailers) = self.trailers.take() {
-            self.stream.send_trailers(trailers)?;
+            self.stream.send_trailers(*trailers)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -178,15 +245,32 @@ impl Sink {
 
 impl BodySink for Sink {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        self.poll_drain(cx)
+        ready!(self.poll_drain(cx))?;
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        if !self.unsent.has_room(cx) {
+            return Poll::Pending;
+        }
+        self.room = None;
+        if !self.unsent.may_stall() {
+            self.stream.reserve_capacity(CAREFUL_READ);
+            self.room = NonZeroUsize::new(ready!(self.poll_capacity(cx, CAREFUL_READ))?);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn room(&self) -> usize {
+        self.room.map_or(usize::MAX, NonZeroUsize::get)
     }
 
     fn send(&mut self, data: Bytes, last: bool) -> Result<(), BodyError> {
         self.ended = last;
         self.stream.reserve_capacity(data.len());
         if self.stream.capacity() >= data.len() {
-            self.stream.send_data(data, last)?;
+            self.send_piece(data, last)?;
         } else {
+            self.unsent.stall(data.len());
             self.pending = data;
             self.pending_last = last;
         }
@@ -200,14 +284,18 @@ impl BodySink for Sink {
         self.ended = true;
         match trailers {
             Some(trailers) if self.pending.is_empty() => self.stream.send_trailers(trailers)?,
-            Some(trailers) => self.trailers = Some(trailers),
-            None if self.pending.is_empty() => self.stream.send_data(Bytes::new(), true)?,
+            Some(trailers) => self.trailers = Some(Box::new(trailers)),
+            None if self.pending.is_empty() => self.send_piece(Bytes::new(), true)?,
             None => self.pending_last = true,
         }
         Ok(())
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if self.room.take().is_some() && self.pending.is_empty() {
+            // There was nothing to read: others may have the window meanwhile.
+            self.stream.reserve_capacity(0);
+        }
         self.poll_drain(cx)
     }
 
@@ -218,11 +306,17 @@ impl BodySink for Sink {
     }
 }
 
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.unsent.go_on(self.pending.len());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
 
-    use http::{Request, Response};
+    use http::Response;
 
     use super::*;
 
@@ -246,12 +340,12 @@ mod tests {
                 let (response, _) = send.send_request(request, true).unwrap();
                 let mut body = Body::new(response.await.unwrap().into_body());
                 for _ in 0..2 {
-                    let frame = poll_fn(|cx| body.poll_frame(cx)).await.unwrap();
+                    let frame = poll_fn(|cx| body.poll_frame(cx, usize::MAX)).await.unwrap();
                     assert!(matches!(frame, Frame::Data(data) if data.len() == 9_000));
                 }
                 // All of it has come; of the last frame nobody said that it is gone.
                 assert_eq!(body.stream.flow_control().used_capacity(), 9_000);
-                let end = poll_fn(|cx| body.poll_frame(cx)).await.unwrap();
+                let end = poll_fn(|cx| body.poll_frame(cx, usize::MAX)).await.unwrap();
                 assert!(matches!(end, Frame::End));
                 assert_eq!(body.stream.flow_control().used_capacity(), 0);
                 drop(send);

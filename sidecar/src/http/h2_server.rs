@@ -1,8 +1,8 @@
 //! The server side of an HTTP/2 stream: answers one request.
 
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{Method, Response, response};
 use mesh_http1::BodyLength;
@@ -10,18 +10,24 @@ use mesh_http1::BodyLength;
 use super::body::BodyError;
 use super::forward::{Downstream, has_body};
 use super::h2::Sink;
+use super::unsent::{Piece, Unsent};
+
+/// A request's stream, to be answered, and what its connection holds.
+pub type Unanswered = (SendResponse<Piece>, Rc<Unsent>);
 
 /// Answers one request on a stream.
 pub struct Responder {
-    stream: SendResponse<Bytes>,
+    stream: SendResponse<Piece>,
+    unsent: Rc<Unsent>,
     is_head: bool,
 }
 
 impl Responder {
     /// Answers the request with this method.
-    pub fn new(stream: SendResponse<Bytes>, method: &Method) -> Self {
+    pub fn new((stream, unsent): Unanswered, method: &Method) -> Self {
         Self {
             stream,
+            unsent,
             is_head: method == Method::HEAD,
         }
     }
@@ -35,9 +41,10 @@ impl Responder {
     ///
     /// # Errors
     /// The stream or connection failed.
-    pub fn open(&mut self, head: response::Parts) -> Result<h2::SendStream<Bytes>, h2::Error> {
-        self.stream
-            .send_response(Response::from_parts(head, ()), false)
+    pub fn open(&mut self, head: response::Parts) -> Result<Sink, h2::Error> {
+        let head = Response::from_parts(head, ());
+        let stream = self.stream.send_response(head, false)?;
+        Ok(Sink::new(stream, &self.unsent, false))
     }
 }
 
@@ -55,7 +62,7 @@ impl Downstream for Responder {
         let stream = self
             .stream
             .send_response(Response::from_parts(head, ()), ends)?;
-        Ok(Sink::new(stream, ends))
+        Ok(Sink::new(stream, &self.unsent, ends))
     }
 
     fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BodyError>> {

@@ -12,5 +12,6 @@ pub mod h1;
 pub mod h1_server;
 pub mod h2;
 pub mod h2_server;
+pub mod unsent;
 pub mod upstream;
 pub mod websocket;

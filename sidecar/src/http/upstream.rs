@@ -2,8 +2,7 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
+use h2::client::ResponseFuture;
 use http::{HeaderMap, Method, Request, StatusCode, header, request, response};
 use mesh_http1::{BodyLength, Limits};
 use std::future::Future as _;
@@ -23,7 +22,7 @@ pub fn declared_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// A new stream on an HTTP/2 connection.
-pub struct Http2(pub SendRequest<Bytes>);
+pub struct Http2(pub stream::Sender);
 
 impl Upstream for Http2 {
     type Sink = stream::Sink;
@@ -37,9 +36,9 @@ impl Upstream for Http2 {
         let ends = !has_body(length);
         let is_head = head.method == Method::HEAD;
         let request = Request::from_parts(head.clone(), ());
-        let (response, stream) = self.0.send_request(request, ends)?;
+        let (response, sink) = self.0.send_request(request, ends)?;
         Ok((
-            stream::Sink::new(stream, ends),
+            sink,
             Http2Response {
                 response,
                 body: None,

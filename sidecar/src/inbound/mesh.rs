@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use h2::server::SendResponse;
+use bytes::BytesMut;
 use h2::{Reason as H2Reason, RecvStream};
 use http::{HeaderMap, Method, Request, StatusCode};
 use mesh_auth::svid::{SvidError, Usage, VerifiedPeer};
@@ -31,7 +30,8 @@ use crate::http::body::BodySink as _;
 use crate::http::gather::{Gather, Turn, gather};
 use crate::http::h1::Connection;
 use crate::http::h2 as stream;
-use crate::http::h2_server::Responder;
+use crate::http::h2_server::{Responder, Unanswered};
+use crate::http::unsent::{Piece, Unsent};
 use crate::telemetry::observe::{Ended, Line, Observation, Outcome};
 use crate::tunnel::{self, Carried, Speech};
 use crate::wall_clock::now;
@@ -222,7 +222,7 @@ pub async fn serve_http2<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let handshake = Box::pin(turn.run(stream::server_builder().handshake::<_, Bytes>(io)));
+    let handshake = Box::pin(turn.run(stream::server_builder().handshake::<_, Piece>(io)));
     let mut connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
@@ -231,6 +231,7 @@ pub async fn serve_http2<S>(
         }
         Err(_) => return,
     };
+    let unsent = Rc::<Unsent>::default();
     let mut drain = live.watch();
     // One timer for both: to leave, then to be cut.
     let began = Instant::now();
@@ -265,7 +266,7 @@ pub async fn serve_http2<S>(
                     Rc::clone(&source),
                     worker.drain.enter(),
                     request,
-                    response,
+                    (response, Rc::clone(&unsent)),
                 ));
             }
             Some(Err(error)) => {
@@ -282,7 +283,7 @@ async fn serve_stream(
     source: Rc<Source>,
     _live: Live,
     request: Request<RecvStream>,
-    response: SendResponse<Bytes>,
+    response: Unanswered,
 ) {
     let is_connect = request.method() == Method::CONNECT;
     let is_extended = request.extensions().get::<h2::ext::Protocol>().is_some();
@@ -298,7 +299,7 @@ async fn connect(
     worker: &Rc<Worker>,
     source: &Source,
     request: Request<RecvStream>,
-    response: SendResponse<Bytes>,
+    response: Unanswered,
 ) {
     let (head, body) = request.into_parts();
     let mut observation = worker.observer.connection(Direction::Inbound);

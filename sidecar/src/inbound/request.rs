@@ -4,9 +4,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use h2::RecvStream;
-use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, request};
 use mesh_auth::Reason;
 use mesh_http1::{BodyLength, RequestHead};
@@ -26,7 +24,7 @@ use crate::http::forward::{
 };
 use crate::http::h1::{self, Connection};
 use crate::http::h1_server::{self, HeadError, Responder as H1Responder, Watchdog};
-use crate::http::h2_server::Responder;
+use crate::http::h2_server::{Responder, Unanswered};
 use crate::http::upstream::{Http1, Http2};
 use crate::http::{admit, h2 as stream};
 use crate::telemetry::observe::{Observation, Outcome};
@@ -40,7 +38,7 @@ pub async fn serve_http2(
     worker: &Rc<Worker>,
     source: &Source,
     request: Request<RecvStream>,
-    response: SendResponse<Bytes>,
+    response: Unanswered,
 ) {
     let (mut head, body) = request.into_parts();
     let mut observation = worker.observer.observe(Direction::Inbound);

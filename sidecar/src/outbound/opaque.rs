@@ -8,9 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::Bytes;
+use h2::RecvStream;
 use h2::client::ResponseFuture;
-use h2::{RecvStream, SendStream};
 use http::{Method, Request, Uri};
 use mesh_auth::Reason;
 use mesh_trace::Phase;
@@ -20,8 +19,10 @@ use tokio::time::Instant;
 use super::detect::{self, Protocol};
 use super::direct;
 use crate::directory::{MeshProtocol, ServicePort};
+use crate::http::body::BodySink as _;
 use crate::http::ending::Endless;
 use crate::http::h1::Connection;
+use crate::http::h2::Sink;
 use crate::pool::balance::Active;
 use crate::pool::mesh::Slot;
 use crate::telemetry::observe::{Observation, Outcome};
@@ -32,7 +33,7 @@ use crate::worker::metrics::Direction;
 /// A tunnel whose CONNECT was sent.
 struct Opening {
     response: ResponseFuture,
-    send: SendStream<Bytes>,
+    send: Sink,
     _slot: Slot,
     _active: Active,
 }
@@ -113,7 +114,7 @@ where
             if !connection.borrow().read.is_empty() {
                 let protocol = detect::client(connection, detect::FIRST_BYTE).await;
                 if matches!(protocol, Protocol::Http1 | Protocol::Http2) {
-                    opening.send.send_reset(h2::Reason::CANCEL);
+                    opening.send.reset(h2::Reason::CANCEL);
                     return Some(protocol);
                 }
             }
@@ -193,11 +194,11 @@ async fn accepted(response: &mut ResponseFuture) -> Result<RecvStream, String> {
     }
 }
 
-fn send_first_bytes<S>(connection: &RefCell<Connection<S>>, send: &mut SendStream<Bytes>) {
+fn send_first_bytes<S>(connection: &RefCell<Connection<S>>, send: &mut Sink) {
     let first = connection.borrow_mut().read.split().freeze();
     if !first.is_empty() {
         // A failure shows as the end of the stream.
-        let _ = send.send_data(first, false);
+        let _ = send.send(first, false);
     }
 }
 

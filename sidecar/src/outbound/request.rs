@@ -5,8 +5,6 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use h2::server::SendResponse;
 use h2::{Reason as H2Reason, RecvStream};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request};
 use mesh_auth::{Reason, headers};
@@ -25,7 +23,8 @@ use crate::http::forward::{
 use crate::http::gather::gather;
 use crate::http::h1::{self, Connection};
 use crate::http::h1_server::{self, Responder as H1Responder, Watchdog};
-use crate::http::h2_server::Responder;
+use crate::http::h2_server::{Responder, Unanswered};
+use crate::http::unsent::{Piece, Unsent};
 use crate::http::upstream::{Http2, Http2Response};
 use crate::http::{admit, carried, h2 as stream};
 use crate::inbound::request::{into_parts, refuse_head};
@@ -155,10 +154,11 @@ pub async fn serve_http2<S>(
 {
     let (io, prefix) = connection.into_inner().into_parts();
     let (io, turn) = gather(Prefixed::new(prefix, io));
-    let handshake = stream::server_builder().handshake::<_, Bytes>(io);
+    let handshake = stream::server_builder().handshake::<_, Piece>(io);
     let Ok(mut connection) = turn.run(handshake).await else {
         return;
     };
+    let unsent = Rc::<Unsent>::default();
     let mut drain = live.watch();
     let mut closing = false;
     loop {
@@ -174,6 +174,7 @@ pub async fn serve_http2<S>(
             return;
         };
         let (worker, route) = (Rc::clone(worker), route.clone());
+        let response = (response, Rc::clone(&unsent));
         let live = worker.drain.enter();
         // Ends with its stream, which ends with the connection.
         tokio::task::spawn_local(async move {
@@ -186,7 +187,7 @@ pub async fn serve_http2<S>(
 async fn serve_stream(
     worker: &Rc<Worker>,
     request: Request<RecvStream>,
-    response: SendResponse<Bytes>,
+    response: Unanswered,
     route: &Route,
 ) {
     let (mut head, body) = request.into_parts();
@@ -503,7 +504,7 @@ where
     answered(&answer, head)
 }
 
-type Upgrading = (Http2Response, h2::SendStream<Bytes>, Slot, Active);
+type Upgrading = (Http2Response, stream::Sink, Slot, Active);
 
 async fn open_upgrade(
     worker: &Rc<Worker>,

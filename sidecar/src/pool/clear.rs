@@ -6,19 +6,17 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use tokio::time::Instant;
 
 use crate::http::body::BodyError;
 use crate::http::gather::gather;
-use crate::http::h2 as stream;
+use crate::http::h2::{self as stream, Sender};
 use crate::worker::dial::{DialError, Dialer};
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Held {
-    send: SendRequest<Bytes>,
+    send: Sender,
     ended: Rc<Cell<bool>>,
     used: Instant,
 }
@@ -62,7 +60,7 @@ impl Pool {
     ///
     /// # Errors
     /// See [`ClearError`].
-    pub async fn sender(&self, address: SocketAddr) -> Result<SendRequest<Bytes>, ClearError> {
+    pub async fn sender(&self, address: SocketAddr) -> Result<Sender, ClearError> {
         if let Some(held) = self.held.borrow_mut().get_mut(&address)
             && !held.ended.get()
         {
@@ -72,6 +70,7 @@ impl Pool {
         let tcp = self.dialer.connect(address).await?;
         let (tcp, turn) = gather(tcp);
         let (send, connection) = stream::client_builder().handshake(tcp).await?;
+        let send = Sender::new(send);
         let ended = Rc::new(Cell::new(false));
         let mark = Rc::clone(&ended);
         // Ends with the connection, or when every handle is gone.

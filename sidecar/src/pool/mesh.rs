@@ -14,8 +14,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use mesh_auth::SpiffeId;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -25,7 +23,8 @@ use tokio_rustls::client::TlsStream;
 use super::client::{Client, Proven, tell_of_handshake};
 use crate::directory::WorkloadEntry;
 use crate::http::gather::{Gather, Turn, gather};
-use crate::http::h2 as stream;
+use crate::http::h2::{self as stream, Sender};
+use crate::http::unsent::Piece;
 use crate::snapshot::{MESH_ALPN, SharedSnapshot, Snapshot};
 use crate::telemetry::observe::Observer;
 use crate::worker::dial::{DialError, Dialer};
@@ -82,7 +81,7 @@ pub enum ConnectError {
 
 /// One connection.
 struct Shared {
-    send: SendRequest<Bytes>,
+    send: Sender,
     active: Cell<u32>,
     /// When bulk last went over it.
     bulk: Cell<Option<Instant>>,
@@ -101,7 +100,7 @@ pub struct Slot {
 
 impl Slot {
     /// A handle to open the stream with.
-    pub fn sender(&self) -> SendRequest<Bytes> {
+    pub fn sender(&self) -> Sender {
         self.connection.send.clone()
     }
 
@@ -397,7 +396,7 @@ impl Pool {
                     error,
                 })?;
         let shared = Rc::new(Shared {
-            send,
+            send: Sender::new(send),
             active: Cell::new(0),
             bulk: Cell::new(None),
             retired: Cell::new(false),
@@ -530,7 +529,7 @@ impl Shared {
 }
 
 async fn drive(
-    connection: h2::client::Connection<Gather<TlsStream<HoldBack<TcpStream>>>, Bytes>,
+    connection: h2::client::Connection<Gather<TlsStream<HoldBack<TcpStream>>>, Piece>,
     turn: Turn<TlsStream<HoldBack<TcpStream>>>,
     shared: Weak<Shared>,
     peer: SpiffeId,

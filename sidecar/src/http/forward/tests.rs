@@ -58,7 +58,7 @@ impl Response for App {
 
 /// Breaks off where no end is left.
 impl BodySource for App {
-    fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+    fn poll_frame(&mut self, _: &mut Context<'_>, _: usize) -> Poll<Result<Frame, BodyError>> {
         Poll::Ready(self.frames.pop_front().ok_or(BodyError::Truncated))
     }
 
