@@ -55,6 +55,17 @@ pub(crate) const fn sub(a: &Limbs, b: &Limbs) -> (Limbs, bool) {
     ([r0, r1, r2, r3], c)
 }
 
+/// `a - b`, and all ones if there is a borrow out of it.
+#[inline(always)]
+pub(crate) const fn sub_mask(a: &Limbs, b: &Limbs) -> (Limbs, u64) {
+    let (r0, c) = sub_borrow(a[0], b[0], false);
+    let (r1, c) = sub_borrow(a[1], b[1], c);
+    let (r2, c) = sub_borrow(a[2], b[2], c);
+    let last = (a[3] as u128).wrapping_sub(b[3] as u128);
+    let last = last.wrapping_sub(c as u128);
+    ([r0, r1, r2, last as u64], (last >> 64) as u64)
+}
+
 /// True if `a < b`.
 #[inline(always)]
 pub(crate) const fn is_less(a: &Limbs, b: &Limbs) -> bool {
@@ -76,7 +87,6 @@ pub(crate) fn select(condition: bool, a: &Limbs, b: &Limbs) -> Limbs {
 /// 2^256 less the modulus.
 #[inline(always)]
 pub(crate) fn reduce_once(a: &Limbs, carry: bool, opposite: &Limbs) -> Limbs {
-    // Adding is a chain of carries for the compiler; where it subtracts a constant it sees comparisons.
     let (reduced, over) = add(a, opposite);
     select(over | carry, &reduced, a)
 }

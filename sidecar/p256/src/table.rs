@@ -157,7 +157,9 @@ pub(crate) fn sum_of_products<const A: u32, const B: u32>(
     let b = Digits::new::<B>(b);
     let mut sum = Jacobian::INFINITY;
     for level in (0..SPACING).rev() {
-        sum = sum.double();
+        if level + 1 < SPACING {
+            sum = sum.double();
+        }
         sum = add_digits(sum, a.at(level), &a_table.points);
         sum = add_digits(sum, b.at(level), &b_table.points);
     }

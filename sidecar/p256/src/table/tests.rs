@@ -57,7 +57,7 @@ fn a_table_holds_the_multiples_that_its_places_say() {
 #[test]
 fn sums_are_right_where_the_two_products_meet() {
     let g_table = Table::<9>::new(GENERATOR);
-    let small = [1u32, 2, 3, 5, 31, 33, 63, 65, 127, 255, 257].map(BigUint::from);
+    let small = [1u32, 2, 3, 63, 65, 257].map(BigUint::from);
     let factors = small.iter().flat_map(|factor| {
         let shifted = factor << 24usize;
         [factor.clone(), n() - factor, n() - &shifted, shifted]
@@ -66,7 +66,7 @@ fn sums_are_right_where_the_two_products_meet() {
         let q = product(&factor, &generator());
         let q_table = Table::<7>::new(affine_of(&q));
         let inverse = factor.modinv(&n());
-        for a in [0u32, 1, 2, 3, 31, 33, 62, 63, 64, 127, 255, 256, 510].map(BigUint::from) {
+        for a in [0u32, 1, 2, 63, 64, 255, 256, 510].map(BigUint::from) {
             // Of the other product what cancels the first, and what equals it, and their neighbours.
             let equal = &a * inverse.as_ref().unwrap_or(&BigUint::ZERO) % n();
             let opposite = (n() - &equal) % n();
