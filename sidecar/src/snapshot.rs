@@ -4,15 +4,14 @@
 //! whole; a request sees one snapshot from start to end. Building is all or nothing: a resource that does not compile
 //! leaves the previous snapshot in force. Parts whose inputs did not change are shared with the previous snapshot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use mesh_auth::bundle::{BundleError, TrustBundle, TrustBundles};
+use mesh_auth::bundle::TrustBundles;
 use mesh_auth::latency::Budget;
-use mesh_auth::policy::{PolicyError, PolicySet, PortModes};
-use mesh_auth::revocation::{Entry, RevocationError, Revocations, Revoked};
+use mesh_auth::policy::{PolicySet, PortModes};
+use mesh_auth::revocation::{Entry, Revocations, Revoked};
 use mesh_auth::svid::VerifiedChains;
 use mesh_auth::tls::{self, Identity, Resumption, Trust};
 use mesh_auth::token::TokenPolicy;
@@ -20,9 +19,17 @@ use mesh_auth::{SpiffeId, TrustDomain};
 use mesh_proto::mesh;
 use rustls_pki_types::CertificateDer;
 
-use crate::directory::{Directory, DirectoryError, WorkloadEntry};
-use crate::lookups::Scope;
-use crate::stand_in::StandIn;
+use crate::directory::{Directory, WorkloadEntry};
+
+mod error;
+mod policy;
+mod resources;
+mod roots;
+
+pub use error::SnapshotError;
+pub use policy::root_namespace;
+pub use resources::Resources;
+pub use roots::{RootsByDomain, control_roots};
 
 /// The snapshot in force, read by every worker and stored by the control thread only.
 pub type SharedSnapshot = Arc<ArcSwap<Snapshot>>;
@@ -33,42 +40,6 @@ const MAX_BUDGETS: usize = 32;
 pub const MESH_ALPN: &[&[u8]] = &[b"h2"];
 /// ALPN protocols of captured TLS with a client certificate.
 pub const INBOUND_TLS_ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
-
-/// Roots by name of their trust domain.
-pub type RootsByDomain = BTreeMap<String, Vec<CertificateDer<'static>>>;
-
-/// The resources a sidecar holds, by name.
-#[derive(Debug, Clone, Default)]
-pub struct Resources {
-    /// Mesh-wide settings; `None` until received.
-    pub defaults: Option<mesh::MeshDefaults>,
-    /// Trust bundles by trust domain.
-    pub bundles: BTreeMap<String, Arc<mesh::TrustBundle>>,
-    /// Trust domains that an earlier process was given bundles of, in force or not any more.
-    pub spoken_of: BTreeSet<String>,
-    /// What is revoked, by name of the entry.
-    pub revocations: BTreeMap<String, Arc<mesh::Revocation>>,
-    /// Keys of token issuers, by name.
-    pub key_sets: BTreeMap<String, Arc<mesh::KeySet>>,
-    /// Peer authentication policies that can select this workload.
-    pub peer_authentications: BTreeMap<String, Arc<mesh::PeerAuthentication>>,
-    /// Which tokens are accepted on requests to this workload.
-    pub request_authentications: BTreeMap<String, Arc<mesh::RequestAuthentication>>,
-    /// Authorization policies that select this workload.
-    pub policies: BTreeMap<String, Arc<mesh::AuthorizationPolicy>>,
-    /// Authorization policies that select this workload and cannot be read, as they came, where no earlier version is held.
-    pub unreadable: BTreeMap<String, Bytes>,
-    /// Latency budgets that select this workload.
-    pub latency_budgets: BTreeMap<String, Arc<mesh::LatencyBudget>>,
-    /// Services.
-    pub services: BTreeMap<String, Arc<mesh::Service>>,
-    /// Workloads.
-    pub workloads: BTreeMap<String, Arc<mesh::Workload>>,
-    /// How much of what there is they are.
-    pub scope: Scope,
-    /// Store revision these resources are of; 0 when unknown.
-    pub revision: u64,
-}
 
 /// TLS contexts, built once per change of identity, bundles or revocations.
 pub struct TlsContexts {
@@ -137,47 +108,6 @@ pub struct Snapshot {
     pub clock_skew: Option<i64>,
     /// What it was built from.
     pub resources: Arc<Resources>,
-}
-
-/// Why a snapshot could not be built.
-#[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
-    /// A trust bundle does not parse.
-    #[error("trust bundle '{name}': {reason}")]
-    Bundle {
-        /// The trust domain.
-        name: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A revocation is malformed.
-    #[error("revocation '{name}': {error}")]
-    Revocation {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        error: RevocationError,
-    },
-    /// The policies do not compile.
-    #[error("authorization policy: {0}")]
-    Policy(#[from] mesh_auth::policy::PolicyError),
-    /// The token rules do not compile.
-    #[error("request authentication: {0}")]
-    Tokens(#[from] mesh_auth::token::TokenPolicyError),
-    /// A latency budget makes no sense, or is one too many.
-    #[error("latency budget '{name}': {reason}")]
-    Budget {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A workload or service is malformed.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// The identity cannot be used.
-    #[error("identity: {0}")]
-    Identity(String),
 }
 
 impl Snapshot {
@@ -262,7 +192,7 @@ impl Snapshot {
             let own = &self.trust_domain;
             let mut foreign = (*outside).clone();
             foreign.retain(|name, _| name == own.as_str() || !spoken_of.contains(name));
-            let bundles = build_bundles(
+            let bundles = roots::bundles(
                 own,
                 self.own_namespace(),
                 resources,
@@ -308,7 +238,7 @@ impl Snapshot {
         let (policy, policy_epoch) = if same_policies {
             (self.policy.clone(), self.policy_epoch)
         } else {
-            (build_policy(resources)?.map(Arc::new), epoch)
+            (policy::compile(resources)?.map(Arc::new), epoch)
         };
         let same_modes = self.epoch > 0
             && self.resources.peer_authentications == resources.peer_authentications
@@ -486,43 +416,6 @@ impl Snapshot {
     }
 }
 
-/// The root namespace in force.
-pub fn root_namespace(resources: &Resources) -> &str {
-    match &resources.defaults {
-        Some(d) if !d.root_namespace.is_empty() => &d.root_namespace,
-        _ => "postern-system",
-    }
-}
-
-/// What cannot be read keeps out whom it may have been meant to keep out.
-fn build_policy(resources: &Resources) -> Result<Option<PolicySet>, PolicyError> {
-    let Some(defaults) = &resources.defaults else {
-        return Ok(None);
-    };
-    let mut policies: Vec<_> = resources.policies.values().map(|p| (**p).clone()).collect();
-    let mut closed_by = None;
-    for (name, value) in &resources.unreadable {
-        match StandIn::of(name, value) {
-            Some(StandIn::DeniesAll) => closed_by = closed_by.or(Some(name)),
-            Some(StandIn::AllowsNothing) => {
-                let (namespace, own) = name.split_once('/').unwrap_or(("", name));
-                policies.push(mesh::AuthorizationPolicy {
-                    namespace: namespace.into(),
-                    name: own.into(),
-                    action: mesh::PolicyAction::Allow.into(),
-                    ..Default::default()
-                });
-            }
-            None => {}
-        }
-    }
-    let set = PolicySet::compile(&policies, defaults)?.at_revision(resources.revision);
-    Ok(Some(match closed_by {
-        Some(name) => set.closed_by(name),
-        None => set,
-    }))
-}
-
 fn build_revocations(resources: &Resources) -> Result<Revocations, SnapshotError> {
     let entries = resources.revocations.iter().map(|(name, message)| {
         Entry::parse(message).map_err(|error| SnapshotError::Revocation {
@@ -537,98 +430,8 @@ fn same_bundles(a: &Resources, b: &Resources) -> bool {
     a.bundles == b.bundles
 }
 
-fn build_bundles(
-    own: &TrustDomain,
-    own_namespace: &str,
-    resources: &Resources,
-    fallback_roots: &[CertificateDer<'static>],
-    outside: &RootsByDomain,
-) -> Result<TrustBundles, SnapshotError> {
-    let mut bundles = TrustBundles::default();
-    let fail = |name: &str, error: &dyn std::fmt::Display| SnapshotError::Bundle {
-        name: name.to_owned(),
-        reason: error.to_string(),
-    };
-    // Whoever else signs in the own domain does so for these namespaces only, by whatever way its roots come; where the control
-    // API names none, roots from outside are good for the neighbours of this workload.
-    let named = resources.bundles.get(own.as_str());
-    let named = named.map_or(&[][..], |bundle| &bundle.workload_namespaces);
-    let neighbours = [own_namespace.to_owned()];
-    let bounds = if named.is_empty() { &neighbours } else { named };
-    let mut insert = |name: &str, bundle: Result<TrustBundle, BundleError>| {
-        let mut bundle = bundle.map_err(|e| fail(name, &e))?;
-        if bundle.trust_domain() == own
-            && let Some(more) = outside.get(own.as_str())
-        {
-            bundle = bundle
-                .with_workload_roots(more.clone(), bounds)
-                .map_err(|e| fail(name, &e))?;
-        }
-        bundles.insert(bundle).map_err(|e| fail(name, &e))
-    };
-    let is_new = |name: &str| !resources.bundles.contains_key(name);
-    let own_outside = outside.contains_key(own.as_str());
-    if is_new(own.as_str()) && (!fallback_roots.is_empty() || own_outside) {
-        let roots = fallback_roots.to_vec();
-        insert(own.as_str(), TrustBundle::new(own.clone(), roots, 0))?;
-    }
-    for (name, roots) in outside.iter().filter(|(name, _)| is_new(name)) {
-        if name.as_str() != own.as_str() {
-            let domain = TrustDomain::new(name).map_err(|e| SnapshotError::Bundle {
-                name: name.clone(),
-                reason: e.to_string(),
-            })?;
-            insert(name, TrustBundle::new(domain, roots.clone(), 0))?;
-        }
-    }
-    for (name, bundle) in &resources.bundles {
-        let domain = TrustDomain::new(&bundle.trust_domain).map_err(|e| SnapshotError::Bundle {
-            name: name.clone(),
-            reason: e.to_string(),
-        })?;
-        let roots = certificates(&bundle.x509_authorities);
-        let others = certificates(&bundle.workload_authorities);
-        let made = TrustBundle::new(domain, roots, bundle.sequence)
-            .and_then(|made| made.with_workload_roots(others, &bundle.workload_namespaces));
-        insert(name, made)?;
-    }
-    Ok(bundles)
-}
-
-fn certificates(ders: &[Vec<u8>]) -> Vec<CertificateDer<'static>> {
-    ders.iter().cloned().map(CertificateDer::from).collect()
-}
-
-/// The roots that the control API is verified by. Whoever signs for workloads only (`workload_authorities`, a Workload API)
-/// cannot speak for it.
-///
-/// # Errors
-/// A root cannot be used as one.
-pub fn control_roots(
-    own: &TrustDomain,
-    resources: &Resources,
-    fallback_roots: &[CertificateDer<'static>],
-) -> Result<TrustBundles, SnapshotError> {
-    let (roots, sequence) = match resources.bundles.get(own.as_str()) {
-        Some(bundle) => (certificates(&bundle.x509_authorities), bundle.sequence),
-        None => (fallback_roots.to_vec(), 0),
-    };
-    let mut bundles = TrustBundles::default();
-    TrustBundle::new(own.clone(), roots, sequence)
-        .and_then(|bundle| bundles.insert(bundle))
-        .map_err(|e| SnapshotError::Bundle {
-            name: own.to_string(),
-            reason: e.to_string(),
-        })?;
-    Ok(bundles)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
-    use mesh_auth::Reason;
-    use mesh_auth::policy::Connection;
     use mesh_proto::TypedResource;
 
     use super::*;
@@ -667,116 +470,6 @@ mod tests {
     }
 
     #[test]
-    fn roots_from_outside_stand_beside_the_own_ones_and_never_for_a_domain_that_is_spoken_of() {
-        let root = |name: &str| {
-            let mut params = rcgen::CertificateParams::default();
-            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-            params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
-            params
-                .distinguished_name
-                .push(rcgen::DnType::CommonName, name);
-            let key = rcgen::KeyPair::generate().expect("a key");
-            params.self_signed(&key).expect("a root").der().clone()
-        };
-        let [own, helper, spire, partner, impostor, third] =
-            ["own", "helper", "spire", "partner", "impostor", "third"].map(root);
-        let bundle = |domain: &str, root: &CertificateDer<'_>| {
-            let bundle = mesh::TrustBundle {
-                trust_domain: domain.into(),
-                x509_authorities: vec![root.to_vec()],
-                workload_authorities: match domain {
-                    "demo.test" => vec![helper.to_vec()],
-                    _ => vec![],
-                },
-                workload_namespaces: vec!["*".into()],
-                ..Default::default()
-            };
-            (domain.to_owned(), Arc::new(bundle))
-        };
-        let named = [bundle("demo.test", &own), bundle("partner.test", &partner)];
-        let resources = Arc::new(Resources {
-            bundles: named.into(),
-            ..Default::default()
-        });
-        let outside: RootsByDomain = [
-            ("demo.test".to_owned(), vec![spire.clone(), own.clone()]),
-            ("partner.test".to_owned(), vec![impostor]),
-            ("third.test".to_owned(), vec![third.clone()]),
-        ]
-        .into();
-        let trust_domain = TrustDomain::new("demo.test").expect("a domain");
-        let empty = Snapshot::empty("demo/orders-1", trust_domain);
-        let before = empty.build(&resources, None, &[]).expect("builds");
-        let after = before
-            .build_with(&resources, None, &[], Arc::new(outside))
-            .expect("builds");
-        assert!(before.trust_epoch < after.trust_epoch);
-        // Whatever is built from it keeps them.
-        let next = after.build(&resources, None, &[]).expect("builds");
-        assert_eq!(after.trust_epoch, next.trust_epoch);
-        let roots = |domain: &str| next.bundles().get(domain).map(|b| b.authorities().to_vec());
-        let all = vec![own.clone(), helper.clone(), spire.clone()];
-        assert_eq!(roots("demo.test"), Some(all));
-        // They vouch for no more than the other authorities of the domain do; where those do for nobody, for the neighbours.
-        for (named, of_spire) in [(&["shop"][..], "shop"), (&[], "demo")] {
-            let named: Vec<_> = named.iter().map(|name| (*name).to_owned()).collect();
-            let mut bounded = (*resources).clone();
-            let bundle = bounded.bundles.get_mut("demo.test").expect("a bundle");
-            Arc::make_mut(bundle).workload_namespaces.clone_from(&named);
-            let bounded = next.build(&Arc::new(bounded), None, &[]).expect("builds");
-            let expected = TrustBundle::new(next.trust_domain.clone(), vec![own.clone()], 0)
-                .and_then(|bundle| bundle.with_workload_roots(vec![helper.clone()], &named))
-                .and_then(|bundle| {
-                    bundle.with_workload_roots(vec![spire.clone()], &[of_spire.to_owned()])
-                });
-            let built = bounded.bundles().get("demo.test").expect("a bundle");
-            assert!(built.trusts_like(&expected.expect("a bundle")), "{named:?}");
-        }
-        // Of all these only the own one speaks for the control API.
-        let control: Vec<_> = next.control_roots.iter().collect();
-        assert_eq!(control.len(), 1);
-        assert_eq!(control[0].trust_domain(), &next.trust_domain);
-        assert_eq!(control[0].authorities(), [own]);
-        assert_eq!(roots("partner.test"), Some(vec![partner]));
-        assert_eq!(roots("third.test"), Some(vec![third]));
-    }
-
-    #[test]
-    fn roots_from_outside_do_not_take_the_place_of_a_bundle_that_was_taken_away() {
-        let partner = mesh::TrustBundle {
-            trust_domain: "partner.test".into(),
-            ..Default::default()
-        };
-        let named = Resources {
-            bundles: [("partner.test".to_owned(), Arc::new(partner))].into(),
-            ..Default::default()
-        };
-        let outside: RootsByDomain = ["partner.test", "third.test"]
-            .map(|name| (name.to_owned(), vec![]))
-            .into();
-        let empty = Snapshot::empty(
-            "demo/orders-1",
-            TrustDomain::new("demo.test").expect("a domain"),
-        );
-        let named = empty.build(&Arc::new(named), None, &[]).expect("builds");
-        let nothing = Arc::new(Resources::default());
-        let outside = Arc::new(outside);
-        let with = named.build_with(&nothing, None, &[], Arc::clone(&outside));
-        let with = with.expect("builds");
-        let again = with.build(&nothing, None, &[]).expect("builds");
-        // Another process, which the state file tells of it.
-        let restored = Arc::new(Resources {
-            spoken_of: ["partner.test".to_owned()].into(),
-            ..Default::default()
-        });
-        let later = empty.build_with(&restored, None, &[], outside);
-        for snapshot in [with, again, later.expect("builds")] {
-            assert!(snapshot.bundles().get("partner.test").is_none());
-            assert!(snapshot.bundles().get("third.test").is_some());
-        }
-    }
-
-    #[test]
     fn a_budget_that_did_not_change_is_the_same_one_and_one_too_many_is_named() {
         let budget = |name: &str, threshold_nanos| mesh::LatencyBudget {
             name: name.into(),
@@ -807,70 +500,5 @@ mod tests {
         let error = first.build(&with(many.collect()), None, &[]).err();
         let error = error.expect("one too many").to_string();
         assert!(error.contains("demo/b32"), "{error}");
-    }
-
-    #[test]
-    fn a_policy_that_cannot_be_read_lets_nobody_in_whom_it_may_keep_out() {
-        use mesh::PolicyAction::{Allow, Audit, Deny};
-        let peer = SpiffeId::parse("spiffe://demo.test/ns/demo/sa/web").expect("an id");
-        let connection = Connection {
-            peer: Some(&peer),
-            source_ip: IpAddr::from([10, 0, 0, 1]),
-            destination_ip: IpAddr::from([10, 0, 0, 2]),
-            destination_port: 80,
-            sni: None,
-        };
-        let trust_domain = TrustDomain::new("demo.test").expect("a domain");
-        let empty = Snapshot::empty("demo/orders-1", trust_domain);
-        let cases = [
-            (None, Reason::AllowedByDefault, None),
-            (Some(Audit), Reason::AllowedByDefault, None),
-            (Some(Allow), Reason::NoAllowPolicyMatched, None),
-            (Some(Deny), Reason::PolicyUnreadable, Some("demo/p")),
-        ];
-        for (action, reason, policy) in cases {
-            let mut resources = Resources {
-                defaults: Some(mesh::MeshDefaults {
-                    trust_domain: "demo.test".into(),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            };
-            if let Some(action) = action {
-                let unreadable = mesh::AuthorizationPolicy {
-                    name: "p".into(),
-                    namespace: "demo".into(),
-                    action: action.into(),
-                    ..Default::default()
-                };
-                let value = unreadable.to_any().value;
-                resources.unreadable.insert("demo/p".into(), value);
-            }
-            let snapshot = empty
-                .build(&Arc::new(resources), None, &[])
-                .expect("builds");
-            let set = snapshot.policy.expect("defaults are held");
-            let decision = set.decide(&connection);
-            assert_eq!(
-                (decision.reason, decision.policy),
-                (reason, policy),
-                "{action:?}"
-            );
-            let standing = set.standing(&connection);
-            let (method, headers) = (http::Method::GET, http::HeaderMap::new());
-            let request = mesh_auth::policy::Request {
-                connection,
-                method: &method,
-                host: "orders",
-                path: "/",
-                headers: &headers,
-                token: None,
-            };
-            assert_eq!(
-                set.decide_with(&standing, &request).reason,
-                reason,
-                "{action:?}"
-            );
-        }
     }
 }
