@@ -6,15 +6,20 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use mesh_auth::{SpiffeId, TrustDomain};
-use mesh_proto::alias::{default_hosts, ip_address};
+use mesh_proto::alias::ip_address;
 pub use mesh_proto::mesh::{AppProtocol, MeshProtocol};
 use mesh_proto::{ResourceType, mesh};
 
 use crate::lookups::{Lookup, Scope};
 use crate::snapshot::Resources;
+
+mod entries;
+mod mark;
+
+use entries::{host_names, service_entry, workload_entry};
+pub use mark::{Held, Mark};
 
 /// Mesh port of a workload that names none.
 pub const DEFAULT_MESH_PORT: u16 = 15008;
@@ -31,43 +36,6 @@ pub struct DirectoryError {
     pub field: String,
     /// What is wrong.
     pub reason: String,
-}
-
-/// Whether something was used since somebody looked, or is still; shared by the directories that know it, one after the other.
-#[derive(Debug, Clone, Default)]
-pub struct Mark(Arc<Usage>);
-
-#[derive(Debug, Default)]
-struct Usage {
-    used: AtomicBool,
-    /// Held by whoever uses it for long.
-    users: Arc<()>,
-}
-
-/// It is used as long as this lives.
-#[derive(Debug)]
-pub struct Held {
-    _users: Arc<()>,
-}
-
-impl Mark {
-    /// It is used. Writes only where that was not known: the others only read what they share.
-    pub fn set(&self) {
-        if !self.0.used.load(Ordering::Relaxed) {
-            self.0.used.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// It is used for as long as a connection may last.
-    pub fn hold(&self) -> Held {
-        Held {
-            _users: Arc::clone(&self.0.users),
-        }
-    }
-
-    fn take(&self) -> bool {
-        self.0.used.swap(false, Ordering::Relaxed) || Arc::strong_count(&self.0.users) > 1
-    }
 }
 
 /// One instance of an application, as the hot path sees it.
@@ -372,111 +340,6 @@ fn is_held(scope: &Scope, lookup: impl FnOnce() -> Lookup) -> bool {
     scope.is_everything() || scope.covers(&lookup())
 }
 
-fn workload_entry(
-    name: &str,
-    trust_domain: &TrustDomain,
-    workload: &mesh::Workload,
-) -> Result<WorkloadEntry, DirectoryError> {
-    let fail = |field: String, reason: String| DirectoryError {
-        kind: "workload",
-        name: name.to_owned(),
-        field,
-        reason,
-    };
-    let domain = if workload.trust_domain.is_empty() {
-        trust_domain.clone()
-    } else {
-        TrustDomain::new(&workload.trust_domain)
-            .map_err(|e| fail("trust_domain".into(), e.to_string()))?
-    };
-    let id = SpiffeId::workload(&domain, &workload.namespace, &workload.service_account)
-        .map_err(|e| fail("service_account".into(), e.to_string()))?;
-    let addresses = workload
-        .addresses
-        .iter()
-        .enumerate()
-        .map(|(i, bytes)| {
-            ip_address(bytes)
-                .ok_or_else(|| fail(format!("addresses[{i}]"), "must be 4 or 16 bytes".into()))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let mesh_port = match workload.mesh_port {
-        0 => DEFAULT_MESH_PORT,
-        port => u16::try_from(port)
-            .map_err(|_| fail("mesh_port".into(), format!("{port} is not a port")))?,
-    };
-    Ok(WorkloadEntry {
-        uid: workload.uid.as_str().into(),
-        id,
-        addresses,
-        mesh_port,
-        // A protocol this version does not know is not reachable through the mesh; plaintext must not be the answer.
-        protocol: MeshProtocol::try_from(workload.mesh_protocol)
-            .map_err(|e| fail("mesh_protocol".into(), e.to_string()))?,
-        used: Mark::default(),
-    })
-}
-
-fn service_entry(
-    name: &str,
-    service: &mesh::Service,
-    members: Option<&Vec<(&mesh::ServiceMembership, Arc<WorkloadEntry>)>>,
-    used: Mark,
-) -> Result<ServiceEntry, DirectoryError> {
-    let fail = |field: String, reason: String| DirectoryError {
-        kind: "service",
-        name: name.to_owned(),
-        field,
-        reason,
-    };
-    let port_number = |value: u32, field: String| match u16::try_from(value) {
-        Ok(port) if port > 0 => Ok(port),
-        _ => Err(fail(field, format!("{value} is not a port"))),
-    };
-    let mut ports = Vec::with_capacity(service.ports.len());
-    for (index, declared) in service.ports.iter().enumerate() {
-        let port = port_number(declared.port, format!("ports[{index}].port"))?;
-        let mut endpoints = Vec::new();
-        for (membership, workload) in members.into_iter().flatten() {
-            for mapping in &membership.ports {
-                if mapping.service_port == declared.port {
-                    let field = format!("ports[{index}].target_port");
-                    let target_port = port_number(mapping.target_port, field)?;
-                    endpoints.push(Endpoint::new(workload, target_port));
-                }
-            }
-        }
-        ports.push(Arc::new(ServicePort {
-            port,
-            protocol: AppProtocol::try_from(declared.protocol)
-                .map_err(|e| fail(format!("ports[{index}].protocol"), e.to_string()))?,
-            endpoints,
-            name: format!("{name}:{port}").into(),
-            used: used.clone(),
-        }));
-    }
-    Ok(ServiceEntry {
-        name: name.into(),
-        ports,
-        used,
-    })
-}
-
-fn host_names(service: &mesh::Service, own_namespace: &str) -> Vec<String> {
-    let (name, namespace) = (&service.name, &service.namespace);
-    let mut hosts: Vec<String> = service
-        .hosts
-        .iter()
-        .map(|h| h.to_ascii_lowercase())
-        .collect();
-    if namespace == own_namespace {
-        hosts.push(name.clone());
-    }
-    hosts.retain(|h| h != name || namespace == own_namespace);
-    hosts.extend(default_hosts(name, namespace));
-    hosts
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -573,17 +436,5 @@ mod tests {
         second.by_address("10.0.0.1:1".parse().unwrap());
         let workload = (ResourceType::Workload, Arc::from("demo/orders-1"));
         assert_eq!(second.take_used(), HashSet::from([workload]));
-    }
-
-    #[test]
-    fn what_a_connection_holds_is_used_until_it_ends() {
-        let mark = Mark::default();
-        assert!(!mark.take());
-        mark.set();
-        assert!(mark.take() && !mark.take());
-        let held = mark.clone().hold();
-        assert!(mark.take() && mark.take());
-        drop(held);
-        assert!(!mark.take());
     }
 }

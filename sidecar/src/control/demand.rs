@@ -4,14 +4,17 @@
 //! counts as settled once all its names are answered, and the endpoints of its services too: a service never shows without them.
 //! Does not know snapshots or sockets; the moments come from the caller, seconds since the start of the process.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use mesh_proto::ResourceType;
 use mesh_proto::alias;
 
 use crate::lookups::{Found, Lookup, Scope};
+
+mod names;
+
+use names::{Names, Parts, names_of};
 
 /// Destinations at most; the server takes 10,000 names of one type.
 const MAX_LOOKUPS: usize = 4096;
@@ -44,35 +47,6 @@ struct Use {
     pinned: bool,
     /// `None`: not answered yet, or not any more.
     found: Option<Found>,
-}
-
-/// The names of one type.
-#[derive(Debug, Default)]
-struct Names {
-    /// Asked for, and whether answered.
-    asked: BTreeMap<String, bool>,
-    /// Resources held, by the names that they go by.
-    held_by: HashMap<String, BTreeSet<String>>,
-    /// Names that resources held go by.
-    names_of: HashMap<String, Vec<String>>,
-    /// To be told to the server.
-    subscribe: BTreeSet<String>,
-    unsubscribe: BTreeSet<String>,
-    /// A request was made on this stream.
-    is_open: bool,
-    /// Names without an answer that the stream was opened with; `None` once it has answered.
-    opened_with: Option<Vec<String>>,
-    /// What the parts of an answer that came so far spoke of.
-    parts: Parts,
-}
-
-/// What an answer spoke of.
-#[derive(Debug, Default)]
-struct Parts {
-    /// Resources by name, those that were refused among them.
-    named: BTreeSet<String>,
-    /// Names that resources which came go by.
-    aliases: BTreeSet<String>,
 }
 
 /// A resource that came, changed or went.
@@ -520,111 +494,6 @@ impl Demand {
         match kind {
             ResourceType::Service => &mut self.services,
             _ => &mut self.workloads,
-        }
-    }
-}
-
-impl Names {
-    /// Asks for `name`, if that is not done yet; the answer is to come.
-    fn ask(&mut self, name: String) {
-        if let Entry::Vacant(vacant) = self.asked.entry(name) {
-            self.unsubscribe.remove(vacant.key());
-            self.subscribe.insert(vacant.key().clone());
-            vacant.insert(false);
-        }
-    }
-
-    /// Asks for `name` no longer.
-    fn end(&mut self, name: &str) {
-        if self.asked.remove(name).is_some() {
-            self.subscribe.remove(name);
-            self.unsubscribe.insert(name.to_owned());
-        }
-    }
-
-    fn answer(&mut self, names: &[String]) {
-        for name in names {
-            if let Some(answered) = self.asked.get_mut(name) {
-                *answered = true;
-            }
-        }
-    }
-
-    /// Ends an answer. A name is answered by it if it spoke of everything held that goes by it: what is asked for is sent
-    /// whatever is held, so that an answer which leaves something out was given before it was asked for. Returns the names.
-    fn answer_parts(&mut self) -> Vec<String> {
-        let Parts { named, aliases } = std::mem::take(&mut self.parts);
-        let is_all = |alias: &String| {
-            let held = self.held_by.get(alias);
-            held.is_none_or(|held| held.is_subset(&named))
-        };
-        let answered: Vec<_> = aliases.into_iter().filter(is_all).collect();
-        self.answer(&answered);
-        answered
-    }
-
-    fn put(&mut self, name: &str, aliases: Vec<String>) {
-        for alias in &aliases {
-            let held = self.held_by.entry(alias.clone()).or_default();
-            held.insert(name.to_owned());
-        }
-        self.names_of.insert(name.to_owned(), aliases);
-    }
-
-    /// The names that it went by.
-    fn take(&mut self, name: &str) -> Vec<String> {
-        let aliases = self.names_of.remove(name).unwrap_or_default();
-        for alias in &aliases {
-            if let Some(held) = self.held_by.get_mut(alias) {
-                held.remove(name);
-                if held.is_empty() {
-                    self.held_by.remove(alias);
-                }
-            }
-        }
-        aliases
-    }
-
-    /// Asks for these names only. Returns the resources that go by none of them, and forgets them.
-    fn keep(
-        &mut self,
-        needed: &HashSet<String>,
-        kind: ResourceType,
-    ) -> Vec<(ResourceType, String)> {
-        let unneeded = self.asked.keys().filter(|name| !needed.contains(*name));
-        for name in unneeded.cloned().collect::<Vec<_>>() {
-            self.end(&name);
-        }
-        let is_unused = |aliases: &Vec<String>| !aliases.iter().any(|a| self.asked.contains_key(a));
-        let unused = self.names_of.iter().filter(|(_, a)| is_unused(a));
-        let unused: Vec<_> = unused.map(|(name, _)| name.clone()).collect();
-        unused
-            .into_iter()
-            .map(|name| {
-                self.take(&name);
-                (kind, name)
-            })
-            .collect()
-    }
-}
-
-/// The names under which the server knows what `lookup` may stand for, as seen from `namespace`.
-fn names_of(lookup: &Lookup, namespace: &str) -> Vec<(ResourceType, String)> {
-    match lookup {
-        Lookup::Address(address) => {
-            let name = alias::of_address(*address);
-            vec![
-                (ResourceType::Service, name.clone()),
-                (ResourceType::Workload, name),
-            ]
-        }
-        Lookup::Host(host) => {
-            let mut names = vec![(ResourceType::Service, host.to_string())];
-            // A bare name is that of a service of the own namespace, or a host that some service declares.
-            if !host.contains('.') {
-                names.push((ResourceType::Service, format!("{host}.{namespace}")));
-            }
-            names
         }
     }
 }

@@ -5,12 +5,16 @@
 //! token that is not good never goes on. A request waits only for keys that are being fetched, where its rule says how
 //! long, and for the introspection endpoint of an opaque token.
 
+mod asked;
 mod cache;
+mod counts;
 pub mod digest;
 mod recent;
 mod stale;
+mod stop;
 
 pub use recent::Recent;
+pub use stop::{Denied, Patience, Pending, Question, Stop};
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -28,9 +32,10 @@ use mesh_proto::mesh;
 use metrics::{Counter, counter};
 
 use self::cache::{Cache, FAILURE_TTL, Failures, Under};
+use self::counts::{VerifiedCounts, count, describe};
 use self::digest::{Digest, Digester};
-use self::stale::{Known, Stale};
-use super::introspect::{Introspector, Questions, Verdict};
+use self::stale::Stale;
+use super::introspect::{Introspector, Questions};
 use super::key_misses::{self, KeyMisses, Miss};
 use super::source::Source;
 use crate::key_requests::KeyRequests;
@@ -38,16 +43,8 @@ use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::wall_clock::unix_seconds;
 use crate::worker::dial::Dialer;
 
-/// Questions that one request may have asked: there are two places for tokens.
-const MAX_ASKED: u32 = 4;
-/// Seconds for which a refusal of an introspection endpoint is believed where the rule does not say.
-const DEFAULT_NEGATIVE_CACHE: u32 = 5;
 /// The epoch of no revocations.
 const UNSEEN: u64 = u64::MAX;
-/// Label value of a refusal that no provider made.
-const NOBODY: &str = "-";
-/// Counters held by one worker.
-const MAX_COUNTS: usize = 64;
 
 /// What one worker knows of tokens.
 pub struct Tokens {
@@ -65,84 +62,6 @@ pub struct Tokens {
     misses: Counter,
     evictions: Counter,
     verified: VerifiedCounts,
-}
-
-/// Counters of verified tokens by their provider's name, so that a token costs neither labels nor a look-up by them.
-#[derive(Default)]
-struct VerifiedCounts(RefCell<Vec<(Arc<str>, Counter)>>);
-
-impl VerifiedCounts {
-    fn add(&self, provider: &Provider) {
-        let mut counts = self.0.borrow_mut();
-        let same = |(name, _): &&(Arc<str>, Counter)| Arc::ptr_eq(name, provider.name());
-        if let Some((_, counter)) = counts.iter().find(same) {
-            counter.increment(1);
-            return;
-        }
-        // Rules that changed leave theirs behind.
-        if counts.len() >= MAX_COUNTS {
-            counts.clear();
-        }
-        let counter = verifications(provider.name().to_string(), "verified");
-        counter.increment(1);
-        counts.push((Arc::clone(provider.name()), counter));
-    }
-}
-
-/// Why a request does not pass the stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Denied {
-    /// Why.
-    pub reason: Reason,
-    /// What is demanded of the subject's authentication, seconds (RFC 9470).
-    pub max_age: Option<u32>,
-}
-
-/// Why a request does not pass the stage, or not yet.
-pub enum Stop {
-    /// It never does.
-    Denied(Denied),
-    /// It has to wait.
-    Awaits {
-        /// What it is told when that does not come; not counted yet.
-        otherwise: Denied,
-        /// The provider that judges it.
-        provider: Arc<Provider>,
-        /// What it waits for.
-        pending: Pending,
-    },
-}
-
-/// What a request waits for.
-pub enum Pending {
-    /// Its key may be on the way, and its rule has a request wait for keys.
-    Keys(key_misses::Pending),
-    /// Only the provider's introspection endpoint can tell.
-    Answer(Question),
-}
-
-/// A token that has to be asked about.
-pub struct Question {
-    under: Under,
-    place: usize,
-    digest: Digest,
-    token: Secret<Vec<u8>>,
-}
-
-/// How long and how often one request has waited.
-#[derive(Debug, Default)]
-pub struct Patience {
-    keys_until: Option<Instant>,
-    asked: u32,
-}
-
-impl From<Reason> for Denied {
-    fn from(reason: Reason) -> Self {
-        Self {
-            reason,
-            max_age: None,
-        }
-    }
 }
 
 impl Tokens {
@@ -227,158 +146,6 @@ impl Tokens {
     /// had none.
     pub fn was_remembered(&self) -> Option<bool> {
         self.remembered.get()
-    }
-
-    /// Waits for what a request was stopped for. Then it has to pass again, under the snapshot in force then; its token is
-    /// gone if nobody answered about it and its rule lets it go on without.
-    ///
-    /// # Errors
-    /// Why the request is refused, which was counted.
-    pub async fn wait(
-        &self,
-        stop: Stop,
-        patience: &mut Patience,
-        head: &mut request::Parts,
-        port: u16,
-    ) -> Result<(), Denied> {
-        let (otherwise, provider, pending) = match stop {
-            Stop::Denied(denied) => return Err(denied),
-            Stop::Awaits {
-                otherwise,
-                provider,
-                pending,
-            } => (otherwise, provider, pending),
-        };
-        let reason = match pending {
-            Pending::Keys(pending) => {
-                let until = *patience
-                    .keys_until
-                    .get_or_insert_with(|| Instant::now() + pending.patience);
-                if self.key_misses.wait(&pending, until).await {
-                    return Ok(());
-                }
-                otherwise.reason
-            }
-            Pending::Answer(question) => {
-                patience.asked += 1;
-                if patience.asked > MAX_ASKED {
-                    Reason::IntrospectionFailed
-                } else {
-                    match self.introspect(&provider, question, head, port).await {
-                        Ok(()) => return Ok(()),
-                        Err(reason) => reason,
-                    }
-                }
-            }
-        };
-        count(Some(&provider), reason.code());
-        Err(Denied {
-            reason,
-            ..otherwise
-        })
-    }
-
-    /// Asks about a token and remembers the answer.
-    async fn introspect(
-        &self,
-        provider: &Arc<Provider>,
-        question: Question,
-        head: &mut request::Parts,
-        port: u16,
-    ) -> Result<(), Reason> {
-        let Question {
-            under,
-            place,
-            digest,
-            token,
-        } = question;
-        let name = fingerprint(&digest);
-        let asked = self
-            .introspector
-            .ask(provider, digest, name, token.expose());
-        // Boxed, so that requests that need not ask do not carry the room for it.
-        match Box::pin(asked).await {
-            Verdict::Active(verified, fresh_until) => {
-                self.remember_answer(digest, verified, fresh_until);
-                Ok(())
-            }
-            Verdict::Refused(reason) => {
-                self.remember_refusal(under, digest, reason, provider);
-                Err(reason)
-            }
-            Verdict::Unknown => {
-                let failure = provider.on_introspection_failure(head.uri.path(), port);
-                if failure != mesh::IntrospectionFailure::Anonymous {
-                    return Err(Reason::IntrospectionFailed);
-                }
-                count(Some(provider), "anonymous");
-                under.policy.remove(place, head);
-                Ok(())
-            }
-        }
-    }
-
-    fn remember_answer(&self, digest: Digest, verified: Rc<Verified>, fresh_until: i64) {
-        self.verified.add(verified.provider());
-        self.stale
-            .keep(digest, &verified, fresh_until, unix_seconds());
-        let mut cache = self.cache.borrow_mut();
-        // Revocations are looked at when it passes.
-        let evicted = cache.put(digest, verified, UNSEEN, fresh_until);
-        self.evictions.increment(evicted);
-    }
-
-    fn remember_refusal(
-        &self,
-        under: Under,
-        digest: Digest,
-        reason: Reason,
-        provider: &Arc<Provider>,
-    ) {
-        let ttl = provider
-            .introspection()
-            .and_then(|i| i.negative_cache_seconds)
-            .unwrap_or(DEFAULT_NEGATIVE_CACHE);
-        if ttl > 0 {
-            let until = unix_seconds().saturating_add(ttl.into());
-            let provider = Some(Arc::clone(provider));
-            let mut failures = self.failures.borrow_mut();
-            failures.put(under, digest, reason, provider, until);
-        }
-    }
-
-    /// What is known of a token that has to be asked about, without waiting: an answer that came meanwhile, or an old one
-    /// that is asked for again. `None`: nothing.
-    fn known(
-        &self,
-        under: &Under,
-        provider: &Arc<Provider>,
-        presented: Presented<'_>,
-        digest: Digest,
-        now: i64,
-    ) -> Option<Result<Rc<Verified>, Failed>> {
-        match self.stale.find(&digest, provider, now) {
-            Known::Nothing | Known::New(Verdict::Unknown) => None,
-            Known::Old(verified, is_to_be_asked) => {
-                if is_to_be_asked {
-                    let name = fingerprint(&digest);
-                    let token = presented.expose();
-                    // Where too many questions are open, the next request tries.
-                    if let Some(flight) = self.introspector.begin(provider, digest, name, token) {
-                        self.stale.ask_again(&digest, flight);
-                    }
-                }
-                Some(Ok(verified))
-            }
-            Known::New(Verdict::Active(verified, fresh_until)) => {
-                self.remember_answer(digest, Rc::clone(&verified), fresh_until);
-                Some(Ok(verified))
-            }
-            Known::New(Verdict::Refused(reason)) => {
-                self.remember_refusal(under.clone(), digest, reason, provider);
-                Some(Err(denied(reason, Some(provider))))
-            }
-        }
     }
 
     #[allow(clippy::type_complexity)] // What was found in each of the two places, or why not and by whom.
@@ -640,31 +407,6 @@ fn fingerprint(digest: &Digest) -> Fingerprint {
     let mut start = [0; 8];
     start.copy_from_slice(&digest[..8]);
     Fingerprint::new(start)
-}
-
-fn count(provider: Option<&Arc<Provider>>, result: &'static str) {
-    // Providers are configured, not sent: the label is bounded.
-    let provider = provider.map_or(NOBODY.to_owned(), |p| p.name().to_string());
-    verifications(provider, result).increment(1);
-}
-
-fn verifications(provider: String, result: &'static str) -> Counter {
-    counter!("postern_token_verifications_total", "provider" => provider, "result" => result)
-}
-
-fn describe() {
-    metrics::describe_counter!(
-        "postern_token_verifications_total",
-        "Tokens verified or refused, by provider and result; repeated uses of a remembered token are lookups."
-    );
-    metrics::describe_counter!(
-        "postern_token_cache_lookups_total",
-        "Lookups in the caches of verified and of refused tokens, by result."
-    );
-    metrics::describe_counter!(
-        "postern_token_cache_evictions_total",
-        "Verified tokens forgotten to make room."
-    );
 }
 
 #[cfg(test)]
