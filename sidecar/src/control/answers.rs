@@ -136,8 +136,8 @@ impl Discovery {
                     after = ?BELIEVED,
                     "the control stream is down: where nobody was, somebody of the mesh may be by now"
                 );
+                // And again after as long: a contact may have been too short to be seen here.
                 self.doubt_absence();
-                let _ = contact.wait_for(|is_there| *is_there).await;
             }
         }
     }

@@ -189,6 +189,14 @@ impl Demand {
         self.lookups.get(lookup)?.found
     }
 
+    /// True if nothing of that kind is asked for.
+    pub fn asks_nothing(&self, kind: ResourceType) -> bool {
+        match kind {
+            ResourceType::Service => self.services.asked.is_empty(),
+            _ => self.workloads.asked.is_empty(),
+        }
+    }
+
     /// Asks for `lookup`, which is used `now`; what is known may be more then. False: there is no room, even for one more.
     pub fn want(&mut self, lookup: &Lookup, now: i64) -> bool {
         if let Some(used) = self.lookups.get_mut(lookup) {

@@ -8,6 +8,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use mesh_auth::tls::Identity;
 use mesh_proto::ResourceType;
 use mesh_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -53,6 +54,8 @@ const MOST_SUBSCRIPTIONS: usize = 2;
 enum End {
     /// There is another certificate: the next stream shows it.
     NewIdentity,
+    /// More is held than it was opened with.
+    Outgrown,
     /// It failed.
     Lost(String),
 }
@@ -97,7 +100,9 @@ pub struct Discovery {
     /// Told when there is something to subscribe to, or not any more.
     pub(super) demanded: Notify,
     pub(super) waiters: Waiters,
-    /// Whether the stream that is open, if one is, was answered.
+    /// Told when more is held than the stream that is open was opened with.
+    reopen: Notify,
+    /// Whether the stream that is open, if one is, has said what there is of what is looked up.
     pub(super) contact: watch::Sender<bool>,
     /// What use is told by: no clock that somebody may set.
     started: Instant,
@@ -149,6 +154,7 @@ impl Discovery {
             channels: parts.channels,
             changed: Notify::new(),
             demanded: Notify::new(),
+            reopen: Notify::new(),
             started: Instant::now(),
             waiters: Waiters::default(),
             contact: watch::Sender::new(false),
@@ -217,6 +223,9 @@ impl Discovery {
                 End::NewIdentity => {
                     tracing::debug!("reopening the control stream with the current certificate");
                 }
+                End::Outgrown => {
+                    tracing::debug!("reopening the control stream with what is held by now");
+                }
                 End::Lost(reason) => {
                     let delay = backoff.failed();
                     self.lost(&reason, delay);
@@ -270,6 +279,8 @@ impl Discovery {
         };
         self.channels.send_replace(Some(channel.clone()));
         let (requests, outgoing) = mpsc::channel(QUEUE);
+        // What came to be held before is claimed now.
+        let _ = self.reopen.notified().now_or_never();
         for request in self.client().open() {
             // One for each type: they fit into an empty queue.
             let _ = requests.try_send(request);
@@ -308,6 +319,7 @@ impl Discovery {
                     Err(status) => return End::Lost(status_text(&status)),
                 },
                 () = self.demanded.notified(), if !demanded => demanded = true,
+                () = self.reopen.notified() => return End::Outgrown,
                 // Only where there is room: a server that reads nothing until it is read must not be waited for.
                 room = requests.reserve_many(MOST_SUBSCRIPTIONS), if demanded => {
                     let Ok(room) = room else {
@@ -362,6 +374,7 @@ impl Discovery {
         let missing = client.missing();
         let rejections = client.rejections();
         let revision = client.resources().revision;
+        let is_told = client.is_told();
         drop(client);
         if missing.is_empty() && !open {
             self.open_gate("complete");
@@ -377,7 +390,9 @@ impl Discovery {
                 "resource rejected; what was in force stays"
             );
         }
-        self.heard();
+        if is_told {
+            self.heard();
+        }
         metrics::gauge!("postern_control_connected").set(1.0);
         #[allow(clippy::cast_precision_loss)]
         metrics::gauge!("postern_control_last_contact_timestamp_seconds").set(now as f64);
@@ -486,7 +501,9 @@ impl Discovery {
     fn fall_back(&self) {
         let gate = *self.gate();
         if let Gate::LastGood(written_at) = gate {
-            self.client().believe_restored(self.age());
+            if self.client().believe_restored(self.age()) {
+                self.reopen.notify_one();
+            }
             self.open_gate("control API away, last good state");
             self.status
                 .update(|view| view.serving_state_of = Some(written_at));

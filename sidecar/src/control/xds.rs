@@ -208,6 +208,7 @@ impl Client {
             state.synced = true;
         }
         self.doubts = false;
+        self.aside = Vec::new();
         self.show_scope(build)
     }
 

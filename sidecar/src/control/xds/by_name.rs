@@ -135,7 +135,9 @@ impl Client {
     }
 
     /// Takes what an earlier process held for everything there is: the control API is away, and there is nothing better to go by.
-    pub fn believe_restored(&mut self, now: i64) {
+    /// True if that is more than was claimed when a stream was opened: the server says only of what is claimed that it is gone.
+    pub fn believe_restored(&mut self, now: i64) -> bool {
+        let mut is_more = false;
         let mut aside = std::mem::take(&mut self.aside);
         let mut resources = (*self.resources).clone();
         if let Some(demand) = self.demand.as_mut().filter(|_| !aside.is_empty()) {
@@ -151,6 +153,7 @@ impl Client {
                 if !all.contains_key(&name) && demand.restored(kind, &name, aliases) {
                     item.put(&mut resources);
                     all.insert(name, held);
+                    is_more = true;
                 }
             }
             demand.restored_all();
@@ -158,6 +161,21 @@ impl Client {
         self.holds_everything |= std::mem::take(&mut self.held_everything);
         resources.scope = self.scope();
         self.resources = Arc::new(resources);
+        is_more
+    }
+
+    /// True once the stream that is open has said what there is of everything that is looked up.
+    pub fn is_told(&self) -> bool {
+        [ResourceType::Service, ResourceType::Workload]
+            .iter()
+            .all(|kind| {
+                let is_answered = self.types.get(kind).is_some_and(|state| state.answered);
+                is_answered
+                    || self
+                        .demand
+                        .as_ref()
+                        .is_some_and(|demand| demand.asks_nothing(*kind))
+            })
     }
 
     /// Believes no longer that what is not held is not in the mesh. Returns what `build` made, if something else is known then.

@@ -340,6 +340,48 @@ fn of_everything_what_came_meanwhile_is_newer_and_an_answer_makes_it_all_useless
 }
 
 #[test]
+fn of_everything_what_is_gone_falls_by_a_stream_that_claims_it() {
+    let mut next = client_of(Subscribe::Used);
+    next.restore(everything(), NOW);
+    next.open();
+    assert!(next.believe_restored(NOW), "more than the stream claimed");
+    assert!(!next.believe_restored(NOW));
+    let claims = next.open();
+    let claimed = |kind: ResourceType| {
+        let mut of_kind = claims.iter().filter(|r| r.type_url == kind.type_url());
+        let request = of_kind.next().expect("a request");
+        request.initial_resource_versions.clone()
+    };
+    assert!(claimed(Service).contains_key("demo/orders"));
+    let workloads: Vec<_> = claimed(Workload).into_keys().collect();
+    let gone: Vec<_> = workloads.iter().map(String::as_str).collect();
+    next.receive(told::<mesh::Service>(&[], &["demo/orders"]), accept);
+    next.receive(told::<mesh::Workload>(&[], &gone), accept);
+    assert!(next.resources().services.is_empty());
+    assert!(next.resources().workloads.is_empty());
+}
+
+#[test]
+fn a_stream_has_told_when_it_has_spoken_of_services_and_of_workloads() {
+    let mut client = client_of(Subscribe::Used);
+    client.open();
+    assert!(!client.is_told(), "it asks for its own workload");
+    client.receive(told::<mesh::Workload>(&[], &[]), accept);
+    assert!(client.is_told(), "no service is asked for");
+    want(&mut client, &host("orders"), NOW);
+    client.open();
+    for kind in ResourceType::ALL {
+        if !matches!(kind, Service | Workload) {
+            client.receive(response(kind, "n", vec![]), accept);
+        }
+    }
+    client.receive(told::<mesh::Workload>(&[], &[]), accept);
+    assert!(!client.is_told());
+    client.receive(told::<mesh::Service>(&[], &["orders"]), accept);
+    assert!(client.is_told());
+}
+
+#[test]
 fn of_everything_no_more_is_taken_over_than_leaves_room() {
     let mut export = everything();
     let services = (0..6_000_u16).map(|i| {
