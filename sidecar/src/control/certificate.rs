@@ -5,6 +5,13 @@
 //! that jumps, or a machine that slept, is noticed within [`TICK`].
 
 mod follow;
+mod request;
+mod schedule;
+
+pub use request::CertificateError;
+pub(crate) use request::signing_request;
+pub(crate) use schedule::renewal_time;
+use schedule::{URGENT, patient};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,21 +21,18 @@ use mesh_auth::bundle::TrustBundles;
 use mesh_auth::svid::{self, Usage};
 use mesh_auth::tls::Identity;
 use mesh_auth::{Secret, TrustDomain};
-use mesh_proto::mesh::certificate_service_client::CertificateServiceClient;
-use mesh_proto::mesh::{IssueCertificateRequest, IssueCertificateResponse};
-use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use mesh_proto::mesh::IssueCertificateResponse;
+use rcgen::KeyPair;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::metadata::MetadataValue;
-use tonic::{Code, Request};
 
-use super::backoff::{Backoff, Limits, random_unit};
+use super::backoff::{Backoff, random_unit};
 use super::clock::{Clock, rfc3339};
-use super::connect::{ConnectError, Target, status_text};
+use super::connect::Target;
 use super::keystore::{Kept, KeyStore};
 use super::outside::Outside;
-use super::proof::{Proof, Proofs};
+use super::proof::Proofs;
 use super::publisher::Publisher;
 use super::status::{self, ControlStatus};
 use super::turn::Turns;
@@ -37,51 +41,8 @@ use crate::admin::readiness::CERTIFIED;
 
 /// How often the wall clock is looked at.
 pub const TICK: Duration = Duration::from_secs(1);
-/// Retries while there is no valid certificate: nothing works without one.
-const URGENT: Limits = Limits {
-    base: Duration::from_millis(100),
-    cap: Duration::from_secs(5),
-};
-/// Retries while the one in use is good for hours.
-const PATIENT: Limits = Limits {
-    base: Duration::from_millis(500),
-    cap: Duration::from_secs(60),
-};
-/// How long one request may take once connected.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Shortest life of a certificate before a demand to replace it is heard, seconds.
 const HASTE: i64 = 5;
-/// Renewal happens at this part of the life of a certificate, plus a random part of [`RENEWAL_SPREAD`].
-const RENEWAL_FROM: f64 = 0.5;
-const RENEWAL_SPREAD: f64 = 0.2;
-
-/// Why a certificate request failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// Nothing to prove the identity with.
-    #[error("no valid certificate to renew and no token: {0}")]
-    NoProof(String),
-    /// No connection.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The control API said no, or nothing.
-    #[error("the control API refused to issue a certificate by {proof}: {reason}")]
-    Refused {
-        /// What was shown: `join token`, `service-account token` or `current certificate`.
-        proof: &'static str,
-        /// Its answer.
-        reason: String,
-        /// True when another proof may help.
-        unauthenticated: bool,
-    },
-    /// What was issued cannot be used.
-    #[error("an issued certificate cannot be used: {0}")]
-    Unusable(String),
-    /// Something in this process failed.
-    #[error("{0}")]
-    Internal(String),
-}
-
 /// A certificate in use or waiting for the clock to come back.
 #[derive(Clone)]
 struct Held {
@@ -360,78 +321,6 @@ impl Certificates {
         self.accept(&response, key, &roots).await
     }
 
-    async fn request(
-        &self,
-        key: &KeyPair,
-        roots: &Arc<TrustBundles>,
-        identity: Option<&Identity>,
-        token: Option<&Proof>,
-    ) -> Result<IssueCertificateResponse, CertificateError> {
-        let csr = signing_request(key)?;
-        let proof = token.map_or("current certificate", |token| token.kind);
-        let channel = self
-            .settings
-            .target
-            .connect(identity, Arc::clone(roots))
-            .await?;
-        let mut request = Request::new(IssueCertificateRequest {
-            csr,
-            lifetime_seconds: 0,
-        });
-        if let Some(token) = token {
-            let mut value = MetadataValue::try_from(format!("Bearer {}", token.value.expose()))
-                .map_err(|_| {
-                    CertificateError::NoProof(format!("the file holds more than a {}", token.kind))
-                })?;
-            value.set_sensitive(true);
-            request.metadata_mut().insert("authorization", value);
-        }
-        let mut client = CertificateServiceClient::new(channel);
-        let refused = |reason, unauthenticated| CertificateError::Refused {
-            proof,
-            reason,
-            unauthenticated,
-        };
-        let asked = self.clock.now();
-        match tokio::time::timeout(REQUEST_TIMEOUT, client.issue_certificate(request)).await {
-            Ok(Ok(response)) => {
-                let response = response.into_inner();
-                self.measure_skew(asked, &response);
-                Ok(response)
-            }
-            Ok(Err(status)) => {
-                let unauthenticated = matches!(
-                    status.code(),
-                    Code::Unauthenticated | Code::PermissionDenied
-                );
-                Err(refused(status_text(&status), unauthenticated))
-            }
-            Err(_) => Err(refused(
-                format!("no answer within {REQUEST_TIMEOUT:?}"),
-                false,
-            )),
-        }
-    }
-
-    /// Compares the clocks: the answer was made between `asked` and now.
-    fn measure_skew(&self, asked: i64, response: &IssueCertificateResponse) {
-        if response.now_unix_ms == 0 {
-            return;
-        }
-        let there = response.now_unix_ms.div_euclid(1000);
-        let now = self.clock.now();
-        // Nothing is known about the way: a moment within it is no skew.
-        let skew = if there < asked {
-            asked - there
-        } else {
-            now.min(there) - there
-        };
-        self.publisher.set_clock_skew(skew);
-        self.status.update(|view| view.clock_skew = Some(skew));
-        #[allow(clippy::cast_precision_loss)]
-        metrics::gauge!("postern_clock_skew_seconds").set(skew as f64);
-    }
-
     async fn accept(
         &self,
         response: &IssueCertificateResponse,
@@ -550,86 +439,5 @@ fn due_in(now: i64, held: Option<&Held>) -> Duration {
             Duration::from_secs(u64::try_from(held.renew_at - now).unwrap_or(0))
         }
         _ => Duration::ZERO,
-    }
-}
-
-/// Retries while the certificate in use is good for `left` more seconds: many of them, however short that is.
-fn patient(left: i64) -> Limits {
-    let tenth = Duration::from_secs(u64::try_from(left).unwrap_or(0)) / 10;
-    Limits {
-        base: PATIENT.base,
-        cap: tenth.clamp(PATIENT.base, PATIENT.cap),
-    }
-}
-
-/// When to renew: between half and seven tenths of the time from issue to expiry, `random` (0..1) of the way. The start
-/// of validity does not count: it is set back to forgive clocks that are slow.
-pub(crate) fn renewal_time(issued_at: i64, not_after: i64, random: f64) -> i64 {
-    let life = not_after.saturating_sub(issued_at).max(0);
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-    let part = (life as f64 * (RENEWAL_FROM + RENEWAL_SPREAD * random)) as i64;
-    issued_at.saturating_add(part)
-}
-
-/// A certificate request that asks for nothing but a signature on the key: who we are is for the CA to say.
-pub(crate) fn signing_request(key: &KeyPair) -> Result<Vec<u8>, CertificateError> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params
-        .serialize_request(key)
-        .map(|csr| csr.der().to_vec())
-        .map_err(|e| CertificateError::Internal(format!("certificate request: {e}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_request_asks_for_no_name_and_no_extension() {
-        use x509_parser::certification_request::X509CertificationRequest;
-        use x509_parser::prelude::FromDer;
-        let key = KeyPair::generate().expect("key");
-        let der = signing_request(&key).expect("request");
-        let (rest, csr) = X509CertificationRequest::from_der(&der).expect("parses");
-        assert!(rest.is_empty());
-        assert_eq!(csr.certification_request_info.subject.iter().count(), 0);
-        assert!(
-            csr.requested_extensions()
-                .is_none_or(|mut e| e.next().is_none())
-        );
-    }
-
-    #[test]
-    fn the_less_time_is_left_the_more_often_is_tried_again() {
-        for (left, cap) in [
-            (86_400, 60_000),
-            (600, 60_000),
-            (60, 6_000),
-            (1, 500),
-            (-9, 500),
-        ] {
-            let limits = patient(left);
-            assert_eq!(limits.cap, Duration::from_millis(cap), "{left}");
-            assert!(limits.base <= limits.cap);
-        }
-    }
-
-    #[test]
-    fn renewal_lies_between_half_and_seven_tenths_of_what_was_left_at_issue() {
-        assert_eq!(renewal_time(1_000, 2_000, 0.0), 1_500);
-        assert_eq!(renewal_time(1_000, 2_000, 0.5), 1_600);
-        // A certificate that is already over when it comes is renewed at once, not in the past's past.
-        assert_eq!(renewal_time(1_000, 500, 0.5), 1_000);
-    }
-
-    proptest! {
-        #[test]
-        fn renewal_is_never_after_expiry(issued in 0i64..4_000_000_000, life in 0i64..1_000_000_000, random in 0.0f64..1.0) {
-            let at = renewal_time(issued, issued + life, random);
-            prop_assert!(at >= issued + life / 2 - 1);
-            prop_assert!(at <= issued + life * 7 / 10 + 1);
-        }
     }
 }
