@@ -15,3 +15,4 @@ mod shadow;
 pub mod source;
 mod timing;
 pub mod token;
+mod upgrade;

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 
 use h2::RecvStream;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, request};
+use http::{HeaderMap, Method, Request, StatusCode, request};
 use mesh_auth::Reason;
 use mesh_http1::{BodyLength, RequestHead};
 use mesh_trace::Phase;
@@ -16,19 +16,17 @@ use super::lifetime::Lifetime;
 use super::mesh::flush;
 use super::source::Source;
 use super::timing::Telling;
+use super::upgrade;
 use crate::http::answer::{Answer, Refused};
-use crate::http::body::{BodySink as _, BodySource};
+use crate::http::body::BodySource;
 use crate::http::ending::Endless;
-use crate::http::forward::{
-    Download, Downstream, Exchanged, ForwardError, Head, Response as _, Upstream as _, forward,
-};
+use crate::http::forward::{Downstream, Exchanged, ForwardError, forward};
 use crate::http::h1::{self, Connection};
 use crate::http::h1_server::{self, HeadError, Responder as H1Responder, Watchdog};
 use crate::http::h2_server::{Responder, Unanswered};
 use crate::http::upstream::{Http1, Http2};
 use crate::http::{admit, h2 as stream};
 use crate::telemetry::observe::{Observation, Outcome};
-use crate::tunnel::{self, Carried, Speech};
 use crate::worker::Worker;
 use crate::worker::drain::Live;
 use crate::worker::metrics::Direction;
@@ -61,7 +59,7 @@ pub async fn serve_http2(
     let mut lifetime = Lifetime::new(worker, source, &head, &passed);
     if let Some(protocol) = upgrade {
         let opened = (responder, body);
-        let outcome = serve_upgrade(
+        let outcome = upgrade::serve_http2(
             worker,
             source,
             &head,
@@ -151,7 +149,8 @@ pub async fn serve_http1<S>(
         if let Some(token) = upgrade {
             let opened = (&connection, responder);
             let outcome =
-                upgrade_http1(worker, source, opened, &head, &token, port, &mut lifetime).await;
+                upgrade::serve_http1(worker, source, opened, &head, &token, port, &mut lifetime)
+                    .await;
             tell(worker, source, &mut observation, &head, port, &outcome);
             break;
         }
@@ -317,162 +316,6 @@ where
     }
 }
 
-/// An Upgrade that came as extended CONNECT (RFC 8441): HTTP/1.1 to the application, then bytes.
-async fn serve_upgrade(
-    worker: &Rc<Worker>,
-    source: &Source,
-    head: &request::Parts,
-    protocol: &h2::ext::Protocol,
-    (mut responder, body): (Responder, RecvStream),
-    port: u16,
-    lifetime: &mut Lifetime<'_>,
-) -> Outcome {
-    let speech = Speech::of_upgrade(protocol.as_str().as_bytes());
-    let failed = async |responder: &mut Responder, reason| {
-        let refused = source.refuse(worker, port, reason, None);
-        Outcome {
-            error: Some(reason.code()),
-            ..answer(worker, responder, &HeaderMap::new(), refused).await
-        }
-    };
-    let Ok(token) = HeaderValue::from_str(protocol.as_str()) else {
-        return failed(&mut responder, Reason::BadRequest).await;
-    };
-    let Ok(mut response) = open_upgrade(worker, source, head, token, port).await else {
-        return failed(&mut responder, Reason::ConnectFailed).await;
-    };
-    match poll_fn(|cx| response.poll_final(cx)).await {
-        Ok((mut head, _)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-            let Some(app) = response.lease().take() else {
-                return Outcome::failed(Reason::ConnectFailed);
-            };
-            head.status = StatusCode::OK;
-            let Ok(send) = responder.open(head) else {
-                return Outcome::failed(Reason::ProtocolError);
-            };
-            let app = RefCell::new(app);
-            let carried = Carried::default();
-            let result = tunnel::with_stream(&app, send, body, speech, lifetime, &carried).await;
-            if let Err(error) = &result {
-                tracing::debug!(peer = source.peer_name(), %error, "upgraded connection cut");
-            }
-            Outcome::tunnel_from_app(&carried, &result)
-                .switched()
-                .counted(&worker.counters, Direction::Inbound)
-        }
-        Ok((head, length)) => {
-            let status = head.status;
-            let Ok(sink) = responder.respond(head, length) else {
-                return Outcome::failed(Reason::ProtocolError);
-            };
-            let mut body = Download::new(response.into_body(), sink);
-            let result = body.pass_on(lifetime).await;
-            Outcome::declined(status, body.bytes(), &result)
-                .counted(&worker.counters, Direction::Inbound)
-        }
-        Err(error) => {
-            tracing::debug!(%error, "application did not answer the upgrade");
-            failed(&mut responder, Reason::ConnectFailed).await
-        }
-    }
-}
-
-/// An Upgrade on inbound plaintext.
-async fn upgrade_http1<S>(
-    worker: &Rc<Worker>,
-    source: &Source,
-    (connection, mut responder): (&RefCell<Connection<S>>, H1Responder<'_, S>),
-    head: &request::Parts,
-    token: &HeaderValue,
-    port: u16,
-    lifetime: &mut Lifetime<'_>,
-) -> Outcome
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    responder.close_after();
-    let opened = open_upgrade(worker, source, head, token.clone(), port).await;
-    let answer = match opened {
-        Ok(mut response) => poll_fn(|cx| response.poll_final(cx))
-            .await
-            .map(|(head, length)| (response, head, length)),
-        Err(error) => Err(error),
-    };
-    match answer {
-        Ok((response, head, _)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-            responder.switch_protocols(&head, response.upgrade().unwrap_or(token));
-            let Some(app) = response.lease().take() else {
-                return Outcome::failed(Reason::ConnectFailed);
-            };
-            let app = RefCell::new(app);
-            let speech = Speech::of_upgrade(token.as_bytes());
-            let carried = Carried::default();
-            let result = tunnel::between(connection, &app, speech, lifetime, &carried).await;
-            Outcome::tunnel(&carried, &result)
-                .switched()
-                .counted(&worker.counters, Direction::Inbound)
-        }
-        Ok((response, head, length)) => {
-            let status = head.status;
-            let Ok(sink) = responder.respond(head, length) else {
-                return Outcome::failed(Reason::ProtocolError);
-            };
-            let mut body = Download::new(response.into_body(), sink);
-            let result = body.pass_on(lifetime).await;
-            Outcome::declined(status, body.bytes(), &result)
-                .counted(&worker.counters, Direction::Inbound)
-        }
-        Err(error) => {
-            tracing::debug!(%error, "application did not answer the upgrade");
-            let refused = source.refuse(worker, port, Reason::ConnectFailed, None);
-            let answer = Answer::new(refused.reason, refused.id);
-            let _ = answer.send(&mut responder, &head.headers);
-            let _ = responder.finish(&mut Endless).await;
-            Outcome {
-                error: Some(Reason::ConnectFailed.code()),
-                ..answered(worker, &answer, &head.headers)
-            }
-        }
-    }
-}
-
-async fn open_upgrade(
-    worker: &Rc<Worker>,
-    source: &Source,
-    head: &request::Parts,
-    token: HeaderValue,
-    port: u16,
-) -> Result<crate::http::upstream::Http1Response, crate::http::body::BodyError> {
-    let lease = worker
-        .apps
-        .fresh(worker.app_address(port, source.own))
-        .await
-        .map_err(|e| std::io::Error::other(e.to_string()))?;
-    let upstream = Http1 {
-        lease,
-        limits: worker.settings.limits.clone(),
-        upgrade: Some(token),
-    };
-    let (mut sink, response) = upstream.start(head, BodyLength::Empty)?;
-    poll_fn(|cx| sink.poll_flush(cx)).await?;
-    Ok(response)
-}
-
-impl crate::http::upstream::Http1Response {
-    /// The final head, passing over informational ones other than 101.
-    pub fn poll_final(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(http::response::Parts, BodyLength), crate::http::body::BodyError>>
-    {
-        loop {
-            if let Head::Final(head, length) = std::task::ready!(self.poll_head(cx))? {
-                return std::task::Poll::Ready(Ok((head, length)));
-            }
-        }
-    }
-}
-
 async fn finish(
     worker: &Worker,
     result: Result<Exchanged, Failure>,
@@ -554,7 +397,8 @@ fn failure(
     Failure::Unanswered(Answer::new(refused.reason, refused.id).with_status(status))
 }
 
-async fn answer(
+/// Answers a request that is refused.
+pub(super) async fn answer(
     worker: &Worker,
     responder: &mut Responder,
     request: &HeaderMap,
@@ -568,7 +412,7 @@ async fn answer(
 }
 
 /// Counts an answer that the sidecar gave itself.
-fn answered(worker: &Worker, answer: &Answer, request: &HeaderMap) -> Outcome {
+pub(super) fn answered(worker: &Worker, answer: &Answer, request: &HeaderMap) -> Outcome {
     Outcome {
         status: Some(answer.status),
         grpc_status: answer.grpc_code(request),
