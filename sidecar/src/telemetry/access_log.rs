@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,17 +82,17 @@ impl Writer {
     /// The file cannot be opened, or there is no thread to be had.
     pub fn start(target: &Path) -> io::Result<Self> {
         // No buffer of the standard library's between: what was written is what the operating system took.
-        let out = if target == Path::new("-") {
-            File::from(io::stdout().as_fd().try_clone_to_owned()?)
+        let lines = if target == Path::new("-") {
+            Lines::new(File::from(io::stdout().as_fd().try_clone_to_owned()?))
         } else {
-            OpenOptions::new().create(true).append(true).open(target)?
+            open(target)?
         };
         let (sender, receiver) = sync_channel(WAITING);
         let spare = Spare::default();
         let written = Arc::clone(&spare);
         let thread = std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write(Lines::new(out), &receiver, &written))?;
+            .spawn(move || write(lines, &receiver, &written))?;
         Ok(Self {
             sender,
             spare,
@@ -139,6 +140,20 @@ fn write(mut out: Lines<impl Write>, receiver: &Receiver<Buffer>, spare: &Spare)
             spare.push(buffer);
         }
     }
+}
+
+/// Opens a file to append to, of which an earlier process may have left the last line cut.
+fn open(target: &Path) -> io::Result<Lines<File>> {
+    let file = OpenOptions::new().create(true).append(true).open(target)?;
+    let mut lines = Lines::new(file);
+    let about = lines.out.metadata()?;
+    if about.is_file() && about.len() > 0 {
+        let mut last = [0];
+        // Who may write need not be allowed to read; then nothing is known of it.
+        let read = File::open(target).and_then(|file| file.read_at(&mut last, about.len() - 1));
+        lines.is_cut = matches!(read, Ok(1)) && last != *b"\n";
+    }
+    Ok(lines)
 }
 
 /// Whole lines, of which one may have been cut.
@@ -459,6 +474,22 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_process_left_cut_is_followed_by_a_fresh_line() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("access.log");
+        for (line, held) in [
+            ("one", "one"),
+            ("two\n", "one\ntwo\n"),
+            ("six\n", "one\ntwo\nsix\n"),
+        ] {
+            let mut log = open(&path).expect("a log");
+            log.append(line.as_bytes()).expect("written");
+            assert_eq!(std::fs::read_to_string(&path).expect("a file"), held);
+            assert!(log.append(b"").is_ok());
         }
     }
 

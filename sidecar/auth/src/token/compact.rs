@@ -42,8 +42,13 @@ impl<'a> Compact<'a> {
     }
 }
 
-/// True when each segment is made of base64url's letters only.
-pub(super) fn is_base64url(compact: Compact<'_>) -> bool {
+/// True when each segment is made of base64url's letters only and the first begins as a JSON object does. Other tokens have
+/// three segments too.
+pub(super) fn is_like_jwt(compact: Compact<'_>) -> bool {
+    // The first letter and two bits of the second are '{'.
+    let [b'e', b'w'..=b'z' | b'0'..=b'9' | b'-' | b'_', ..] = compact.header else {
+        return false;
+    };
     let is_letter = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     let mut segments = [compact.header, compact.payload, compact.signature].into_iter();
     segments.all(|segment| segment.iter().all(is_letter))

@@ -247,7 +247,7 @@ impl TokenPolicy {
         };
         let header = match memo.read(compact.header) {
             Ok(header) => header,
-            Err(Reason::TokenMalformed) if compact::is_base64url(compact) => return broken(),
+            Err(Reason::TokenMalformed) if compact::is_like_jwt(compact) => return broken(),
             Err(Reason::TokenMalformed) => return opaque(),
             Err(reason) => return Err(reason.into()),
         };

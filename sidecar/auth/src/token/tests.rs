@@ -115,8 +115,18 @@ fn a_broken_jwt_is_an_opaque_token_only_where_no_jwts_are_verified() {
         ),
         (
             "its header is none",
-            format!("xx.{payload}.{signature}"),
+            format!("{}.{payload}.{signature}", &header[1..]),
+            [asked, asked, malformed],
+        ),
+        (
+            "its header is cut",
+            format!("{}.{payload}.{signature}", &header[..header.len() - 3]),
             [malformed, asked, malformed],
+        ),
+        (
+            "of another kind",
+            "v2.local.bm90aGluZw".into(),
+            [asked, asked, malformed],
         ),
         (
             "its payload is none",

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Uri, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -73,6 +73,21 @@ pub(super) enum AskError {
     Body,
     #[error("{0}")]
     Answer(&'static str),
+    #[error("it does not answer about this token: {0}")]
+    Declined(StatusCode),
+}
+
+impl AskError {
+    /// Whether the endpoint is to blame. What it, or something before it, does not like about one question says nothing of the
+    /// next: a caller chooses what his token looks like.
+    fn is_failure(&self) -> bool {
+        !matches!(self, Self::Declined(_))
+    }
+}
+
+/// Whether `status` is about what was asked, and not about who asked, where or how often (RFC 9110 §15.5).
+fn is_about_question(status: StatusCode) -> bool {
+    status.is_client_error() && !matches!(status.as_u16(), 401 | 404 | 405 | 407 | 408 | 429)
 }
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -150,7 +165,8 @@ impl Endpoint {
         };
         match &result {
             Ok(_) => self.health.answered(),
-            Err(_) => self.health.failed(),
+            Err(error) if error.is_failure() => self.health.failed(),
+            Err(_) => {}
         }
         result
     }
@@ -184,6 +200,9 @@ impl Endpoint {
                 && self.is_current(&files.credential)
             {
                 self.idle.borrow_mut().push(sender);
+            }
+            if is_about_question(head.status) {
+                return Err(AskError::Declined(head.status));
             }
             return question::read(head.status, &head.headers, &body).map_err(AskError::Answer);
         }

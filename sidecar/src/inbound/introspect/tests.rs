@@ -213,6 +213,7 @@ fn answer(request: &str) -> Option<(u16, String)> {
         "late" => (200, r#"{"active":true,"aud":"orders","exp":1000}"#.into()),
         "broken" => (500, r#"{"active":true}"#.into()),
         "slow" => return None,
+        "disliked" => (403, "go away".into()),
         _ => (200, r#"{"active":false}"#.into()),
     })
 }
@@ -361,6 +362,19 @@ async fn an_endpoint_that_keeps_failing_is_left_alone() {
         let verdict = ask(worker, &provider, "good").await;
         assert_eq!(reason(&verdict), "unknown", "nobody is asked for a while");
     }
+}
+
+#[tokio::test]
+async fn a_token_that_the_endpoint_dislikes_keeps_nobody_from_asking() {
+    let peer = Peer::start().await;
+    let provider = peer.provider(|_| {});
+    let introspector = introspector();
+    for _ in 0..10 {
+        let verdict = ask(&introspector, &provider, "disliked").await;
+        assert_eq!(reason(&verdict), "unknown");
+    }
+    let verdict = ask(&introspector, &provider, "good").await;
+    assert_eq!(reason(&verdict), "active");
 }
 
 #[tokio::test]
