@@ -76,7 +76,7 @@ pub fn xfcc(own: &SpiffeId, peer: &VerifiedPeer) -> HeaderValue {
     let around: usize = PARTS.iter().map(|part| part.len()).sum();
     let mut text = String::with_capacity(around + own.len() + 2 * digest.len() + id.len());
     text.extend([PARTS[0], own, PARTS[1]]);
-    // Written for every connection, and `{:02x}` takes eight times as long.
+    // Written for every connection with a request, and `{:02x}` takes eight times as long.
     let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
     text.extend(digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
     text.extend([PARTS[2], id]);

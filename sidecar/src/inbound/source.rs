@@ -1,6 +1,6 @@
 //! Who is at the other end of an inbound connection, and what was decided about it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +32,10 @@ pub struct Source {
     pub own: IpAddr,
     /// The port that every request on this connection is for; `None` when requests name it.
     pub port: Option<u16>,
-    xfcc: Option<HeaderValue>,
+    /// Our own identity when the connection was made, where the peer has one as well.
+    own_id: Option<SpiffeId>,
+    /// How the application is told of both, written for the first request.
+    xfcc: OnceCell<HeaderValue>,
     /// Trust epoch under which the peer was last found not to be revoked.
     trusted: Cell<u64>,
     /// A certificate that the peer presented before, and until when that counts.
@@ -80,16 +83,14 @@ impl Source {
         port: Option<u16>,
         snapshot: &Snapshot,
     ) -> Self {
-        let xfcc = match (&peer, snapshot.identity()) {
-            (Some(peer), Some(own)) => Some(headers::xfcc(own, peer)),
-            _ => None,
-        };
+        let own_id = peer.as_ref().and_then(|_| snapshot.identity().cloned());
         Self {
             peer,
             address,
             own,
             port,
-            xfcc,
+            own_id,
+            xfcc: OnceCell::new(),
             trusted: Cell::new(0),
             earlier: Cell::new(None),
             decided: RefCell::default(),
@@ -388,7 +389,8 @@ impl Source {
 
     /// Writes the peer's identity for the application, in place of whatever was there (removed before).
     pub fn stamp(&self, headers: &mut HeaderMap) {
-        if let Some(xfcc) = &self.xfcc {
+        if let (Some(own), Some(peer)) = (&self.own_id, &self.peer) {
+            let xfcc = self.xfcc.get_or_init(|| headers::xfcc(own, peer));
             headers.insert(headers::XFCC, xfcc.clone());
         }
     }
