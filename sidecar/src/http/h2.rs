@@ -202,6 +202,15 @@ impl Sink {
         self.stream.send_data(Piece::new(data, &self.unsent), last)
     }
 
+    /// Waits until the connection may take more. Nobody waits on a stream that is gone.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if self.unsent.has_room(cx) {
+            return Poll::Ready(Ok(()));
+        }
+        let reason = ready!(self.stream.poll_reset(cx))?;
+        Poll::Ready(Err(h2::Error::from(reason).into()))
+    }
+
     /// Waits for capacity, with `wanted` bytes of it reserved.
     fn poll_capacity(
         &mut self,
@@ -228,9 +237,7 @@ impl Sink {
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         while !self.pending.is_empty() {
-            if !self.unsent.has_room(cx) {
-                return Poll::Pending;
-            }
+            ready!(self.poll_room(cx))?;
             let capacity = ready!(self.poll_capacity(cx, self.pending.len()))?;
             let piece = self.take_pending(capacity.min(self.pending.len()));
             let last = self.pending.is_empty() && self.pending_last;
@@ -249,9 +256,7 @@ impl BodySink for Sink {
         if self.ended {
             return Poll::Ready(Ok(()));
         }
-        if !self.unsent.has_room(cx) {
-            return Poll::Pending;
-        }
+        ready!(self.poll_room(cx))?;
         self.room = None;
         if !self.unsent.may_stall() {
             self.stream.reserve_capacity(CAREFUL_READ);

@@ -57,8 +57,9 @@ impl Unsent {
         let queued = self.queued.get() - bytes;
         self.queued.set(queued);
         if queued <= MAX_QUEUED / 2 {
-            let mut waiting = self.waiting.borrow_mut();
-            waiting.drain(..).for_each(Waker::wake);
+            // Not borrowed while somebody is woken.
+            let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+            waiting.into_iter().for_each(Waker::wake);
         }
     }
 

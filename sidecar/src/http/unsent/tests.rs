@@ -36,6 +36,8 @@ struct Server {
     /// Requests that were accepted, and bytes that were read of applications.
     accepted: Rc<Cell<usize>>,
     read: Rc<Cell<usize>>,
+    /// Responses that ended, in whatever way.
+    ended: Rc<Cell<usize>>,
     /// Responses begin when this is true.
     go: watch::Sender<bool>,
 }
@@ -81,6 +83,7 @@ impl Server {
             unsent: Rc::default(),
             accepted: Rc::default(),
             read: Rc::default(),
+            ended: Rc::default(),
             go: watch::Sender::new(false),
         };
         let this = server.clone();
@@ -108,6 +111,7 @@ impl Server {
         let body = Body::new(&app, BodyLength::UntilClose, &Limits::default());
         let mut pump = Pump::new(body, sink);
         let _ = poll_fn(|cx| pump.poll(cx)).await;
+        self.ended.set(self.ended.get() + 1);
     }
 }
 
@@ -200,6 +204,27 @@ async fn a_connection_that_is_not_read_holds_little_and_goes_on_when_it_is() {
         let all = futures_util::future::join_all(all).await;
         assert!(all.iter().all(|taken| *taken == LENGTH), "{all:?}");
         assert_eq!(server.unsent.held(), 0);
+    };
+    LocalSet::new().run_until(story).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_on_a_connection_that_is_gone() {
+    let story = async {
+        let (near, far) = tokio::io::duplex(16 * 1024);
+        let server = Server::start(far);
+        let (mut send, mut connection) = connect(near, 1 << 20).await;
+        let responses: Vec<_> = (0..STREAMS).map(|_| request(&mut send)).collect();
+        while server.accepted.get() < STREAMS {
+            assert!(futures_util::poll!(&mut connection).is_pending());
+            tokio::task::yield_now().await;
+        }
+        server.go.send_replace(true);
+        quiet().await;
+        assert_eq!(server.ended.get(), 0);
+        drop((responses, send, connection));
+        quiet().await;
+        assert_eq!((server.ended.get(), server.unsent.held()), (STREAMS, 0));
     };
     LocalSet::new().run_until(story).await;
 }
