@@ -151,14 +151,19 @@ impl Issuance {
             peer.not_after()
         } else {
             let serial = hex(peer.serial());
-            let record = self.store.read(|read| issued::get(read, &serial))?;
-            // Who vouched is not known of certificates that were issued before it was noted, or that the store knows nothing
-            // of: where others may have, what is issued for one ends with it.
-            let unknown = match self.authorities.others() {
-                [] => 0,
-                _ => peer.not_after(),
-            };
-            record.and_then(|record| record.bound).unwrap_or(unknown)
+            let bound = self.store.read(|read| {
+                let record = issued::get(read, &serial)?;
+                if let Some(bound) = record.and_then(|record| record.bound) {
+                    return Ok::<_, StoreError>(bound);
+                }
+                // Who vouched is not known of certificates that were issued before it was noted, or that the store knows
+                // nothing of: where others may have, also if they do not any more, what is issued for one ends with it.
+                Ok(match issued::others_were_believed(read)? {
+                    true => peer.not_after(),
+                    false => 0,
+                })
+            });
+            bound?
         };
         let granted = self.store.write(|write| {
             let serial = unused_serial(write)?;

@@ -164,6 +164,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
                 authorities.with_others(bundle.authorities().to_vec(), namespaces)
             });
         authorities = roots.with_context(|| format!("--workload-roots: {}", path.display()))?;
+        store.write(|write| issued::note_others(write, clock.seconds()))?;
     }
     if is_new {
         OperatorFiles::new(args.init.operator_directory()).make(&authorities, clock.seconds())?;

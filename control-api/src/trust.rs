@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use mesh_auth::bundle;
 use mesh_proto::mesh;
 use rustls_pki_types::CertificateDer;
 
@@ -36,16 +37,17 @@ impl Trust {
     /// Every bundle as it should be published now.
     pub fn bundles(&self) -> Vec<mesh::TrustBundle> {
         let state = self.authorities.state();
-        let mut bundles = vec![mesh::TrustBundle {
+        let mut own = mesh::TrustBundle {
             trust_domain: self.authorities.trust_domain().to_string(),
             x509_authorities: ders(&state.roots()),
             workload_authorities: ders(self.authorities.others()),
-            workload_namespaces: self.authorities.others_namespaces().to_vec(),
             jwt_authorities: self.jwt.authorities(),
             renew_certificates_before: state.renew_before(),
             renew_spread_seconds: state.record().spread,
             ..mesh::TrustBundle::default()
-        }];
+        };
+        bundle::set_vouched_namespaces(&mut own, self.authorities.others_namespaces());
+        let mut bundles = vec![own];
         bundles.extend(self.foreign.bundles());
         bundles
     }

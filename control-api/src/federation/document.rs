@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mesh_auth::TrustDomain;
-use mesh_auth::bundle::{ANY_NAMESPACE, TrustBundle};
+use mesh_auth::bundle::TrustBundle;
 use mesh_auth::claims::{self, Object, Value};
 use mesh_proto::mesh;
 use rustls_pki_types::CertificateDer;
@@ -114,11 +114,8 @@ pub fn write(bundle: &mesh::TrustBundle, refresh_hint: u32) -> String {
         entry.insert("x5c".into(), json!([STANDARD.encode(der)]));
         serde_json::Value::from(entry)
     };
-    let for_anybody = bundle
-        .workload_namespaces
-        .iter()
-        .any(|n| n == ANY_NAMESPACE);
-    let others = bundle.workload_authorities.iter().filter(|_| for_anybody);
+    let others = bundle.workload_authorities.iter();
+    let others = others.filter(|_| bundle.workload_any_namespace);
     let roots = bundle.x509_authorities.iter().chain(others);
     let mut keys: Vec<_> = roots.map(root).collect();
     let jwt = serde_json::from_str::<serde_json::Value>(&bundle.jwt_authorities);

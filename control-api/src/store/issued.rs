@@ -11,6 +11,8 @@ const ISSUED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("issued");
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
 /// How many were issued: of two in one second the later one has the higher number.
 const COUNT: &str = "issued";
+/// When another authority's word was believed last, Unix seconds.
+const OTHERS_BELIEVED: &str = "other_authorities_believed";
 /// How long after its end a certificate is remembered, seconds.
 const KEPT: i64 = 7 * 86_400;
 
@@ -105,6 +107,26 @@ pub fn record(
     keys.insert(key, encode(&owner)?.as_slice())
         .map_err(failed)?;
     Ok(())
+}
+
+/// Notes that what another authority signs is believed, `now`.
+///
+/// # Errors
+/// The store failed.
+pub fn note_others(write: &WriteTransaction, now: i64) -> Result<(), StoreError> {
+    let mut meta = write.open_table(META).map_err(failed)?;
+    let now = u64::try_from(now).unwrap_or_default();
+    meta.insert(OTHERS_BELIEVED, now).map_err(failed)?;
+    Ok(())
+}
+
+/// Whether what another authority signed was ever believed.
+///
+/// # Errors
+/// The store failed.
+pub fn others_were_believed(read: &ReadTransaction) -> Result<bool, StoreError> {
+    let meta = read.open_table(META).map_err(failed)?;
+    Ok(meta.get(OTHERS_BELIEVED).map_err(failed)?.is_some())
 }
 
 /// The record of a certificate.

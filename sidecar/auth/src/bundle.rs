@@ -1,8 +1,10 @@
 //! Trust bundles: the roots that speak for a trust domain, and only for it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mesh_proto::mesh;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, Der, TrustAnchor};
 
@@ -16,6 +18,23 @@ pub const ANY_NAMESPACE: &str = "*";
 pub fn is_within(id: &SpiffeId, namespaces: &[String]) -> bool {
     let named = |namespace: &str| namespaces.iter().any(|name| name == namespace);
     named(ANY_NAMESPACE) || id.namespace().is_some_and(named)
+}
+
+/// The namespaces that the other authorities of a published bundle vouch for, as [`is_within`] takes them.
+pub fn vouched_namespaces(bundle: &mesh::TrustBundle) -> Cow<'_, [String]> {
+    match bundle.workload_any_namespace {
+        true => Cow::Owned(vec![ANY_NAMESPACE.to_owned()]),
+        false => Cow::Borrowed(&bundle.workload_namespaces),
+    }
+}
+
+/// Writes down the namespaces that the other authorities of `bundle` vouch for; [`vouched_namespaces`] reads them.
+pub fn set_vouched_namespaces(bundle: &mut mesh::TrustBundle, namespaces: &[String]) {
+    bundle.workload_any_namespace = namespaces.iter().any(|name| name == ANY_NAMESPACE);
+    bundle.workload_namespaces = match bundle.workload_any_namespace {
+        true => vec![],
+        false => namespaces.to_vec(),
+    };
 }
 
 /// Why a trust bundle was refused.

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest;
+use mesh_auth::bundle::vouched_namespaces;
 use mesh_auth::latency::{Budget, Direction};
 use mesh_auth::token;
 use mesh_proto::alias::ip_address;
@@ -59,7 +60,7 @@ fn bundle(message: &mesh::TrustBundle) -> Value {
         "sequence": message.sequence,
         "authorities_sha256": message.x509_authorities.iter().map(|der| fingerprint(der)).collect::<Vec<_>>(),
         "workload_authorities_sha256": message.workload_authorities.iter().map(|der| fingerprint(der)).collect::<Vec<_>>(),
-        "workload_namespaces": message.workload_namespaces,
+        "workload_namespaces": vouched_namespaces(message),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mesh_auth::TrustDomain;
-use mesh_auth::bundle::{BundleError, TrustBundle, TrustBundles};
+use mesh_auth::bundle::{BundleError, TrustBundle, TrustBundles, vouched_namespaces};
 use rustls_pki_types::CertificateDer;
 
 use super::{Resources, SnapshotError};
@@ -28,7 +28,8 @@ pub(super) fn bundles(
     // Whoever else signs in the own domain does so for these namespaces only, by whatever way its roots come; where the control
     // API names none, roots from outside are good for the neighbours of this workload.
     let named = resources.bundles.get(own.as_str());
-    let named = named.map_or(&[][..], |bundle| &bundle.workload_namespaces);
+    let named = named.map(|bundle| vouched_namespaces(bundle));
+    let named = named.as_deref().unwrap_or_default();
     let neighbours = [own_namespace.to_owned()];
     let bounds = if named.is_empty() { &neighbours } else { named };
     let mut insert = |name: &str, bundle: Result<TrustBundle, BundleError>| {
@@ -65,7 +66,7 @@ pub(super) fn bundles(
         let roots = certificates(&bundle.x509_authorities);
         let others = certificates(&bundle.workload_authorities);
         let made = TrustBundle::new(domain, roots, bundle.sequence)
-            .and_then(|made| made.with_workload_roots(others, &bundle.workload_namespaces));
+            .and_then(|made| made.with_workload_roots(others, &vouched_namespaces(bundle)));
         insert(name, made)?;
     }
     Ok(bundles)
@@ -103,6 +104,7 @@ pub fn control_roots(
 mod tests {
     use std::sync::Arc;
 
+    use mesh_auth::bundle::set_vouched_namespaces;
     use mesh_proto::mesh;
 
     use super::super::Snapshot;
@@ -130,7 +132,7 @@ mod tests {
                     "demo.test" => vec![helper.to_vec()],
                     _ => vec![],
                 },
-                workload_namespaces: vec!["*".into()],
+                workload_any_namespace: true,
                 ..Default::default()
             };
             (domain.to_owned(), Arc::new(bundle))
@@ -164,7 +166,7 @@ mod tests {
             let named: Vec<_> = named.iter().map(|name| (*name).to_owned()).collect();
             let mut bounded = (*resources).clone();
             let bundle = bounded.bundles.get_mut("demo.test").expect("a bundle");
-            Arc::make_mut(bundle).workload_namespaces.clone_from(&named);
+            set_vouched_namespaces(Arc::make_mut(bundle), &named);
             let bounded = next.build(&Arc::new(bounded), None, &[]).expect("builds");
             let expected = TrustBundle::new(next.trust_domain.clone(), vec![own.clone()], 0)
                 .and_then(|bundle| bundle.with_workload_roots(vec![helper.clone()], &named))

@@ -1,3 +1,5 @@
+use mesh_auth::bundle;
+
 use super::*;
 
 fn domain() -> TrustDomain {
@@ -21,7 +23,7 @@ fn what_is_written_is_read_back_with_the_members_that_the_specification_asks_for
         trust_domain: "td".into(),
         x509_authorities: vec![root(), root()],
         workload_authorities: vec![root()],
-        workload_namespaces: vec!["*".into()],
+        workload_any_namespace: true,
         sequence: 7,
         jwt_authorities: json!({"keys": [jwk]}).to_string(),
         ..mesh::TrustBundle::default()
@@ -44,7 +46,7 @@ fn what_is_written_is_read_back_with_the_members_that_the_specification_asks_for
     let keys: serde_json::Value = serde_json::from_str(&read.jwt_authorities).unwrap();
     assert_eq!(keys, json!({"keys": [jwk]}));
     // What vouches for some namespaces only would vouch for all of them elsewhere.
-    bundle.workload_namespaces = vec!["shop".into()];
+    bundle::set_vouched_namespaces(&mut bundle, &["shop".into()]);
     let read = super::read(write(&bundle, 300).as_bytes(), &domain()).unwrap();
     assert_eq!(read.x509_authorities, bundle.x509_authorities);
 }
