@@ -201,7 +201,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.ends = true;
     }
 
-    /// Writes nothing any more, not even what was taken: whoever reads sees that something is missing.
+    /// Writes nothing any more, not even what was taken: whoever reads sees that something is missing, but for a client of
+    /// HTTP/1.0 to whom the end of the connection is the end of the body.
     fn cut(&mut self) {
         self.pieces.clear();
         self.write.clear();

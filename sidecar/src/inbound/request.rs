@@ -69,6 +69,7 @@ pub async fn serve_http2(
             &mut lifetime,
         )
         .await;
+        note_end(&mut observation, &lifetime);
         return tell(worker, source, &mut observation, &head, port, &outcome);
     }
     let length = admit::http2_length(&head, body.is_end_stream());
@@ -151,6 +152,7 @@ pub async fn serve_http1<S>(
             let outcome =
                 upgrade::serve_http1(worker, source, opened, &head, &token, port, &mut lifetime)
                     .await;
+            note_end(&mut observation, &lifetime);
             tell(worker, source, &mut observation, &head, port, &outcome);
             break;
         }
@@ -190,9 +192,7 @@ pub async fn serve_http1<S>(
                     Failure::Cut(reason) | Failure::Said(reason) => {
                         // What came before the cut goes out, unless that has to end too.
                         let left = responder.finish(&mut lifetime).await;
-                        if let Some(refused) = lifetime.refused() {
-                            note(&mut observation, refused);
-                        }
+                        note_end(&mut observation, &lifetime);
                         let reason = left.err().and_then(|e| e.reason()).unwrap_or(reason);
                         cut(worker, reason)
                     }
@@ -340,6 +340,13 @@ async fn finish(
 
 fn note(observation: &mut Observation, refused: &Refused) {
     observation.refused(refused.reason, refused.id, refused.policy.as_deref());
+}
+
+/// Notes the decision that ended what was under way, if one did.
+fn note_end(observation: &mut Observation, lifetime: &Lifetime<'_>) {
+    if let Some(refused) = lifetime.refused() {
+        note(observation, refused);
+    }
 }
 
 /// A response that was under way is not passed on to its end.

@@ -3,6 +3,9 @@
 //! A handshake derives some twenty values from nine secrets. rustls' own implementation hands each derivation to the library
 //! whole, which extracts the secret again where there is one to extract, and prepares the key of HMAC, two blocks of the hash
 //! function, each time. Here a secret becomes a key of HMAC, and every value derived from it starts from there.
+//!
+//! An extracted secret lies on the stack for a moment on its way into its key, and is not wiped there: the library's type for
+//! what HMAC gives cannot be. The same holds for each value that is derived, here and in rustls' own implementation.
 
 use std::sync::{LazyLock, OnceLock};
 
