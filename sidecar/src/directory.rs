@@ -345,30 +345,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::testing::{service, workload};
 
     fn resources(known: &[&str]) -> Resources {
-        let service = mesh::Service {
-            name: "orders".into(),
-            namespace: "demo".into(),
-            addresses: vec![vec![10, 1, 0, 1]],
-            ports: vec![mesh::ServicePort {
-                port: 80,
-                ..Default::default()
-            }],
-            ..Default::default()
-        };
-        let workload = mesh::Workload {
-            uid: "demo/orders-1".into(),
-            name: "orders-1".into(),
-            namespace: "demo".into(),
-            service_account: "orders".into(),
-            addresses: vec![vec![10, 0, 0, 1]],
-            ..Default::default()
-        };
         let known = known.iter().map(|text| Lookup::parse(text).unwrap());
         Resources {
-            services: [("demo/orders".to_owned(), Arc::new(service))].into(),
-            workloads: [("demo/orders-1".to_owned(), Arc::new(workload))].into(),
+            services: [("demo/orders".to_owned(), Arc::new(service()))].into(),
+            workloads: [("demo/orders-1".to_owned(), Arc::new(workload()))].into(),
             scope: Scope::Named(Arc::new(known.collect::<BTreeSet<_>>())),
             ..Resources::default()
         }

@@ -27,6 +27,40 @@ impl Ending for When {
     }
 }
 
+/// The service `demo/orders`.
+pub(crate) fn service() -> mesh::Service {
+    mesh::Service {
+        name: "orders".into(),
+        namespace: "demo".into(),
+        addresses: vec![vec![10, 1, 0, 1]],
+        ports: vec![mesh::ServicePort {
+            port: 80,
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+/// A workload that answers for it.
+pub(crate) fn workload() -> mesh::Workload {
+    mesh::Workload {
+        uid: "demo/orders-1".into(),
+        name: "orders-1".into(),
+        namespace: "demo".into(),
+        service_account: "orders".into(),
+        addresses: vec![vec![10, 0, 0, 1]],
+        mesh_protocol: mesh::MeshProtocol::Postern.into(),
+        services: vec![mesh::ServiceMembership {
+            service: "demo/orders".into(),
+            ports: vec![mesh::PortMapping {
+                service_port: 80,
+                target_port: 8080,
+            }],
+        }],
+        ..Default::default()
+    }
+}
+
 /// A JWT-SVID with these claims, and the key set that it is verified with.
 pub(crate) fn jwt_svid(claims: &str) -> (String, String) {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);

@@ -220,18 +220,9 @@ mod tests {
             scope: Scope::Everything,
             ..Resources::default()
         };
-        let orders = mesh::Workload {
-            uid: "demo/orders-1".into(),
-            name: "orders-1".into(),
-            namespace: "demo".into(),
-            service_account: "orders".into(),
-            addresses: vec![vec![10, 0, 0, 2]],
-            mesh_protocol: mesh::MeshProtocol::Postern.into(),
-            ..Default::default()
-        };
         resources
             .workloads
-            .insert("demo/orders-1".into(), Arc::new(orders));
+            .insert("demo/orders-1".into(), Arc::new(crate::testing::workload()));
         let allow = mesh::AuthorizationPolicy {
             name: "allow".into(),
             namespace: "demo".into(),
@@ -254,7 +245,7 @@ mod tests {
         assert_eq!(dump["workload"], "demo/web-1");
         assert_eq!(dump["policy_in_force"], false);
         assert_eq!(dump["destinations"], "all");
-        assert_eq!(dump["workloads"][0]["addresses"][0], "10.0.0.2");
+        assert_eq!(dump["workloads"][0]["addresses"][0], "10.0.0.1");
         assert_eq!(
             dump["workloads"][0]["mesh_protocol"],
             "MESH_PROTOCOL_POSTERN"

@@ -309,6 +309,7 @@ fn host_name(field: &str, value: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{service, workload};
 
     fn domain() -> TrustDomain {
         TrustDomain::new("demo.test").expect("domain")
@@ -316,31 +317,6 @@ mod tests {
 
     fn parse<M: TypedResource>(name: &str, message: &M) -> Result<Item, String> {
         Item::parse(M::TYPE, name, &message.to_any().value, &domain())
-    }
-
-    fn workload() -> mesh::Workload {
-        mesh::Workload {
-            uid: "demo/orders-1".into(),
-            name: "orders-1".into(),
-            namespace: "demo".into(),
-            service_account: "orders".into(),
-            addresses: vec![vec![10, 0, 0, 2]],
-            mesh_protocol: mesh::MeshProtocol::Postern.into(),
-            ..Default::default()
-        }
-    }
-
-    fn service() -> mesh::Service {
-        mesh::Service {
-            name: "orders".into(),
-            namespace: "demo".into(),
-            hosts: vec!["orders.example".into()],
-            ports: vec![mesh::ServicePort {
-                port: 80,
-                ..Default::default()
-            }],
-            ..Default::default()
-        }
     }
 
     #[test]

@@ -3,40 +3,10 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::testing::{service, workload};
 use mesh_proto::ResourceType::{Service, Workload};
 
 const NOW: i64 = 1_000_000;
-
-fn service() -> mesh::Service {
-    mesh::Service {
-        name: "orders".into(),
-        namespace: "demo".into(),
-        addresses: vec![vec![10, 1, 0, 1]],
-        ports: vec![mesh::ServicePort {
-            port: 80,
-            ..Default::default()
-        }],
-        ..Default::default()
-    }
-}
-
-fn workload() -> mesh::Workload {
-    mesh::Workload {
-        uid: "demo/orders-1".into(),
-        name: "orders-1".into(),
-        namespace: "demo".into(),
-        service_account: "orders".into(),
-        addresses: vec![vec![10, 0, 0, 1]],
-        services: vec![mesh::ServiceMembership {
-            service: "demo/orders".into(),
-            ports: vec![mesh::PortMapping {
-                service_port: 80,
-                target_port: 8080,
-            }],
-        }],
-        ..Default::default()
-    }
-}
 
 fn told<M: TypedResource>(messages: &[M], removed: &[&str]) -> DeltaDiscoveryResponse {
     let resources = messages.iter().map(|m| wrap(m, "v1")).collect();
