@@ -279,7 +279,7 @@ fn vectors_of_wycheproof() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(50))]
 
     #[test]
     fn any_signature_of_any_message_holds(message in any::<Vec<u8>>()) {

@@ -40,18 +40,17 @@ fn digits_of_edges_stand_for_the_number() {
 fn a_table_holds_the_multiples_that_its_places_say() {
     let point = product(&BigUint::from(77u32), &generator());
     let table = Table::<7>::new(affine_of(&point));
-    for (place, held) in table.points.iter().enumerate() {
-        let (column, digit) = (
-            place / Table::<7>::DIGITS,
-            2 * (place % Table::<7>::DIGITS) + 1,
-        );
-        let factor = BigUint::from(digit) << (column * SPACING);
-        assert_eq!(
-            point_of(held),
-            product(&factor, &point),
-            "{digit} at {column}"
-        );
+    let mut base = point;
+    for (column, held) in table.points.chunks(Table::<7>::DIGITS).enumerate() {
+        let twice = sum(&base, &base);
+        let mut expected = base.clone();
+        for (digit, held) in held.iter().enumerate() {
+            assert_eq!(point_of(held), expected, "digit {digit} of {column}");
+            expected = sum(&expected, &twice);
+        }
+        base = (0..SPACING).fold(base, |base, _| sum(&base, &base));
     }
+    assert_eq!(table.points.len(), COLUMNS * Table::<7>::DIGITS);
 }
 
 #[test]
