@@ -97,6 +97,7 @@ pub struct RunArgs {
     pub service_account_token_file: Option<PathBuf>,
     /// An outside SPIFFE Workload API (SPIRE's) that gives this sidecar its identity and bundles instead of the control API: a
     /// path or `unix:///path`. The identity has to be spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT of the workload.
+    /// Its roots of this trust domain vouch for workloads of this one's namespace, or of those that the control API names.
     #[arg(long, env = "POSTERN_IDENTITY_SOCKET", value_name = "PATH", value_parser = Outside::new,
         conflicts_with_all = ["join_token_file", "service_account_token_file", "key_dir"])]
     pub identity_socket: Option<Outside>,
