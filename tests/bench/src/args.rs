@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::upkeep::{outage, rotation};
 use crate::{
     decision_cost, differential, handshake, instructions, key_rotation, misuse, pair, peers,
-    policy_push, revocation, scale, telemetry_cost, token_cost, trace,
+    policy_push, revocation, scale, telemetry_cost, text_order, token_cost, trace,
 };
 
 /// Measures the mesh beside its peers, on this machine.
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Scale(scale::Arguments),
     /// Measure what spans, metrics and the access log cost a request, and what a bad collector does to it
     TelemetryCost(telemetry_cost::Arguments),
+    /// Write anew which functions of the sidecar the linker puts together: those that run
+    TextOrder(text_order::Arguments),
     /// Measure what a token costs the inbound sidecar, and beside Envoy
     TokenCost(token_cost::Arguments),
     /// Send requests through three services and hold the spans of each to be one trace

@@ -19,6 +19,7 @@ mod policy_push;
 mod revocation;
 mod scale;
 mod telemetry_cost;
+mod text_order;
 mod token_cost;
 mod trace;
 mod upkeep;
@@ -120,6 +121,7 @@ async fn perform(command: &Command) -> (Report, bool) {
         Command::Rotation(a) => (rotation::run(a).await, a.common.json),
         Command::Scale(a) => (scale::run(a).await, a.common.json),
         Command::TelemetryCost(a) => (telemetry_cost::run(a).await, a.common.json),
+        Command::TextOrder(a) => (text_order::run(a).await, a.common.json),
         Command::TokenCost(a) => (token_cost::run(a).await, a.common.json),
         Command::Trace(a) => (trace::run(a).await, a.common.json),
     }

@@ -339,7 +339,8 @@ async fn lane(target: &Target, headers: &str, requests: usize) -> anyhow::Result
     Ok(())
 }
 
-async fn order(control: &Path, what: &str, pid: u32) -> anyhow::Result<()> {
+/// Has callgrind do something to a process that runs under it.
+pub(crate) async fn order(control: &Path, what: &str, pid: u32) -> anyhow::Result<()> {
     let command = Command::new(control)
         .arg(what)
         .arg(pid.to_string())
@@ -357,7 +358,7 @@ async fn order(control: &Path, what: &str, pid: u32) -> anyhow::Result<()> {
 }
 
 /// Instructions in the newest dump of a process.
-async fn dumped(folder: &Path, pid: u32) -> anyhow::Result<u64> {
+pub(crate) async fn dumped(folder: &Path, pid: u32) -> anyhow::Result<u64> {
     let deadline = Instant::now() + ORDER;
     let prefix = format!("out.{pid}.");
     loop {
