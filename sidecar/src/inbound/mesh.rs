@@ -260,14 +260,16 @@ pub async fn serve_http2<S>(
         match accepted {
             Some(Ok((_, mut response))) if ended => response.send_reset(H2Reason::REFUSED_STREAM),
             Some(Ok((request, response))) => {
-                // Ends with its stream, which ends with the connection.
-                tokio::task::spawn_local(serve_stream(
+                // Boxed: the runtime moves a task five times, all of it.
+                let task = Box::pin(serve_stream(
                     Rc::clone(worker),
                     Rc::clone(&source),
                     worker.drain.enter(),
                     request,
                     (response, Rc::clone(&unsent)),
                 ));
+                // Ends with its stream, which ends with the connection.
+                tokio::task::spawn_local(task);
             }
             Some(Err(error)) => {
                 tracing::debug!(peer = source.peer_name(), %error, "HTTP/2 connection failed");

@@ -176,11 +176,13 @@ pub async fn serve_http2<S>(
         let (worker, route) = (Rc::clone(worker), route.clone());
         let response = (response, Rc::clone(&unsent));
         let live = worker.drain.enter();
-        // Ends with its stream, which ends with the connection.
-        tokio::task::spawn_local(async move {
+        // Boxed: the runtime moves a task five times, all of it.
+        let task = Box::pin(async move {
             serve_stream(&worker, request, response, &route).await;
             drop(live);
         });
+        // Ends with its stream, which ends with the connection.
+        tokio::task::spawn_local(task);
     }
 }
 

@@ -398,8 +398,10 @@ where
         match next().await {
             Ok(accepted) => {
                 let live = worker.drain.enter();
+                // Boxed: the runtime moves a task five times, all of it.
+                let task = Box::pin(serve(Rc::clone(&worker), accepted, live));
                 // Ends by itself or when the worker's runtime does; counted by `live`.
-                tokio::task::spawn_local(serve(Rc::clone(&worker), accepted, live));
+                tokio::task::spawn_local(task);
             }
             Err(error) => {
                 worker.counters.accept_error();
