@@ -13,6 +13,7 @@ use crate::control::outside::Outside;
 use crate::lookups::Subscribe;
 use crate::telemetry::access_log::{AccessLogSettings, Filter};
 use crate::telemetry::{LogFormat, LogLevel};
+use crate::worker::crew::HandOver;
 use crate::worker::{Egress, Mode, TcpService};
 
 /// Postern's data plane: one process beside each workload.
@@ -66,6 +67,15 @@ pub enum SubscribeArg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ResumptionArg {
     /// While no certificate, bundle or revocation changed.
+    On,
+    /// Never.
+    Off,
+}
+
+/// Whether workers pass connections on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HandOverArg {
+    /// New ones, to a worker with fewer.
     On,
     /// Never.
     Off,
@@ -194,6 +204,9 @@ pub struct RunArgs {
     /// Worker threads [default: the CPU quota, rounded down, at least 1].
     #[arg(long, env = "POSTERN_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
+    /// Whether a worker with more connections than others passes new ones on.
+    #[arg(long, env = "POSTERN_HAND_OVER", value_enum, default_value = "on")]
+    pub hand_over: HandOverArg,
     /// How long draining may take, e.g. `5s`.
     #[arg(long, env = "POSTERN_DRAIN_TIMEOUT", default_value = "5s", value_parser = parse_duration)]
     pub drain_timeout: Duration,
@@ -270,6 +283,15 @@ impl From<SubscribeArg> for Subscribe {
         match subscribe {
             SubscribeArg::All => Self::All,
             SubscribeArg::Used => Self::Used,
+        }
+    }
+}
+
+impl From<HandOverArg> for HandOver {
+    fn from(hand_over: HandOverArg) -> Self {
+        match hand_over {
+            HandOverArg::On => Self::On,
+            HandOverArg::Off => Self::Off,
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::lookups::{Lookup, Lookups};
 use crate::snapshot::{SharedSnapshot, Snapshot};
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::{self, Metrics};
+use crate::worker::crew::{self, Crew};
 use crate::worker::probe::Probe;
 use crate::worker::{self, Epochs, Listeners, Mode, Settings, dial};
 
@@ -91,7 +92,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             None => None,
         };
 
-    let (bound, mut listeners) = bind(args, mode, workers)?;
+    let (bound, crew, mut listeners) = bind(args, mode, workers)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -262,6 +263,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
             status: Arc::clone(&status),
             snapshot: Arc::clone(&shared),
             metrics,
+            crew,
             clock: Arc::clone(&clock),
             drain: drain.clone(),
         });
@@ -379,7 +381,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     result
 }
 
-fn bind(args: &RunArgs, mode: Mode, workers: usize) -> anyhow::Result<(Bound, Vec<Listeners>)> {
+fn bind(
+    args: &RunArgs,
+    mode: Mode,
+    workers: usize,
+) -> anyhow::Result<(Bound, Crew, Vec<Listeners>)> {
     let outbound = args.outbound.unwrap_or_else(|| match mode {
         Mode::Capture => SocketAddr::from(([0; 16], 15001)),
         Mode::Explicit => SocketAddr::from(([127, 0, 0, 1], 15001)),
@@ -391,15 +397,19 @@ fn bind(args: &RunArgs, mode: Mode, workers: usize) -> anyhow::Result<(Bound, Ve
     let (outbound, outbounds) = listen("--outbound", outbound)?;
     let (inbound, inbounds) = listen("--inbound", args.inbound)?;
     let (mesh, meshes) = listen("--mesh", args.mesh)?;
+    let services = args.tcp_service.len();
+    let (crew, desks) = crew::form(workers, 3 + services, args.hand_over.into());
     let mut listeners: Vec<_> = outbounds
         .into_iter()
         .zip(inbounds)
         .zip(meshes)
-        .map(|((outbound, inbound), mesh)| Listeners {
+        .zip(desks)
+        .map(|(((outbound, inbound), mesh), desks)| Listeners {
             outbound,
             inbound,
             mesh,
             tcp_services: Vec::new(),
+            desks,
         })
         .collect();
     let mut tcp_services = BTreeMap::new();
@@ -417,6 +427,7 @@ fn bind(args: &RunArgs, mode: Mode, workers: usize) -> anyhow::Result<(Bound, Ve
             mesh,
             tcp_services,
         },
+        crew,
         listeners,
     ))
 }

@@ -8,6 +8,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::exposition::{Format, Sample};
 use crate::telemetry::process;
 use crate::telemetry::registry::Kind;
+use crate::worker::crew::Crew;
 use crate::worker::metrics::{chains, remembered};
 
 /// The page for whoever sends this `accept` field, and its content type.
@@ -19,6 +20,7 @@ pub(super) fn page(state: &AdminState, accept: Option<&str>) -> (&'static str, S
     let mut samples = process::samples();
     ages(&mut samples, &snapshot, state.clock.now());
     steps(&mut samples, &state.readiness);
+    shares(&mut samples, &state.crew);
     (
         format.content_type(),
         state.metrics.render(format, &samples),
@@ -34,6 +36,20 @@ fn steps(samples: &mut Vec<Sample>, readiness: &Readiness) {
             Kind::Gauge,
             "Time from when the sockets were bound to the arrival of its first certificate, and to being ready first.",
             at.as_secs_f64(),
+        )
+    }));
+}
+
+/// What each worker has of the connections.
+fn shares(samples: &mut Vec<Sample>, crew: &Crew) {
+    #[allow(clippy::cast_precision_loss)]
+    samples.extend(crew.open().enumerate().map(|(worker, open)| Sample {
+        labels: vec![("worker".to_owned(), worker.to_string())],
+        ..Sample::new(
+            "postern_worker_connections",
+            Kind::Gauge,
+            "Accepted connections that a worker serves; 0 where it is the only one.",
+            open as f64,
         )
     }));
 }

@@ -15,6 +15,7 @@ use super::{dump, metrics};
 use crate::control::{Clock, ControlStatus};
 use crate::snapshot::SharedSnapshot;
 use crate::telemetry::Metrics;
+use crate::worker::crew::Crew;
 
 /// Who is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct AdminState {
     pub snapshot: SharedSnapshot,
     /// All metrics.
     pub metrics: Metrics,
+    /// What each worker serves.
+    pub crew: Crew,
     /// For spans of time in words.
     pub clock: Arc<dyn Clock>,
     /// Cancelled by `POST /drain`.
@@ -220,6 +223,7 @@ pub(crate) mod testing {
     use super::*;
     use crate::control::clock::testing::ManualClock;
     use crate::snapshot::Snapshot;
+    use crate::worker::crew;
     use arc_swap::ArcSwap;
     use mesh_auth::TrustDomain;
 
@@ -230,6 +234,7 @@ pub(crate) mod testing {
             status: Arc::default(),
             snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::empty("demo/web-1", domain))),
             metrics: Metrics::new(10),
+            crew: crew::form(2, 1, crew::HandOver::On).0,
             clock: Arc::new(ManualClock::at(0)),
             drain: CancellationToken::new(),
         })

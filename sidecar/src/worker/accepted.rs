@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::coop;
 
+use super::crew::{Accept, Packed};
 use super::dial;
 
 /// A listening socket of the application's side. The runtime's own type for one makes each connection known to the reactor
@@ -62,6 +63,25 @@ enum Stream {
     Watched(TcpStream),
     /// The reactor refused it.
     Lost,
+}
+
+impl Accept for Accepted {
+    fn pack(self) -> io::Result<Packed> {
+        let stream = match self.stream {
+            Stream::Fresh(stream) => stream,
+            Stream::Watched(stream) => stream.into_std()?,
+            Stream::Lost => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        let address = None;
+        Ok(Packed { stream, address })
+    }
+
+    fn unpack(packed: Packed) -> io::Result<Self> {
+        Ok(Self {
+            stream: Stream::Fresh(packed.stream),
+            ending: false,
+        })
+    }
 }
 
 impl Accepted {

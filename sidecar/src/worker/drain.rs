@@ -6,6 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
 
+use super::crew::Open;
+
 /// One worker's drain state.
 #[derive(Debug, Default)]
 pub struct Drain {
@@ -44,8 +46,13 @@ impl Drain {
 
     /// Counts a connection until the guard is dropped.
     pub fn enter(self: &Rc<Self>) -> Live {
+        self.enter_with(None)
+    }
+
+    /// The same; it counts among all workers as well until then.
+    pub fn enter_with(self: &Rc<Self>, open: Option<Open>) -> Live {
         self.live.set(self.live.get() + 1);
-        Live(Rc::clone(self))
+        Live(Rc::clone(self), open)
     }
 
     /// Connections going on.
@@ -63,7 +70,7 @@ impl Drain {
 
 /// A connection going on; registers its task to be woken when draining begins.
 #[derive(Debug)]
-pub struct Live(Rc<Drain>);
+pub struct Live(Rc<Drain>, #[allow(dead_code)] Option<Open>);
 
 impl Live {
     /// True once draining began.

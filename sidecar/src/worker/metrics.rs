@@ -72,6 +72,7 @@ pub struct Counters {
     decisions: [Counter; 2],
     resumptions: [Counter; 2],
     accept_errors: Counter,
+    handed_over: Counter,
     decided: RefCell<Decided>,
     denials: RefCell<HashMap<(Direction, &'static str), Counter>>,
 }
@@ -104,6 +105,7 @@ impl Counters {
             handshakes: directions.map(handshakes),
             resumptions: directions.map(resumptions),
             accept_errors: counter!("postern_accept_errors_total"),
+            handed_over: counter!("postern_connections_handed_over_total"),
             decided: RefCell::default(),
             denials: RefCell::default(),
         }
@@ -175,6 +177,11 @@ impl Counters {
     /// A listener could not accept.
     pub fn accept_error(&self) {
         self.accept_errors.increment(1);
+    }
+
+    /// A connection was passed on to another worker.
+    pub fn handed_over(&self) {
+        self.handed_over.increment(1);
     }
 
     /// Something was refused.
@@ -329,6 +336,10 @@ fn describe() {
     describe!(
         "postern_accept_errors_total",
         "Failures to accept a connection."
+    );
+    describe!(
+        "postern_connections_handed_over_total",
+        "Connections that were passed on to a worker with fewer."
     );
     describe!(
         "postern_connections_ended_total",

@@ -1,9 +1,12 @@
 //! Workers: single-threaded runtimes, each with its own listeners, pools, caches and counters.
 //!
 //! Nothing on the way of a request leaves its worker: no lock is shared, no task is woken on another thread. What
-//! workers share is read-only ([`Settings`]) or swapped whole ([`crate::snapshot::Snapshot`]).
+//! workers share is read-only ([`Settings`]) or swapped whole ([`crate::snapshot::Snapshot`]), but for the number of
+//! connections that each serves, by which a new one may be passed on ([`crew`]).
 
 pub mod accepted;
+mod accepting;
+pub mod crew;
 pub mod dial;
 pub mod drain;
 pub mod expiry;
@@ -20,7 +23,6 @@ pub mod turns;
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -47,15 +49,15 @@ use crate::telemetry::observe::Observer;
 use crate::telemetry::watch::Watch;
 use crate::{inbound, outbound};
 use accepted::Listener;
+use accepting::Accepting;
+use crew::Desk;
 use dial::Dialer;
-use drain::{Drain, Live};
+use drain::Drain;
 use metrics::Counters;
 use review::Reviews;
 
 /// Period of housekeeping: idle connections, forgotten endpoints.
 const SWEEP: Duration = Duration::from_secs(5);
-/// Pause after the operating system refuses to accept (out of descriptors): keeps the loop from spinning.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether traffic is redirected to the sidecar or sent to it by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +130,8 @@ pub struct Listeners {
     pub mesh: std::net::TcpListener,
     /// Explicit listeners for opaque services.
     pub tcp_services: Vec<(TcpService, std::net::TcpListener)>,
+    /// What each of them, in this order, knows of the same one of other workers.
+    pub desks: Vec<Desk>,
 }
 
 /// One worker's world.
@@ -315,41 +319,51 @@ async fn serve(
     shutdown: &CancellationToken,
 ) -> io::Result<()> {
     let mut loops = tokio::task::JoinSet::new();
+    // End by themselves: what others have passed on by then is served.
+    let mut inboxes = tokio::task::JoinSet::new();
+    let mut desks = listeners.desks.into_iter();
+    let mut desk = || desks.next().ok_or(io::ErrorKind::InvalidInput);
+    let mut open = Accepting {
+        worker,
+        listeners: &mut loops,
+        inboxes: &mut inboxes,
+        shutdown,
+    };
     let outbound = Listener::register(listeners.outbound)?;
-    let inbound = dial::register(listeners.inbound)?;
-    let mesh = dial::register(listeners.mesh)?;
-    loops.spawn_local(accept(
-        Rc::clone(worker),
+    open.begin(
+        desk()?,
         async move || outbound.accept().await,
         |worker, stream, live| async move {
             outbound::accept(&worker, stream, &live).await;
         },
-    ));
-    loops.spawn_local(accept(
-        Rc::clone(worker),
+    );
+    let inbound = dial::register(listeners.inbound)?;
+    open.begin(
+        desk()?,
         async move || inbound.accept().await,
         |worker, accepted, live| async move {
             inbound::plain::accept(&worker, accepted, &live).await;
         },
-    ));
-    loops.spawn_local(accept(
-        Rc::clone(worker),
+    );
+    let mesh = dial::register(listeners.mesh)?;
+    open.begin(
+        desk()?,
         async move || mesh.accept().await,
         |worker, accepted, live| async move {
             inbound::mesh::accept(&worker, accepted, &live).await;
         },
-    ));
+    );
     for (service, listener) in listeners.tcp_services {
         let service = Rc::new(service);
         let listener = Listener::register(listener)?;
-        loops.spawn_local(accept(
-            Rc::clone(worker),
+        open.begin(
+            desk()?,
             async move || listener.accept().await,
             move |worker, stream, live| {
                 let service = Rc::clone(&service);
                 async move { outbound::accept_service(&worker, stream, &live, &service).await }
             },
-        ));
+        );
     }
     loops.spawn_local(sweep(Rc::clone(worker)));
     let (warming, mut heard) = (Rc::clone(worker), epochs.clone());
@@ -377,6 +391,7 @@ async fn serve(
     shutdown.cancelled().await;
     // New connections are refused by closing the listeners; the others end at their next message boundary.
     loops.shutdown().await;
+    while inboxes.join_next().await.is_some() {}
     worker.drain.begin();
     let drained =
         tokio::time::timeout(worker.settings.drain_timeout, worker.drain.finished()).await;
@@ -387,29 +402,6 @@ async fn serve(
         );
     }
     Ok(())
-}
-
-async fn accept<T, F, Fut>(worker: Rc<Worker>, next: impl AsyncFn() -> io::Result<T>, serve: F)
-where
-    F: Fn(Rc<Worker>, T, Live) -> Fut + 'static,
-    Fut: Future<Output = ()> + 'static,
-{
-    loop {
-        match next().await {
-            Ok(accepted) => {
-                let live = worker.drain.enter();
-                // Boxed: the runtime moves a task five times, all of it.
-                let task = Box::pin(serve(Rc::clone(&worker), accepted, live));
-                // Ends by itself or when the worker's runtime does; counted by `live`.
-                tokio::task::spawn_local(task);
-            }
-            Err(error) => {
-                worker.counters.accept_error();
-                tracing::warn!(%error, "cannot accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
 }
 
 async fn sweep(worker: Rc<Worker>) {

@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::upkeep::{outage, rotation};
 use crate::{
-    decision_cost, differential, handshake, instructions, key_rotation, misuse, pair, peers,
-    policy_push, revocation, scale, telemetry_cost, text_order, token_cost, trace,
+    balance, decision_cost, differential, handshake, instructions, key_rotation, misuse, pair,
+    peers, policy_push, revocation, scale, telemetry_cost, text_order, token_cost, trace,
 };
 
 /// Measures the mesh beside its peers, on this machine.
@@ -19,6 +19,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Measure how evenly few connections lie on several workers, and what that does to requests
+    Balance(balance::Arguments),
     /// Measure a decision on a request with 10 and with 1,000 policies
     DecisionCost(decision_cost::Arguments),
     /// Compare compiled policies with an interpreter of the specification on random cases

@@ -7,6 +7,7 @@
 mod args;
 mod report;
 
+mod balance;
 mod decision_cost;
 mod differential;
 mod handshake;
@@ -107,6 +108,7 @@ async fn run(command: &Command) -> anyhow::Result<ExitCode> {
 /// Runs one subcommand; also whether its report is wanted as JSON.
 async fn perform(command: &Command) -> (Report, bool) {
     match command {
+        Command::Balance(a) => (balance::run(a).await, a.common.json),
         Command::DecisionCost(a) => (decision_cost::run(a).await, a.common.json),
         Command::Differential(a) => (differential::run(a).await, a.common.json),
         Command::Handshake(a) => (handshake::run(a).await, a.common.json),

@@ -225,7 +225,7 @@ pub(crate) struct SidecarOptions {
     pub(crate) under: Vec<OsString>,
 }
 
-/// A running sidecar in explicit mode with one worker.
+/// A running sidecar in explicit mode, with one worker unless its flags say otherwise.
 pub(crate) struct Sidecar {
     pub(crate) kid: Kid,
     pub(crate) ready: SidecarReady,
@@ -279,7 +279,8 @@ impl Sidecar {
             None => Command::new(&ours.sidecar),
         };
         command
-            .args(["run", "--mode", "explicit", "--workers", "1"])
+            .args(["run", "--mode", "explicit"])
+            .args(one_worker_unless_said(&options.flags))
             .args(["--workload", &workload])
             .args(["--control-api", &api.grpc.to_string()])
             .args(["--trust-domain", TRUST_DOMAIN])
@@ -348,6 +349,15 @@ fn start_up_seconds(metrics: &str, step: &str) -> Option<f64> {
     let series = format!("postern_start_up_seconds{{step=\"{step}\"}} ");
     let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
     value?.parse().ok()
+}
+
+/// One worker, where the flags do not say how many.
+fn one_worker_unless_said(flags: &[String]) -> &'static [&'static str] {
+    if flags.iter().any(|flag| flag == "--workers") {
+        &[]
+    } else {
+        &["--workers", "1"]
+    }
 }
 
 /// Warnings only, where the flags do not say what to log.
