@@ -107,7 +107,9 @@ fn pattern(name: &str) -> String {
     };
     let is_whole = rest.len() == name.len();
     // The version of aws-lc, before each of its names.
-    if let Some((before, versioned)) = rest.split_once("aws_lc_") {
+    if let Some((before, versioned)) = rest.split_once("aws_lc_")
+        && versioned.starts_with(|c: char| c.is_ascii_digit())
+    {
         glob.push_str(before);
         glob.push_str("aws_lc_*_");
         rest = versioned.trim_start_matches(|c: char| c.is_ascii_digit() || c == '_');
@@ -191,6 +193,10 @@ mod tests {
             (
                 "AWS_LC_TRAMPOLINE_aws_lc_0_47_0_SHA256_Final",
                 "AWS_LC_TRAMPOLINE_aws_lc_*_SHA256_Final",
+            ),
+            (
+                "_ZN9aws_lc_rs4hmac4sign17h0123456789abcdefE",
+                "_ZN9aws_lc_rs4hmac4sign17h*",
             ),
             // No hash of a crate.
             ("EVP_PKEY_CTX_Cs_free", "EVP_PKEY_CTX_Cs_free"),
