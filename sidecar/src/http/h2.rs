@@ -13,11 +13,11 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request};
 
 use super::body::{BodyError, BodySink, BodySource, Frame};
-use super::unsent::{Piece, Unsent};
+use super::unsent::{Piece, Unsent, Wait};
 
 /// Stream flow-control window, bytes.
 pub const STREAM_WINDOW: u32 = 1 << 20;
-/// Connection flow-control window, bytes; larger than a stream's so that one stalled stream cannot stop the others.
+/// Connection flow-control window, bytes; larger than a stream's: it takes 16 streams whose bytes nobody takes to stop the others.
 pub const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Concurrent streams a peer may open on one connection.
 pub const MAX_STREAMS: u32 = 128;
@@ -156,6 +156,8 @@ impl Sender {
 pub struct Sink {
     stream: SendStream<Piece>,
     unsent: Rc<Unsent>,
+    /// Its place among those that wait for room, once it had to.
+    wait: Option<Wait>,
     /// Taken, waiting for capacity.
     pending: Bytes,
     pending_last: bool,
@@ -172,6 +174,7 @@ impl Sink {
         Self {
             stream,
             unsent: Rc::clone(unsent),
+            wait: None,
             room: None,
             pending: Bytes::new(),
             pending_last: false,
@@ -204,7 +207,7 @@ impl Sink {
 
     /// Waits until the connection may take more. Nobody waits on a stream that is gone.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        if self.unsent.has_room(cx) {
+        if self.unsent.has_room(&mut self.wait, cx) {
             return Poll::Ready(Ok(()));
         }
         let reason = ready!(self.stream.poll_reset(cx))?;
@@ -314,6 +317,9 @@ impl BodySink for Sink {
 impl Drop for Sink {
     fn drop(&mut self) {
         self.unsent.go_on(self.pending.len());
+        if let Some(wait) = &self.wait {
+            self.unsent.leave(wait);
+        }
     }
 }
 

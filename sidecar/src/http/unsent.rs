@@ -2,10 +2,11 @@
 //!
 //! Bytes stay here in two ways. The peer reads the connection too slowly: of what its windows allow only so much is handed
 //! over, and streams wait for their turn. Or it grants a stream no more: what was read for that stream waits for window; when
-//! much waits so, streams read only what there is window for. One cannot bring the other about, so that streams that stand
-//! still stop no others of their connection.
+//! much waits so, streams read only what there is window for. One cannot bring the other about (but for a peer that takes
+//! window back), so that streams that stand still stop no others of their connection.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
@@ -21,21 +22,34 @@ pub const MAX_STALLED: usize = 1 << 20;
 pub struct Unsent {
     queued: Cell<usize>,
     stalled: Cell<usize>,
-    /// Streams that wait until less is queued.
-    waiting: RefCell<Vec<Waker>>,
+    /// Streams that wait until less is queued, by number.
+    waiting: RefCell<HashMap<u64, Waker>>,
+    /// Numbers given out.
+    numbers: Cell<u64>,
 }
 
 impl Unsent {
-    /// Whether more may be handed over. If not, wakes whoever asked once half of it was written.
-    pub(super) fn has_room(&self, cx: &Context<'_>) -> bool {
+    /// Whether more may be handed over. If not, `wait` wakes whoever asked once half of it was written.
+    pub(super) fn has_room(&self, wait: &mut Option<Wait>, cx: &Context<'_>) -> bool {
         if self.queued.get() < MAX_QUEUED {
             return true;
         }
+        let wait = wait.get_or_insert_with(|| {
+            let number = self.numbers.get();
+            self.numbers.set(number + 1);
+            Wait(number)
+        });
         let mut waiting = self.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
+        match waiting.get_mut(&wait.0) {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => drop(waiting.insert(wait.0, cx.waker().clone())),
         }
         false
+    }
+
+    /// Nobody waits on that stream any more.
+    pub(super) fn leave(&self, wait: &Wait) {
+        self.waiting.borrow_mut().remove(&wait.0);
     }
 
     /// Whether a stream may read without knowing how much its peer will take.
@@ -59,7 +73,7 @@ impl Unsent {
         if queued <= MAX_QUEUED / 2 {
             // Not borrowed while somebody is woken.
             let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-            waiting.into_iter().for_each(Waker::wake);
+            waiting.into_values().for_each(Waker::wake);
         }
     }
 
@@ -69,6 +83,10 @@ impl Unsent {
         self.queued.get() + self.stalled.get()
     }
 }
+
+/// A stream that waits, or waited.
+#[derive(Debug)]
+pub struct Wait(u64);
 
 /// A piece of a body on its way through the connection, counted until it was written or given up.
 #[derive(Debug)]

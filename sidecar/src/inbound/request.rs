@@ -267,9 +267,10 @@ where
         body_taken: false,
     };
     if protocol == AppProtocol::Http2 {
+        let caller = source.caller();
         let sender = worker
             .clear
-            .sender(address)
+            .sender(address, &caller)
             .await
             .map_err(|e| unreachable(e.to_string()))?;
         observation.timeline.mark(Phase::Connect);
@@ -278,7 +279,7 @@ where
         let result = forward(head, body, length, responder, Http2(sender), lifetime).await;
         observation.answered(&result);
         if matches!(&result, Err(ForwardError::NoResponse { .. })) {
-            worker.clear.forget(address);
+            worker.clear.forget(address, &caller);
         }
         return result;
     }

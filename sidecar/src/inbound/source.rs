@@ -14,6 +14,7 @@ use mesh_auth::{Reason, SpiffeId, headers};
 use super::shadow;
 use crate::http::answer::Refused;
 use crate::ledger::{self, Denial, RequestFacts, TokenFacts};
+use crate::pool::clear::Caller;
 use crate::snapshot::Snapshot;
 use crate::telemetry::observe::{Ended, EndedHttp, Line, Observation, Outcome};
 use crate::telemetry::watch::edges::{Edge, From};
@@ -96,6 +97,14 @@ impl Source {
             decided: RefCell::default(),
             standings: RefCell::default(),
             edges: RefCell::default(),
+        }
+    }
+
+    /// Who calls, as far as that is known.
+    pub fn caller(&self) -> Caller<'_> {
+        match &self.peer {
+            Some(peer) => Caller::Peer(peer.id()),
+            None => Caller::Plain(self.address.ip()),
         }
     }
 

@@ -1,11 +1,14 @@
-//! HTTP/2 connections (prior knowledge, no TLS) to the application: one per address, replaced when it ends.
+//! HTTP/2 connections (prior knowledge, no TLS) to the application: one per address and caller, replaced when it ends.
+//!
+//! Responses that a caller does not read use up the windows of their connection: they stop his requests and nobody else's.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use mesh_auth::SpiffeId;
 use tokio::time::Instant;
 
 use crate::http::body::BodyError;
@@ -15,7 +18,42 @@ use crate::worker::dial::{DialError, Dialer};
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Whose requests a connection carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller<'a> {
+    /// A peer of the mesh.
+    Peer(&'a SpiffeId),
+    /// Somebody without a certificate.
+    Plain(IpAddr),
+}
+
+/// A [`Caller`] that is held.
+enum Owner {
+    Peer(SpiffeId),
+    Plain(IpAddr),
+}
+
+impl Owner {
+    fn is(&self, caller: &Caller<'_>) -> bool {
+        match (self, caller) {
+            (Self::Peer(own), Caller::Peer(id)) => own == *id,
+            (Self::Plain(own), Caller::Plain(address)) => own == address,
+            _ => false,
+        }
+    }
+}
+
+impl From<&Caller<'_>> for Owner {
+    fn from(caller: &Caller<'_>) -> Self {
+        match caller {
+            Caller::Peer(id) => Self::Peer((*id).clone()),
+            Caller::Plain(address) => Self::Plain(*address),
+        }
+    }
+}
+
 struct Held {
+    owner: Owner,
     send: Sender,
     ended: Rc<Cell<bool>>,
     used: Instant,
@@ -23,7 +61,7 @@ struct Held {
 
 /// The connections of one worker.
 pub struct Pool {
-    held: RefCell<HashMap<SocketAddr, Held>>,
+    held: RefCell<HashMap<SocketAddr, Vec<Held>>>,
     dialer: Dialer,
 }
 
@@ -56,13 +94,18 @@ impl Pool {
         })
     }
 
-    /// A handle to a connection to `address`.
+    /// A handle to the connection to `address` for requests of `caller`.
     ///
     /// # Errors
     /// See [`ClearError`].
-    pub async fn sender(&self, address: SocketAddr) -> Result<Sender, ClearError> {
-        if let Some(held) = self.held.borrow_mut().get_mut(&address)
-            && !held.ended.get()
+    pub async fn sender(
+        &self,
+        address: SocketAddr,
+        caller: &Caller<'_>,
+    ) -> Result<Sender, ClearError> {
+        let is_his = |held: &&mut Held| held.owner.is(caller) && !held.ended.get();
+        if let Some(all) = self.held.borrow_mut().get_mut(&address)
+            && let Some(held) = all.iter_mut().find(is_his)
         {
             held.used = Instant::now();
             return Ok(held.send.clone());
@@ -80,36 +123,84 @@ impl Pool {
             }
             mark.set(true);
         });
-        self.held.borrow_mut().insert(
-            address,
-            Held {
-                send: send.clone(),
-                ended,
-                used: Instant::now(),
-            },
-        );
+        let mut held = self.held.borrow_mut();
+        let all = held.entry(address).or_default();
+        all.retain(|held| !held.owner.is(caller));
+        all.push(Held {
+            owner: caller.into(),
+            send: send.clone(),
+            ended,
+            used: Instant::now(),
+        });
         Ok(send)
     }
 
-    /// Forgets the connection to `address`: it refused a stream.
-    pub fn forget(&self, address: SocketAddr) {
-        self.held.borrow_mut().remove(&address);
+    /// Forgets the connection to `address` for `caller`: it refused a stream.
+    pub fn forget(&self, address: SocketAddr, caller: &Caller<'_>) {
+        if let Some(all) = self.held.borrow_mut().get_mut(&address) {
+            all.retain(|held| !held.owner.is(caller));
+        }
     }
 
     /// Lets go of connections that ended or were not used for long; streams on them finish.
     pub fn sweep(&self, now: Instant) {
-        self.held
-            .borrow_mut()
-            .retain(|_, held| !held.ended.get() && now.duration_since(held.used) < IDLE_TIMEOUT);
+        let is_used =
+            |held: &Held| !held.ended.get() && now.duration_since(held.used) < IDLE_TIMEOUT;
+        self.held.borrow_mut().retain(|_, all| {
+            all.retain(is_used);
+            !all.is_empty()
+        });
     }
 
     /// Connections held.
     pub fn len(&self) -> usize {
-        self.held.borrow().len()
+        self.held.borrow().values().map(Vec::len).sum()
     }
 
     /// True when none is held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_caller_has_a_connection_of_his_own() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+                let listener = listener.expect("a listener");
+                let address = listener.local_addr().expect("an address");
+                tokio::task::spawn_local(async move {
+                    let mut open = Vec::new();
+                    while let Ok((stream, _)) = listener.accept().await {
+                        open.push(stream);
+                    }
+                });
+                let pool = Pool::new(Dialer {
+                    mark: None,
+                    timeout: Duration::from_secs(5),
+                });
+                let [web, batch] = ["web", "batch"].map(|account| {
+                    let id = format!("spiffe://td/ns/demo/sa/{account}");
+                    SpiffeId::parse(&id).expect("an identity")
+                });
+                let plain = Caller::Plain(IpAddr::from([10, 0, 0, 1]));
+                let callers = [Caller::Peer(&web), Caller::Peer(&batch), plain];
+                for _ in 0..2 {
+                    for caller in &callers {
+                        pool.sender(address, caller).await.expect("a connection");
+                    }
+                }
+                assert_eq!(pool.len(), 3);
+                pool.forget(address, &callers[1]);
+                assert_eq!(pool.len(), 2);
+                pool.sweep(Instant::now() + IDLE_TIMEOUT);
+                assert!(pool.is_empty());
+            })
+            .await;
     }
 }

@@ -249,3 +249,21 @@ async fn streams_that_are_given_up_hold_nothing_any_more() {
     };
     LocalSet::new().run_until(story).await;
 }
+
+#[test]
+fn a_stream_that_is_gone_waits_no_longer_and_one_waits_once() {
+    let unsent = Rc::new(Unsent::default());
+    let full = Piece::new(Bytes::from(vec![0; MAX_QUEUED]), &unsent);
+    let cx = Context::from_waker(Waker::noop());
+    let (mut one, mut other) = (None, None);
+    for _ in 0..3 {
+        assert!(!unsent.has_room(&mut one, &cx));
+        assert!(!unsent.has_room(&mut other, &cx));
+    }
+    assert_eq!(unsent.waiting.borrow().len(), 2);
+    unsent.leave(&one.expect("it waits"));
+    assert_eq!(unsent.waiting.borrow().len(), 1);
+    drop(full);
+    assert!(unsent.waiting.borrow().is_empty());
+    assert!(unsent.has_room(&mut other, &cx));
+}
