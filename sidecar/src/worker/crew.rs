@@ -182,14 +182,18 @@ impl Desk {
         if self.hand_over == HandOver::Off {
             return Ok(here(connection));
         }
-        let open = self.seats.iter().map(|seat| seat.open.load(Relaxed));
-        let seat = least(open, self.seat);
-        if seat == self.seat || !self.allowance.take(Instant::now()) {
+        let seats = self.seats.iter().zip(&self.doors);
+        let seats = seats.map(|(seat, door)| (seat.open.load(Relaxed), door.capacity() > 0));
+        let seat = least(seats, self.seat);
+        if seat == self.seat {
             return Ok(here(connection));
         }
         let Ok(permit) = self.doors[seat].try_reserve() else {
             return Ok(here(connection));
         };
+        if !self.allowance.take(Instant::now()) {
+            return Ok(here(connection));
+        }
         let packed = connection.pack()?;
         // Counted there before it is there: who accepts the next one knows of it.
         let open = Open::new(&self.seats, seat);
@@ -224,20 +228,21 @@ impl Allowance {
     }
 }
 
-/// Who serves one connection more: `own`, unless it had more than 1.25 times the mean then, and another less by it.
-fn least(open: impl Iterator<Item = usize> + Clone, own: usize) -> usize {
+/// Who serves one connection more: `own`, unless it had more than 1.25 times the mean then, and another less by it. `seats` are
+/// how many connections each has, and whether it takes one.
+fn least(seats: impl Iterator<Item = (usize, bool)>, own: usize) -> usize {
     let (mut workers, mut all, mut mine) = (0, 1, 1);
     let mut fewest = (usize::MAX, own);
-    for (seat, open) in open.enumerate() {
+    for (seat, (open, takes_one)) in seats.enumerate() {
         workers += 1;
         all += open;
         if seat == own {
             mine += open;
-        } else {
+        } else if takes_one {
             fewest = fewest.min((open, seat));
         }
     }
-    if 4 * mine * workers > 5 * all && fewest.0 + 1 < mine {
+    if 4 * mine * workers > 5 * all && fewest.0.saturating_add(1) < mine {
         fewest.1
     } else {
         own
@@ -264,8 +269,13 @@ mod tests {
             // Least of all is no reason.
             (&[1, 2, 2, 2], 0, 0),
         ] {
-            assert_eq!(least(open.iter().copied(), own), expected, "{open:?}");
+            let seats = open.iter().map(|open| (*open, true));
+            assert_eq!(least(seats, own), expected, "{open:?}");
         }
+        // Who takes none is passed over, and not forgotten in the mean.
+        let seats = [(4, true), (0, false), (1, true)];
+        assert_eq!(least(seats.into_iter(), 0), 2);
+        assert_eq!(least([(4, true), (0, false)].into_iter(), 0), 0);
     }
 
     #[derive(Debug)]
