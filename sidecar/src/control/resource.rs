@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mesh_auth::TrustDomain;
-use mesh_auth::bundle::TrustBundle;
+use mesh_auth::bundle::{ANY_NAMESPACE, TrustBundle};
 use mesh_auth::latency::Budget;
 use mesh_auth::revocation::Entry;
 use mesh_auth::{policy, token};
@@ -214,6 +214,10 @@ fn check_bundle(message: &mesh::TrustBundle) -> Result<(), String> {
             .map_err(|e| format!("{field}: {e}"))?;
     }
     for (i, namespace) in message.workload_namespaces.iter().enumerate() {
+        // As it was written before there was a field for it.
+        if namespace == ANY_NAMESPACE {
+            continue;
+        }
         label(&format!("workload_namespaces[{i}]"), namespace)?;
     }
     Ok(())

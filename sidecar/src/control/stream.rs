@@ -345,8 +345,11 @@ impl Discovery {
                         }
                     }
                 }
-                () = sleep_until(complete_by), if incomplete => {
-                    if let Err(missing) = self.take_silence_for_consent() {
+                () = sleep_until(complete_by), if incomplete || !*self.contact.borrow() => {
+                    if !incomplete {
+                        // It has nothing newer of what is looked up.
+                        self.heard();
+                    } else if let Err(missing) = self.take_silence_for_consent() {
                         return End::Lost(format!("no answer for {missing} within {FIRST_ANSWERS:?}"));
                     }
                 }

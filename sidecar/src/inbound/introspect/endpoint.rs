@@ -166,7 +166,8 @@ impl Endpoint {
         match &result {
             Ok(_) => self.health.answered(),
             Err(error) if error.is_failure() => self.health.failed(),
-            Err(_) => {}
+            // It, or what answers for it, is there.
+            Err(_) => self.health.answered(),
         }
         result
     }
