@@ -1,7 +1,7 @@
 //! From the functions that ran to a linker script. Pure.
 //!
-//! Names are told by patterns that leave out what changes from build to build: a script that is older than the program still
-//! names most of what runs, and what it names in vain costs nothing.
+//! Names are told as they are and by patterns that leave out what changes from build to build: a script that is older than
+//! the program still names most of what runs, and what it names in vain costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -140,7 +140,8 @@ fn pattern(name: &str) -> String {
     glob
 }
 
-/// The script: first what runs at the start, what takes most with it last, then what traffic needs beside it.
+/// The script: first what runs at the start and what traffic needs beside it by their names, then by patterns: those of the
+/// start, what takes most with it last, and those of traffic.
 pub(super) fn write(
     symbols: &Symbols<'_>,
     start: &BTreeSet<&str>,
@@ -161,6 +162,12 @@ pub(super) fn write(
     text.push_str("SECTIONS {\n  .text.start : {\n");
     for file in ASSEMBLY {
         let _ = writeln!(text, "    *aws_lc_sys*:*{file}*(.text)");
+    }
+    // By their whole names those of a build like this one; what patterns take beside them then lies behind.
+    for name in start.iter().chain(traffic.difference(start)) {
+        if pattern(name) != **name {
+            let _ = writeln!(text, "    *(.text*.{name})");
+        }
     }
     for (_, pattern) in by_waste {
         let _ = writeln!(text, "    *(.text*.{pattern})");
@@ -232,6 +239,9 @@ mod tests {
         assert_eq!(
             lines,
             [
+                "*(.text*._ZN1a17h1E)",
+                "*(.text*._ZN1a17h2E)",
+                "*(.text*._ZN1b17h3E)",
                 "*(.text*.c)",
                 "*(.text*.c_too)",
                 "*(.text*._ZN1a17h*)",
