@@ -107,7 +107,7 @@ async fn measure(arguments: &Arguments, report: &mut Report) -> anyhow::Result<(
     let all = real::measure(&ours, &mut api, port, "all", Some(workloads)).await?;
     report.at_most(
         "sidecar_in_use_mb_above_alone",
-        Some(used.rss_in_use_mb - alone.rss_mb),
+        Some(used.rss_in_use_mb - alone.rss_in_use_mb),
         IN_USE_MB,
     );
     report.at_most(
