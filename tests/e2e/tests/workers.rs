@@ -5,12 +5,11 @@ use std::net::TcpStream;
 
 use mesh_e2e::{Mesh, http, signal};
 
-/// What each worker serves.
-fn shares(mesh: &Mesh, workload: &str) -> Vec<u32> {
-    let page = mesh.metrics(workload);
+/// What `page` says of `metric` by worker or listener.
+fn values(page: &str, metric: &str) -> Vec<u32> {
     let values = page
         .lines()
-        .filter(|line| line.starts_with("postern_worker_connections{"))
+        .filter(|line| line.starts_with(metric))
         .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok());
     values.collect()
 }
@@ -36,11 +35,14 @@ fn few_connections_lie_evenly_on_workers_are_served_there_and_drained() {
             ask(&mut connection);
             open.push(connection);
         }
-        let shares = shares(&mesh, workload);
+        let page = mesh.metrics(workload);
+        let shares = values(&page, "postern_worker_connections{");
         assert_eq!(shares.len(), 8, "{shares:?}");
         assert_eq!(shares.iter().sum::<u32>(), 16, "{shares:?}");
         // Two each; by the kernel's hash alone one has four or more, three times of four.
         assert!(shares.iter().all(|open| *open <= 3), "{shares:?}");
+        let handed_over = values(&page, "postern_connections_handed_over_total");
+        assert!(handed_over.iter().sum::<u32>() > 0, "{handed_over:?}");
         open.iter_mut().for_each(ask);
         signal("TERM", mesh.sidecar(workload));
         for mut connection in open {
