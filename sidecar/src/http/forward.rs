@@ -228,14 +228,35 @@ where
         status,
         request_read: upload.read,
         sent: upload.pump.bytes(),
-        received: download.bytes(),
+        received: download.pump.bytes(),
         answered_at,
         grpc_status: download.pump.grpc_status().or(early_status),
     })
 }
 
+/// Passes on a response that [`forward`] did not ask for, unless `ending` ends it. Returns how many bytes of its body were, and
+/// whether that is all.
+///
+/// # Errors
+/// Not even the head was.
+pub async fn pass_on<R, D>(
+    response: R,
+    (head, length): (response::Parts, BodyLength),
+    downstream: &mut D,
+    ending: &mut impl Ending,
+) -> Result<(u64, Result<(), ForwardError>), BodyError>
+where
+    R: Response,
+    D: Downstream,
+{
+    let sink = downstream.respond(head, length)?;
+    let mut download = Download::new(response.into_body(), sink);
+    let result = poll_fn(|cx| download.poll(ending, cx)).await;
+    Ok((download.pump.bytes(), result))
+}
+
 /// The body of a response on its way to the downstream.
-pub struct Download<S, K> {
+struct Download<S, K> {
     pump: Pump<S, K>,
     /// It can be ended with a status.
     is_grpc: bool,
@@ -246,26 +267,13 @@ pub struct Download<S, K> {
 
 impl<S: BodySource, K: BodySink> Download<S, K> {
     /// A body of which nothing was passed on yet; the head was.
-    pub fn new(body: S, sink: K) -> Self {
+    fn new(body: S, sink: K) -> Self {
         Self {
             pump: Pump::new(body, sink),
             is_grpc: false,
             is_ended: false,
             last_word: None,
         }
-    }
-
-    /// Bytes passed on so far.
-    pub fn bytes(&self) -> u64 {
-        self.pump.bytes()
-    }
-
-    /// Passes it on until the last of it is written, unless `ending` ends it.
-    ///
-    /// # Errors
-    /// [`ForwardError::Response`], [`ForwardError::Downstream`] and [`ForwardError::Ended`].
-    pub async fn pass_on(&mut self, ending: &mut impl Ending) -> Result<(), ForwardError> {
-        poll_fn(|cx| self.poll(ending, cx)).await
     }
 
     fn poll(

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 
 use h2::RecvStream;
-use http::{HeaderMap, HeaderValue, StatusCode, request};
+use http::{HeaderMap, HeaderValue, StatusCode, request, response};
 use mesh_auth::Reason;
 use mesh_http1::BodyLength;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -16,11 +16,11 @@ use super::source::Source;
 use crate::http::answer::Answer;
 use crate::http::body::BodySink as _;
 use crate::http::ending::Endless;
-use crate::http::forward::{Download, Downstream as _, Head, Response as _, Upstream as _};
+use crate::http::forward::{Downstream, Head, Response as _, Upstream as _, pass_on};
 use crate::http::h1::Connection;
 use crate::http::h1_server::Responder as H1Responder;
 use crate::http::h2_server::Responder;
-use crate::http::upstream::Http1;
+use crate::http::upstream::{Http1, Http1Response};
 use crate::telemetry::observe::Outcome;
 use crate::tunnel::{self, Carried, Speech};
 use crate::worker::Worker;
@@ -69,16 +69,7 @@ pub(super) async fn serve_http2(
                 .switched()
                 .counted(&worker.counters, Direction::Inbound)
         }
-        Ok((head, length)) => {
-            let status = head.status;
-            let Ok(sink) = responder.respond(head, length) else {
-                return Outcome::failed(Reason::ProtocolError);
-            };
-            let mut body = Download::new(response.into_body(), sink);
-            let result = body.pass_on(lifetime).await;
-            Outcome::declined(status, body.bytes(), &result)
-                .counted(&worker.counters, Direction::Inbound)
-        }
+        Ok(answer) => declined(worker, response, answer, &mut responder, lifetime).await,
         Err(error) => {
             tracing::debug!(%error, "application did not answer the upgrade");
             failed(&mut responder, Reason::ConnectFailed).await
@@ -122,14 +113,7 @@ where
                 .counted(&worker.counters, Direction::Inbound)
         }
         Ok((response, head, length)) => {
-            let status = head.status;
-            let Ok(sink) = responder.respond(head, length) else {
-                return Outcome::failed(Reason::ProtocolError);
-            };
-            let mut body = Download::new(response.into_body(), sink);
-            let result = body.pass_on(lifetime).await;
-            Outcome::declined(status, body.bytes(), &result)
-                .counted(&worker.counters, Direction::Inbound)
+            declined(worker, response, (head, length), &mut responder, lifetime).await
         }
         Err(error) => {
             tracing::debug!(%error, "application did not answer the upgrade");
@@ -145,13 +129,30 @@ where
     }
 }
 
+/// Passes on the response with which the application declined.
+async fn declined(
+    worker: &Worker,
+    response: Http1Response,
+    answer: (response::Parts, BodyLength),
+    responder: &mut impl Downstream,
+    lifetime: &mut Lifetime<'_>,
+) -> Outcome {
+    let status = answer.0.status;
+    match pass_on(response, answer, responder, lifetime).await {
+        Ok((bytes, result)) => {
+            Outcome::declined(status, bytes, &result).counted(&worker.counters, Direction::Inbound)
+        }
+        Err(_) => Outcome::failed(Reason::ProtocolError),
+    }
+}
+
 async fn open_upgrade(
     worker: &Rc<Worker>,
     source: &Source,
     head: &request::Parts,
     token: HeaderValue,
     port: u16,
-) -> Result<crate::http::upstream::Http1Response, crate::http::body::BodyError> {
+) -> Result<Http1Response, crate::http::body::BodyError> {
     let lease = worker
         .apps
         .fresh(worker.app_address(port, source.own))

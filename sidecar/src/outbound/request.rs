@@ -18,7 +18,7 @@ use crate::http::answer::Answer;
 use crate::http::body::{BodyError, BodySink as _, BodySource};
 use crate::http::ending::Endless;
 use crate::http::forward::{
-    Download, Downstream, Exchanged, ForwardError, Head, Response as _, forward,
+    Downstream, Exchanged, ForwardError, Head, Response as _, forward, pass_on,
 };
 use crate::http::gather::gather;
 use crate::http::h1::{self, Connection};
@@ -482,14 +482,13 @@ where
                         .switched()
                         .counted(&worker.counters, Direction::Outbound);
                 }
-                Ok((head, length)) => {
-                    let status = head.status;
-                    let Ok(sink) = responder.respond(head, length) else {
+                Ok(answer) => {
+                    let status = answer.0.status;
+                    let passed = pass_on(response, answer, &mut responder, &mut Endless).await;
+                    let Ok((bytes, result)) = passed else {
                         return Outcome::failed(Reason::ProtocolError);
                     };
-                    let mut body = Download::new(response.into_body(), sink);
-                    let result = body.pass_on(&mut Endless).await;
-                    return Outcome::declined(status, body.bytes(), &result)
+                    return Outcome::declined(status, bytes, &result)
                         .counted(&worker.counters, Direction::Outbound);
                 }
                 Err(error) => {
