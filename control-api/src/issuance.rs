@@ -145,25 +145,15 @@ impl Issuance {
         lifetime: Duration,
         now: i64,
     ) -> Result<Granted, IssueError> {
-        let workload = self.workload_of(peer, now)?;
+        let (workload, recorded) = self.recognize(peer, now)?;
         let key = RequestedKey::parse(request)?;
-        let bound = if only_by_others {
-            peer.not_after()
-        } else {
-            let serial = hex(peer.serial());
-            let bound = self.store.read(|read| {
-                let record = issued::get(read, &serial)?;
-                if let Some(bound) = record.and_then(|record| record.bound) {
-                    return Ok::<_, StoreError>(bound);
-                }
-                // Who vouched is not known of certificates that were issued before it was noted, or that the store knows
-                // nothing of: where others may have, also if they do not any more, what is issued for one ends with it.
-                Ok(match issued::others_were_believed(read)? {
-                    true => peer.not_after(),
-                    false => 0,
-                })
-            });
-            bound?
+        let bound = match recorded {
+            _ if only_by_others => peer.not_after(),
+            Some(bound) => bound,
+            // Who vouched is not known of certificates that were issued before it was noted, or that the store knows nothing
+            // of: where others may have, also if they do not any more, what is issued for one ends with it.
+            None if self.store.read(issued::others_were_believed)? => peer.not_after(),
+            None => 0,
         };
         let granted = self.store.write(|write| {
             let serial = unused_serial(write)?;
@@ -183,6 +173,16 @@ impl Issuance {
         peer: &VerifiedPeer,
         now: i64,
     ) -> Result<Arc<Registered>, IssueError> {
+        self.recognize(peer, now).map(|(workload, _)| workload)
+    }
+
+    /// [`Self::workload_of`] a peer, and the bound on record of what is issued on the strength of its certificate, if there is
+    /// such a record.
+    fn recognize(
+        &self,
+        peer: &VerifiedPeer,
+        now: i64,
+    ) -> Result<(Arc<Registered>, Option<i64>), IssueError> {
         let world = self.registry.world();
         world
             .refuse_revoked(peer, now)
@@ -190,22 +190,21 @@ impl Issuance {
         let record = self
             .store
             .read(|read| issued::get(read, &hex(peer.serial())))?;
-        let is_by_others = |record: &IssuedRecord| record.bound.is_some_and(|bound| bound != 0);
-        if record.as_ref().is_some_and(is_by_others)
-            && !self.authorities.others_vouch_for(peer.id())
-        {
+        let bound = record.as_ref().and_then(|record| record.bound);
+        if bound.is_some_and(|bound| bound != 0) && !self.authorities.others_vouch_for(peer.id()) {
             return Err(IssueError::Unvouched(peer.id().to_string()));
         }
         let recorded = record
             .and_then(|r| world.workload(&r.workload))
             .filter(|w| w.id == *peer.id());
-        recorded
+        let workload = recorded
             .or_else(|| world.workloads().find(|w| w.id == *peer.id()))
             .cloned()
             .ok_or_else(|| IssueError::NotRegistered {
                 workload: None,
                 id: peer.id().to_string(),
-            })
+            })?;
+        Ok((workload, bound))
     }
 
     fn issue(
