@@ -101,9 +101,9 @@ impl Source {
     }
 
     /// Who calls, as far as that is known.
-    pub fn caller(&self) -> Caller<'_> {
+    pub fn caller(&self) -> Caller {
         match &self.peer {
-            Some(peer) => Caller::Peer(peer.id()),
+            Some(peer) => Caller::Peer(peer.id().clone()),
             None => Caller::Plain(self.address.ip()),
         }
     }

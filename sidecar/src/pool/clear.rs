@@ -20,40 +20,15 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whose requests a connection carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Caller<'a> {
+pub enum Caller {
     /// A peer of the mesh.
-    Peer(&'a SpiffeId),
+    Peer(SpiffeId),
     /// Somebody without a certificate.
     Plain(IpAddr),
 }
 
-/// A [`Caller`] that is held.
-enum Owner {
-    Peer(SpiffeId),
-    Plain(IpAddr),
-}
-
-impl Owner {
-    fn is(&self, caller: &Caller<'_>) -> bool {
-        match (self, caller) {
-            (Self::Peer(own), Caller::Peer(id)) => own == *id,
-            (Self::Plain(own), Caller::Plain(address)) => own == address,
-            _ => false,
-        }
-    }
-}
-
-impl From<&Caller<'_>> for Owner {
-    fn from(caller: &Caller<'_>) -> Self {
-        match caller {
-            Caller::Peer(id) => Self::Peer((*id).clone()),
-            Caller::Plain(address) => Self::Plain(*address),
-        }
-    }
-}
-
 struct Held {
-    owner: Owner,
+    caller: Caller,
     send: Sender,
     ended: Rc<Cell<bool>>,
     used: Instant,
@@ -98,12 +73,8 @@ impl Pool {
     ///
     /// # Errors
     /// See [`ClearError`].
-    pub async fn sender(
-        &self,
-        address: SocketAddr,
-        caller: &Caller<'_>,
-    ) -> Result<Sender, ClearError> {
-        let is_his = |held: &&mut Held| held.owner.is(caller) && !held.ended.get();
+    pub async fn sender(&self, address: SocketAddr, caller: &Caller) -> Result<Sender, ClearError> {
+        let is_his = |held: &&mut Held| held.caller == *caller && !held.ended.get();
         if let Some(all) = self.held.borrow_mut().get_mut(&address)
             && let Some(held) = all.iter_mut().find(is_his)
         {
@@ -125,9 +96,9 @@ impl Pool {
         });
         let mut held = self.held.borrow_mut();
         let all = held.entry(address).or_default();
-        all.retain(|held| !held.owner.is(caller));
+        all.retain(|held| held.caller != *caller);
         all.push(Held {
-            owner: caller.into(),
+            caller: caller.clone(),
             send: send.clone(),
             ended,
             used: Instant::now(),
@@ -136,9 +107,9 @@ impl Pool {
     }
 
     /// Forgets the connection to `address` for `caller`: it refused a stream.
-    pub fn forget(&self, address: SocketAddr, caller: &Caller<'_>) {
+    pub fn forget(&self, address: SocketAddr, caller: &Caller) {
         if let Some(all) = self.held.borrow_mut().get_mut(&address) {
-            all.retain(|held| !held.owner.is(caller));
+            all.retain(|held| held.caller != *caller);
         }
     }
 
@@ -189,7 +160,7 @@ mod tests {
                     SpiffeId::parse(&id).expect("an identity")
                 });
                 let plain = Caller::Plain(IpAddr::from([10, 0, 0, 1]));
-                let callers = [Caller::Peer(&web), Caller::Peer(&batch), plain];
+                let callers = [Caller::Peer(web), Caller::Peer(batch), plain];
                 for _ in 0..2 {
                     for caller in &callers {
                         pool.sender(address, caller).await.expect("a connection");
