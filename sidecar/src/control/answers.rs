@@ -17,7 +17,7 @@ use crate::lookups::{Found, Lookup, Lookups, Question};
 const LOOK: Duration = Duration::from_secs(60);
 
 /// For how long after the control stream was lost it is believed that there is nobody of the mesh where there was nobody.
-pub(super) const BELIEVED: Duration = Duration::from_secs(3_600);
+const BELIEVED: Duration = Duration::from_secs(3_600);
 
 type Answer = watch::Sender<Option<Found>>;
 

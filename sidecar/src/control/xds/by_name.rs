@@ -166,16 +166,14 @@ impl Client {
 
     /// True once the stream that is open has said what there is of everything that is looked up.
     pub fn is_told(&self) -> bool {
+        let is_told = |kind: &ResourceType| {
+            let is_answered = self.types.get(kind).is_some_and(|state| state.answered);
+            let demand = self.demand.as_ref();
+            is_answered || demand.is_some_and(|demand| demand.asks_nothing(*kind))
+        };
         [ResourceType::Service, ResourceType::Workload]
             .iter()
-            .all(|kind| {
-                let is_answered = self.types.get(kind).is_some_and(|state| state.answered);
-                is_answered
-                    || self
-                        .demand
-                        .as_ref()
-                        .is_some_and(|demand| demand.asks_nothing(*kind))
-            })
+            .all(is_told)
     }
 
     /// Believes no longer that what is not held is not in the mesh. Returns what `build` made, if something else is known then.
@@ -233,8 +231,7 @@ impl Client {
                 let by_name = [ResourceType::Service, ResourceType::Workload];
                 let synced = |kind| self.types.get(kind).is_some_and(|state| state.synced);
                 self.holds_everything |= by_name.iter().all(synced);
-                let answered = |kind| self.types.get(kind).is_some_and(|state| state.answered);
-                self.doubts &= !by_name.iter().all(answered);
+                self.doubts &= !self.is_told();
             }
         }
         self.show_scope(build)

@@ -164,10 +164,9 @@ impl Endpoint {
             Err(_) => Err(AskError::Timeout(timeout)),
         };
         match &result {
-            Ok(_) => self.health.answered(),
             Err(error) if error.is_failure() => self.health.failed(),
             // It, or what answers for it, is there.
-            Err(_) => self.health.answered(),
+            _ => self.health.answered(),
         }
         result
     }

@@ -159,12 +159,12 @@ pub(super) fn write(
     by_waste.sort_unstable();
 
     let mut text = String::from(HEAD);
-    text.push_str("SECTIONS {\n  .text.start : {\n");
+    text.push_str("SECTIONS {\n  .text.run : {\n");
     for file in ASSEMBLY {
         let _ = writeln!(text, "    *aws_lc_sys*:*{file}*(.text)");
     }
     // By their whole names those of a build like this one; what patterns take beside them then lies behind.
-    for name in start.iter().chain(traffic.difference(start)) {
+    for name in start.iter().chain(traffic) {
         if pattern(name) != **name {
             let _ = writeln!(text, "    *(.text*.{name})");
         }
