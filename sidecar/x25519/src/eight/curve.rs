@@ -44,7 +44,7 @@ impl Extended {
     }
 
     /// The sum of two points.
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     #[inline]
     pub(super) fn add(&self, other: &Summand) -> Quotients {
         let a = self.y.sub(&self.x).mul(&other.minus);
@@ -59,7 +59,7 @@ impl Extended {
     }
 
     /// Twice the point.
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     #[inline]
     pub(super) fn double(&self) -> Quotients {
         let (a, b) = (self.x.square(), self.y.square());
@@ -74,7 +74,7 @@ impl Extended {
 }
 
 impl Quotients {
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     #[inline]
     pub(super) fn extended(&self) -> Extended {
         Extended {

@@ -1,6 +1,8 @@
 //! Arithmetic modulo p = 2^255 - 19 of public numbers (RFC 7748 §4.1), one at a time: makes the table, and what is told of
 //! the results.
 //!
+//! Nothing is inlined: the table is made once, and its text would be three times as long.
+//!
 //! An element is five limbs of 51 bits. What an operation is given has limbs less than 2^52, what it returns has limbs less
 //! than [`CARRIED`].
 
@@ -35,6 +37,7 @@ impl Field {
     }
 
     /// The same element, the number less than p, with limbs of no more than 51 bits.
+    #[inline(never)]
     pub(super) fn canonical(&self) -> Self {
         let Self(mut limbs) = self.checked();
         // Twice, as what the first passes on from the highest limb can have the lowest overflow again.
@@ -70,11 +73,13 @@ impl Field {
         *self
     }
 
+    #[inline(never)]
     pub(super) fn add(&self, other: &Self) -> Self {
         let (a, b) = (self.checked(), other.checked());
         carried(std::array::from_fn(|i| u128::from(a.0[i] + b.0[i])))
     }
 
+    #[inline(never)]
     pub(super) fn sub(&self, other: &Self) -> Self {
         let (a, b) = (self.checked(), other.checked());
         // Twice 2p: what is subtracted may have limbs of up to 52 bits.
@@ -83,6 +88,7 @@ impl Field {
         }))
     }
 
+    #[inline(never)]
     pub(super) fn mul(&self, other: &Self) -> Self {
         let (a, b) = (self.checked(), other.checked());
         let mut columns = [0; 5];

@@ -7,8 +7,8 @@
 use std::arch::x86_64::{
     __m512i, _mm_cvtsi64_si128, _mm_cvtsi128_si64, _mm_unpackhi_epi64, _mm512_add_epi64,
     _mm512_and_si512, _mm512_extracti32x4_epi32, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64,
-    _mm512_set_epi64, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_slli_epi64, _mm512_srl_epi64,
-    _mm512_srli_epi64, _mm512_sub_epi64,
+    _mm512_mullo_epi64, _mm512_set_epi64, _mm512_set1_epi64, _mm512_setzero_si512,
+    _mm512_srl_epi64, _mm512_srli_epi64, _mm512_sub_epi64,
 };
 
 #[cfg(doc)]
@@ -82,20 +82,20 @@ impl Lanes {
         elements
     }
 
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     #[inline]
     pub(super) fn add(&self, other: &Self) -> Self {
         carried(sum(&self.0, &other.0))
     }
 
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     #[inline]
     pub(super) fn sub(&self, other: &Self) -> Self {
         carried(sum(&self.0, &other.negated()))
     }
 
     /// Twice the element and another with limbs less than 2^52.
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     #[inline]
     pub(super) fn twice_and(&self, other: &[__m512i; 5]) -> Self {
         carried(sum(&sum(&self.0, &self.0), other))
@@ -116,72 +116,88 @@ impl Lanes {
     }
 
     /// The product of elements with limbs less than 2^52.
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    ///
+    /// An upper half is of twice the weight of the next limb, as a limb has one bit less than a half. So upper halves are added
+    /// up first, then doubled, and the lower halves added on top.
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     #[inline]
     pub(super) fn mul(&self, other: &Self) -> Self {
         let (a, b) = (&self.0, &other.0);
-        let mut low = [_mm512_setzero_si512(); 9];
-        let mut high = [_mm512_setzero_si512(); 9];
+        let mut columns = [_mm512_setzero_si512(); 10];
         for i in 0..5 {
             for j in 0..5 {
-                low[i + j] = _mm512_madd52lo_epu64(low[i + j], a[i], b[j]);
-                high[i + j] = _mm512_madd52hi_epu64(high[i + j], a[i], b[j]);
+                let column = &mut columns[i + j + 1];
+                *column = _mm512_madd52hi_epu64(*column, a[i], b[j]);
             }
         }
-        reduced(&low, &high)
+        for column in &mut columns {
+            *column = _mm512_add_epi64(*column, *column);
+        }
+        for i in 0..5 {
+            for j in 0..5 {
+                let column = &mut columns[i + j];
+                *column = _mm512_madd52lo_epu64(*column, a[i], b[j]);
+            }
+        }
+        folded(&columns)
     }
 
     /// The square of an element with limbs less than 2^52: products of two different limbs once, and doubled.
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    ///
+    /// When an element is inverted each square waits for the one before, so that sums are short here, one for each weight, and
+    /// the lowest limb, which is the last to be known, comes last (2.1 us for an inversion; 2.5 with sums as for a product).
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     #[inline]
     pub(super) fn square(&self) -> Self {
         let a = &self.0;
-        let mut low = [_mm512_setzero_si512(); 9];
-        let mut high = [_mm512_setzero_si512(); 9];
-        for i in 0..5 {
-            for j in i + 1..5 {
-                low[i + j] = _mm512_madd52lo_epu64(low[i + j], a[i], a[j]);
-                high[i + j] = _mm512_madd52hi_epu64(high[i + j], a[i], a[j]);
+        let zero = _mm512_setzero_si512();
+        let (mut once, mut twice, mut four_times) = ([zero; 10], [zero; 10], [zero; 10]);
+        for i in (0..5).rev() {
+            let k = 2 * i;
+            once[k] = _mm512_madd52lo_epu64(once[k], a[i], a[i]);
+            twice[k + 1] = _mm512_madd52hi_epu64(twice[k + 1], a[i], a[i]);
+            for j in (i + 1..5).rev() {
+                let k = i + j;
+                twice[k] = _mm512_madd52lo_epu64(twice[k], a[i], a[j]);
+                four_times[k + 1] = _mm512_madd52hi_epu64(four_times[k + 1], a[i], a[j]);
             }
         }
-        for k in 1..8 {
-            low[k] = _mm512_add_epi64(low[k], low[k]);
-            high[k] = _mm512_add_epi64(high[k], high[k]);
+        for k in 0..10 {
+            let four_times = _mm512_add_epi64(four_times[k], four_times[k]);
+            let twice = _mm512_add_epi64(twice[k], four_times);
+            once[k] = _mm512_add_epi64(once[k], _mm512_add_epi64(twice, twice));
         }
-        for i in 0..5 {
-            low[2 * i] = _mm512_madd52lo_epu64(low[2 * i], a[i], a[i]);
-            high[2 * i] = _mm512_madd52hi_epu64(high[2 * i], a[i], a[i]);
-        }
-        reduced(&low, &high)
+        folded(&once)
     }
 
-    /// To the power of 2^count.
-    #[target_feature(enable = "avx512f,avx512ifma")]
-    fn squared(&self, count: u32) -> Self {
+    /// To the power of 2^squares, times another. Not inlined, for [`Lanes::invert`] is nothing else, twelve times.
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
+    #[inline(never)]
+    fn raised(&self, squares: u32, other: &Self) -> Self {
         let mut power = *self;
-        for _ in 0..count {
+        for _ in 0..squares {
             power = power.square();
         }
-        power
+        power.mul(other)
     }
 
-    /// The inverse; zero for zero. To the power of p - 2, by 254 squares and 11 products whatever the element is.
-    #[target_feature(enable = "avx512f,avx512ifma")]
+    /// The inverse; zero for zero. To the power of p - 2, by 253 squares and 12 products whatever the element is.
+    #[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
     pub(super) fn invert(&self) -> Self {
         // Named by the exponent; `ones_n` is to the power of 2^n - 1.
-        let two = self.square();
-        let nine = two.squared(2).mul(self);
-        let eleven = nine.mul(&two);
-        let ones_5 = eleven.square().mul(&nine);
-        let ones_10 = ones_5.squared(5).mul(&ones_5);
-        let ones_20 = ones_10.squared(10).mul(&ones_10);
-        let ones_40 = ones_20.squared(20).mul(&ones_20);
-        let ones_50 = ones_40.squared(10).mul(&ones_10);
-        let ones_100 = ones_50.squared(50).mul(&ones_50);
-        let ones_200 = ones_100.squared(100).mul(&ones_100);
-        let ones_250 = ones_200.squared(50).mul(&ones_50);
+        let two = self.raised(0, self);
+        let nine = two.raised(2, self);
+        let eleven = nine.raised(0, &two);
+        let ones_5 = eleven.raised(1, &nine);
+        let ones_10 = ones_5.raised(5, &ones_5);
+        let ones_20 = ones_10.raised(10, &ones_10);
+        let ones_40 = ones_20.raised(20, &ones_20);
+        let ones_50 = ones_40.raised(10, &ones_10);
+        let ones_100 = ones_50.raised(50, &ones_50);
+        let ones_200 = ones_100.raised(100, &ones_100);
+        let ones_250 = ones_200.raised(50, &ones_50);
         // 2^255 - 2^5 + 11.
-        ones_250.squared(5).mul(&eleven)
+        ones_250.raised(5, &eleven)
     }
 }
 
@@ -198,32 +214,24 @@ fn sum(a: &[__m512i; 5], b: &[__m512i; 5]) -> [__m512i; 5] {
     ]
 }
 
-/// What the halves of products of limbs add up to, modulo p. `low[k]` is of the weight of limb k, which are the products of
-/// limbs i and k - i; `high[k]` of twice that of limb k + 1, for a limb has one bit less than a half.
+/// The sum of columns, each of the weight of the limb of its number, modulo p: from 2^255 on times 19.
 ///
-/// No more than five products are in one of them: with the halves doubled a column is less than 15 * 2^52, and with what is
-/// of 2^255 and therefore times 19, less than 2^61.
-#[target_feature(enable = "avx512f,avx512ifma")]
+/// No more than 15 halves of less than 2^52 are in a column of a product. With 19 times the upper columns that is less than
+/// 2^61, in the highest limb less than 51 * 2^52.
+#[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
 #[inline]
-fn reduced(low: &[__m512i; 9], high: &[__m512i; 9]) -> Lanes {
-    let twice = |half| _mm512_add_epi64(half, half);
-    let column = |k: usize| match k {
-        0 => low[0],
-        9 => twice(high[8]),
-        _ => _mm512_add_epi64(low[k], twice(high[k - 1])),
+fn folded(columns: &[__m512i; 10]) -> Lanes {
+    // For this AVX-512DQ is needed. By what there is without a share takes a fifth longer.
+    let limb = |k: usize| {
+        let folded = _mm512_mullo_epi64(columns[k + 5], all(19));
+        _mm512_add_epi64(columns[k], folded)
     };
-    let folded = |k: usize| {
-        let upper = column(k + 5);
-        let three = _mm512_add_epi64(upper, twice(upper));
-        let nineteen = _mm512_add_epi64(three, _mm512_slli_epi64::<4>(upper));
-        _mm512_add_epi64(column(k), nineteen)
-    };
-    carried([folded(0), folded(1), folded(2), folded(3), folded(4)])
+    carried([limb(0), limb(1), limb(2), limb(3), limb(4)])
 }
 
-/// Passes on what is larger than a limb, from every one at once. Limbs are less than 2^61, the highest less than 2^58: what is
-/// passed on is less than 2^10, and 19 times less than 2^7 from the highest to the lowest.
-#[target_feature(enable = "avx512f,avx512ifma")]
+/// Passes on what is larger than a limb, from every one at once. Limbs are less than 2^61, the highest less than 102 * 2^51:
+/// less than 2^10 is passed on, and from the highest to the lowest 19 times less than 102, which is less than 2^11.
+#[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
 #[inline]
 fn carried(limbs: [__m512i; 5]) -> Lanes {
     let [a, b, c, d, e] = limbs;
@@ -238,26 +246,16 @@ fn carried(limbs: [__m512i; 5]) -> Lanes {
     ])
 }
 
-/// The digits of the number in each lane, by what [`super::recoded`] makes of it: sixteen in a word.
-pub(super) struct Digits([__m512i; 4]);
-
-impl Digits {
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn new(words: &Words) -> Self {
-        let [a, b, c, d] = words;
-        Self([load(a), load(b), load(c), load(d)])
-    }
-
-    /// The digit of each lane that 16 to the power of `place` times is in the number: from -8 to 8.
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    pub(super) fn at(&self, place: usize) -> __m512i {
-        let shift = _mm_cvtsi64_si128(4 * (place % 16) as i64);
-        let bits = _mm512_srl_epi64(self.0[place / 16], shift);
-        // To the highest nothing was added.
-        let added = if place == 63 { 0 } else { 8 };
-        _mm512_sub_epi64(_mm512_and_si512(bits, all(15)), all(added))
-    }
+/// The digit of each lane's number that is taken 16 to the power of `place` times, from -8 to 8, out of what
+/// [`super::recode`] makes of the number: words of sixteen digits.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn digits(words: &Words, place: usize) -> __m512i {
+    let shift = _mm_cvtsi64_si128(4 * (place % 16) as i64);
+    let bits = _mm512_srl_epi64(load(&words[place / 16]), shift);
+    // To the highest nothing was added.
+    let added = if place == 63 { 0 } else { 8 };
+    _mm512_sub_epi64(_mm512_and_si512(bits, all(15)), all(added))
 }
 
 #[cfg(test)]

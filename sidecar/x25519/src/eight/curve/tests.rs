@@ -52,7 +52,7 @@ fn points(extended: &Extended) -> [Point; COUNT] {
     })
 }
 
-#[target_feature(enable = "avx512f,avx512ifma")]
+#[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
 fn check_eight(a: &[Point; COUNT], b: &[Point; COUNT], z: &BigUint) {
     let result = points(&extended(a, z).add(&summands(b)).extended());
     let doubled = points(&extended(a, z).double().extended());

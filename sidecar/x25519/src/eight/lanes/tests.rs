@@ -24,7 +24,7 @@ fn compare(what: &str, result: &Elements, bound: u64, expected: impl Fn(usize) -
 }
 
 /// Of elements with limbs less than 2^52 what those may be in.
-#[target_feature(enable = "avx512f,avx512ifma")]
+#[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
 fn check_products(a: &Elements, b: &Elements) {
     let (x, y) = (a.each_ref().map(big), b.each_ref().map(big));
     let (a, b) = (Lanes::new(a), Lanes::new(b));
@@ -37,7 +37,7 @@ fn check_products(a: &Elements, b: &Elements) {
 }
 
 /// Of carried elements the rest.
-#[target_feature(enable = "avx512f,avx512ifma")]
+#[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
 fn check_sums(a: &Elements, b: &Elements) {
     let (x, y) = (a.each_ref().map(big), b.each_ref().map(big));
     let (a, b) = (Lanes::new(a), Lanes::new(b));
@@ -60,7 +60,7 @@ fn check_sums(a: &Elements, b: &Elements) {
     );
 }
 
-#[target_feature(enable = "avx512f,avx512ifma")]
+#[target_feature(enable = "avx512f,avx512dq,avx512ifma")]
 fn check_inverses(a: &Elements) {
     let inverse = Lanes::new(a).invert().elements();
     compare("inverse", &inverse, CARRIED, |lane| {
@@ -108,8 +108,9 @@ fn inverses_of_edges_are_inverses() {
 
 #[target_feature(enable = "avx512f")]
 fn digits_of(secrets: &[[u8; 32]; COUNT]) -> Vec<[i64; COUNT]> {
-    let digits = Digits::new(&crate::eight::recoded(secrets));
-    let words = (0..64).map(|place| store(digits.at(place)));
+    let mut words = [[0; COUNT]; 4];
+    crate::eight::recode(secrets, &mut words);
+    let words = (0..64).map(|place| store(digits(&words, place)));
     words.map(|words| words.map(u64::cast_signed)).collect()
 }
 
