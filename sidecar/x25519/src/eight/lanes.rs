@@ -16,7 +16,7 @@ use super::field::CARRIED;
 use super::field::{BITS, Field, MASK, TWICE_P};
 use super::{COUNT, Words};
 
-/// One word for each lane.
+/// One word for each lane: a single load, if the words are in memory.
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(super) fn load(words: &[u64; COUNT]) -> __m512i {

@@ -21,6 +21,19 @@ pub(super) fn special_secrets() -> Vec<[u8; 32]> {
         secrets.push(ones.map(|byte| byte & 0x77));
         secrets.push(ones.map(|byte| byte & 0x88));
     }
+    for place in 0..64 {
+        // Nothing but sevens above a digit of which a carry goes through all of them.
+        for digit in 6..10 {
+            let mut sevens = [0x77; 32];
+            sevens[..place / 2].fill(0);
+            sevens[place / 2] = if place % 2 == 0 {
+                0x70 | digit
+            } else {
+                digit << 4
+            };
+            secrets.push(sevens);
+        }
+    }
     for small in 0..=255 {
         let mut secret = [0; 32];
         secret[0] = small;

@@ -2,12 +2,10 @@ use num_bigint::BigUint;
 use proptest::prelude::*;
 
 use super::*;
-use crate::eight::field::CARRIED;
-use crate::eight::field::Field;
-use crate::eight::oracle::big;
+use crate::eight::field::{CARRIED, Field};
 use crate::eight::oracle::{
-    Point, any_element, base, d, field_of, inverse, multiples, negative, neutral, p, small_points,
-    sum,
+    Point, any_element, base, big, d, field_of, inverse, multiples, negative, neutral, p,
+    small_points, sum,
 };
 use crate::eight::{COUNT, Processor};
 

@@ -1,7 +1,8 @@
-use super::*;
-use crate::eight::oracle::{FULL, any_element, big, edges, field_of, p};
 use num_bigint::BigUint;
 use proptest::prelude::*;
+
+use super::*;
+use crate::eight::oracle::{FULL, any_element, big, edges, field_of, p};
 
 fn check(a: &Field, b: &Field) {
     let (x, y) = (big(a), big(b));
