@@ -8,11 +8,11 @@
 //! - one formula adds all points, equal, opposite and neutral ones ([`curve`]),
 //! - the exponent of the inversion is a constant ([`lanes::Lanes::invert`]).
 //!
-//! Arithmetic with branches ([`field`]) makes the table, and of the results, which are public, the bytes. Digits are wiped;
-//! what registers spill to the stack meanwhile, multiples and sums, is not, but written over by the next call.
+//! Digits are wiped; what registers spill to the stack meanwhile, multiples and sums, is not, but written over by the next call.
 
 mod curve;
 mod field;
+mod inverse;
 mod lanes;
 #[cfg(test)]
 mod oracle;

@@ -1,10 +1,13 @@
-//! Arithmetic modulo p = 2^255 - 19 of public numbers (RFC 7748 §4.1), one at a time: makes the table, and what is told of
-//! the results.
+//! Arithmetic modulo p = 2^255 - 19 (RFC 7748 §4.1), one at a time: makes the table, of results the bytes, and of
+//! what is shared the quotient.
 //!
-//! Nothing is inlined: the table is made once, and its text would be three times as long.
+//! Numbers may be secret: none decides a branch or an address. Nothing is inlined: the table is made once, and its text would
+//! be three times as long.
 //!
 //! An element is five limbs of 51 bits. What an operation is given has limbs less than 2^52, what it returns has limbs less
 //! than [`CARRIED`].
+
+use super::inverse::inverse;
 
 /// Bits of a limb.
 pub(super) const BITS: u32 = 51;
@@ -45,23 +48,27 @@ impl Field {
             let carry = pass(&mut limbs, 0);
             limbs[0] += 19 * carry;
         }
-        // Now it is less than 2^255, and p or more exactly where 19 more is not.
-        let less = limbs;
-        let carry = pass(&mut limbs, 19);
-        Self(if carry == 0 { less } else { limbs })
+        // Now it is less than 2^255, and p or more exactly where 19 more is not: then it is as much more as 19 more is too much.
+        let is_more = pass(&mut { limbs }, 19);
+        pass(&mut limbs, 19 * is_more);
+        Self(limbs)
     }
 
-    /// The number less than p that the element is, lowest byte first.
-    pub(super) fn bytes(&self) -> [u8; 32] {
+    /// The number less than p that the element is, lowest word first.
+    fn words(&self) -> [u64; 4] {
         let Self([a, b, c, d, e]) = self.canonical();
-        let words = [
+        [
             a | b << 51,
             b >> 13 | c << 38,
             c >> 26 | d << 25,
             d >> 39 | e << 12,
-        ];
+        ]
+    }
+
+    /// The number less than p that the element is, lowest byte first.
+    pub(super) fn bytes(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
-        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(self.words()) {
             *bytes = word.to_le_bytes();
         }
         bytes
@@ -76,43 +83,67 @@ impl Field {
     #[inline(never)]
     pub(super) fn add(&self, other: &Self) -> Self {
         let (a, b) = (self.checked(), other.checked());
-        carried(std::array::from_fn(|i| u128::from(a.0[i] + b.0[i])))
+        Self::carried(std::array::from_fn(|i| u128::from(a.0[i] + b.0[i])))
     }
 
     #[inline(never)]
     pub(super) fn sub(&self, other: &Self) -> Self {
         let (a, b) = (self.checked(), other.checked());
         // Twice 2p: what is subtracted may have limbs of up to 52 bits.
-        carried(std::array::from_fn(|i| {
+        Self::carried(std::array::from_fn(|i| {
             u128::from(a.0[i] + 2 * TWICE_P[i] - b.0[i])
         }))
     }
 
     #[inline(never)]
     pub(super) fn mul(&self, other: &Self) -> Self {
-        let (a, b) = (self.checked(), other.checked());
-        let mut columns = [0; 5];
-        for (i, a) in a.0.iter().enumerate() {
-            for (j, b) in b.0.iter().enumerate() {
-                let product = u128::from(*a) * u128::from(*b);
-                columns[(i + j) % 5] += if i + j < 5 { product } else { 19 * product };
-            }
-        }
-        carried(columns)
+        let (a, b) = (self.checked().0, other.checked().0);
+        // Of places from 255 bits on.
+        let wrapped = b.map(|limb| 19 * limb);
+        Self::carried(std::array::from_fn(|k| {
+            let product = |i: usize| match k.checked_sub(i) {
+                Some(j) => wide(a[i], b[j]),
+                None => wide(a[i], wrapped[5 + k - i]),
+            };
+            product(0) + product(1) + product(2) + product(3) + product(4)
+        }))
     }
 
     /// The inverse; zero for zero.
     pub(super) fn invert(&self) -> Self {
-        // To the p - 2, which is 2^255 - 21: of its bits, all ones but for 2^4 and 2^2 (and 2^0, which is set).
-        let mut power = Self::ONE;
-        for bit in (0..255).rev() {
-            power = power.mul(&power);
-            if bit != 4 && bit != 2 {
-                power = power.mul(self);
-            }
-        }
-        power
+        Self::new(inverse(&self.words()))
     }
+
+    /// Passes on what is larger than a limb, from every one at once and then again. Columns are less than 2^111, the highest
+    /// less than 2^107, as those of products are: the first passes on less than 2^60 each, and 19 times less than 2^56 from the
+    /// highest; the second less than 2^10, and 19 times less than 2^7.
+    #[inline]
+    pub(super) fn carried(columns: [u128; 5]) -> Self {
+        let rest = columns.map(|column| column as u64 & MASK);
+        let [a, b, c, d, e] = columns.map(|column| (column >> BITS) as u64);
+        let sums = [
+            rest[0] + 19 * e,
+            rest[1] + a,
+            rest[2] + b,
+            rest[3] + c,
+            rest[4] + d,
+        ];
+        let rest = sums.map(|sum| sum & MASK);
+        let [a, b, c, d, e] = sums.map(|sum| sum >> BITS);
+        let field = Self([
+            rest[0] + 19 * e,
+            rest[1] + a,
+            rest[2] + b,
+            rest[3] + c,
+            rest[4] + d,
+        ]);
+        debug_assert!(field.0.iter().all(|limb| *limb < CARRIED));
+        field
+    }
+}
+
+fn wide(a: u64, b: u64) -> u128 {
+    u128::from(a) * u128::from(b)
 }
 
 /// Passes a carry on from the lowest limb to the highest: what is passed on from that.
@@ -123,20 +154,6 @@ fn pass(limbs: &mut [u64; 5], mut carry: u64) -> u64 {
         carry = sum >> BITS;
     }
     carry
-}
-
-/// Passes on what is larger than a limb, from every one at once and then again. Of a product the first passes on less than
-/// 2^60 each; the second less than 2^10, and 19 times less than 2^7 from the highest.
-fn carried(columns: [u128; 5]) -> Field {
-    let pass = |columns: [u128; 5]| {
-        let [a, b, c, d, e] = columns.map(|column| column >> BITS);
-        let [r0, r1, r2, r3, r4] = columns.map(|column| column & u128::from(MASK));
-        [r0 + 19 * e, r1 + a, r2 + b, r3 + c, r4 + d]
-    };
-    let limbs = pass(pass(columns)).map(|limb| limb as u64);
-    let field = Field(limbs);
-    debug_assert!(limbs.iter().all(|limb| *limb < CARRIED));
-    field
 }
 
 #[cfg(test)]
