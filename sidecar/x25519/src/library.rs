@@ -1,4 +1,4 @@
-//! X25519 by aws-lc: of any point, and of the base point where nothing better is at hand.
+//! X25519 by aws-lc, where nothing better is at hand.
 //!
 //! aws-lc-rs, which is what everything else uses, makes a secret of its own for an agreement, or computes the public value of
 //! one that it is given once more. So this calls what that is built on. Nothing in there depends in time on the secret.

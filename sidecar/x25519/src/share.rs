@@ -105,7 +105,10 @@ impl KeyShare {
     /// What both sides share; `None` if the peer's value leads to all zeroes, which is to end a handshake (RFC 8446 §7.4.2).
     #[must_use]
     pub fn agree(self, peer: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
-        library::agree(&self.secret, peer)
+        match Processor::detect() {
+            Some(processor) => processor.agree(&self.secret, peer),
+            None => library::agree(&self.secret, peer),
+        }
     }
 }
 

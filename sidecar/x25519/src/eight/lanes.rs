@@ -27,7 +27,7 @@ pub(super) fn load(words: &[u64; COUNT]) -> __m512i {
 /// The word of each lane.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn store(words: __m512i) -> [u64; COUNT] {
+pub(super) fn store(words: __m512i) -> [u64; COUNT] {
     let pairs = [
         _mm512_extracti32x4_epi32::<0>(words),
         _mm512_extracti32x4_epi32::<1>(words),
