@@ -4,15 +4,16 @@
 //! whole, which extracts the secret again where there is one to extract, and prepares the key of HMAC, two blocks of the hash
 //! function, each time. Here a secret becomes a key of HMAC, and every value derived from it starts from there.
 //!
-//! An extracted secret lies on the stack for a moment on its way into its key, and is not wiped there: the library's type for
-//! what HMAC gives cannot be. The same holds for each value that is derived, here and in rustls' own implementation.
+//! What is extracted or derived on the way is wiped; [`super::hmac`] says what is not.
 
+use std::iter::once;
 use std::sync::{LazyLock, OnceLock};
 
-use aws_lc_rs::hmac;
 use rustls::crypto::aws_lc_rs::cipher_suite as theirs;
 use rustls::crypto::tls13::{Hkdf, HkdfExpander, OkmBlock, OutputLengthError};
 use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
+
+use super::hmac::{Function, Key, MAX_HASH, Sha256, Sha384, Tag};
 
 /// The cipher suites of every connection, the one that is preferred first.
 pub(super) fn cipher_suites() -> Vec<SupportedCipherSuite> {
@@ -31,7 +32,7 @@ static CHACHA20: Suite =
     LazyLock::new(|| with_hkdf(theirs::TLS13_CHACHA20_POLY1305_SHA256, &SHA256));
 
 /// The suite as it is, with this HKDF. The hash functions have to agree.
-fn with_hkdf(suite: SupportedCipherSuite, hkdf: &'static Prepared) -> Option<Tls13CipherSuite> {
+fn with_hkdf(suite: SupportedCipherSuite, hkdf: &'static dyn Hkdf) -> Option<Tls13CipherSuite> {
     let suite = suite.tls13()?;
     Some(Tls13CipherSuite {
         common: CipherSuiteCommon {
@@ -45,41 +46,41 @@ fn with_hkdf(suite: SupportedCipherSuite, hkdf: &'static Prepared) -> Option<Tls
     })
 }
 
-static SHA256: Prepared = Prepared::new(hmac::HMAC_SHA256);
-static SHA384: Prepared = Prepared::new(hmac::HMAC_SHA384);
+static SHA256: Prepared<Sha256> = Prepared::new();
+static SHA384: Prepared<Sha384> = Prepared::new();
 
-const ZEROES: [u8; OkmBlock::MAX_LEN] = [0; OkmBlock::MAX_LEN];
+/// As many zeroes as a hash is long, for the secret or the salt that there is none of.
+const ZEROES: [u8; MAX_HASH] = [0; MAX_HASH];
 
 /// HKDF with one hash function.
-struct Prepared {
-    algorithm: hmac::Algorithm,
+struct Prepared<F: Function> {
     /// Where every key schedule without a pre-shared key begins: no secret, and the same for everybody.
-    early: OnceLock<hmac::Key>,
+    early: OnceLock<Key<F>>,
+    /// The salt that is none.
+    unsalted: OnceLock<Key<F>>,
 }
 
-impl Prepared {
-    const fn new(algorithm: hmac::Algorithm) -> Self {
+impl<F: Function> Prepared<F> {
+    const fn new() -> Self {
         Self {
-            algorithm,
             early: OnceLock::new(),
+            unsalted: OnceLock::new(),
         }
     }
 
-    /// As many zeroes as a hash is long.
-    fn zeroes(&self) -> &'static [u8] {
-        &ZEROES[..self.algorithm.tag_len()]
-    }
-
     /// `HKDF-Extract(salt, secret)` (RFC 5869 §2.2), ready to derive from.
-    fn extract(&self, salt: Option<&[u8]>, secret: &[u8]) -> hmac::Key {
-        let salt = hmac::Key::new(self.algorithm, salt.unwrap_or(self.zeroes()));
-        hmac::Key::new(self.algorithm, hmac::sign(&salt, secret).as_ref())
+    fn extract(&self, salt: Option<&[u8]>, secret: &[u8]) -> Key<F> {
+        let extract = |salt: &Key<F>| Key::new(salt.sign(once(secret)).as_ref());
+        match salt {
+            Some(salt) => extract(&Key::new(salt)),
+            None => extract(self.unsalted.get_or_init(|| Key::new(&ZEROES[..F::HASH]))),
+        }
     }
 }
 
-impl Hkdf for Prepared {
+impl<F: Function> Hkdf for Prepared<F> {
     fn extract_from_zero_ikm(&self, salt: Option<&[u8]>) -> Box<dyn HkdfExpander> {
-        let extract = || self.extract(salt, self.zeroes());
+        let extract = || self.extract(salt, &ZEROES[..F::HASH]);
         Box::new(Expander(match salt {
             Some(_) => extract(),
             None => self.early.get_or_init(extract).clone(),
@@ -91,35 +92,31 @@ impl Hkdf for Prepared {
     }
 
     fn expander_for_okm(&self, okm: &OkmBlock) -> Box<dyn HkdfExpander> {
-        Box::new(Expander(hmac::Key::new(self.algorithm, okm.as_ref())))
+        Box::new(Expander(Key::<F>::new(okm.as_ref())))
     }
 
     fn hmac_sign(&self, key: &OkmBlock, message: &[u8]) -> rustls::crypto::hmac::Tag {
-        let key = hmac::Key::new(self.algorithm, key.as_ref());
-        rustls::crypto::hmac::Tag::new(hmac::sign(&key, message).as_ref())
+        let tag = Key::<F>::new(key.as_ref()).sign(once(message));
+        rustls::crypto::hmac::Tag::new(tag.as_ref())
     }
 }
 
 /// A secret that values are derived from.
-struct Expander(hmac::Key);
+struct Expander<F: Function>(Key<F>);
 
-impl Expander {
+impl<F: Function> Expander<F> {
     /// Block `number` of `HKDF-Expand` (RFC 5869 §2.3): `T(number)` after `T(number - 1)`.
-    fn block(&self, before: &[u8], info: &[&[u8]], number: u8) -> hmac::Tag {
-        let mut context = hmac::Context::with_key(&self.0);
-        context.update(before);
-        for part in info {
-            context.update(part);
-        }
-        context.update(&[number]);
-        context.sign()
+    fn block(&self, before: &[u8], info: &[&[u8]], number: u8) -> Tag<F> {
+        let info = info.iter().copied();
+        self.0
+            .sign(once(before).chain(info).chain(once(&[number][..])))
     }
 }
 
-impl HkdfExpander for Expander {
+impl<F: Function> HkdfExpander for Expander<F> {
     fn expand_slice(&self, info: &[&[u8]], output: &mut [u8]) -> Result<(), OutputLengthError> {
-        let mut before: Option<hmac::Tag> = None;
-        for (at, part) in output.chunks_mut(self.hash_len()).enumerate() {
+        let mut before: Option<Tag<F>> = None;
+        for (at, part) in output.chunks_mut(F::HASH).enumerate() {
             let number = u8::try_from(at + 1).map_err(|_| OutputLengthError)?;
             let block = self.block(before.as_ref().map_or(&[][..], AsRef::as_ref), info, number);
             part.copy_from_slice(&block.as_ref()[..part.len()]);
@@ -133,7 +130,7 @@ impl HkdfExpander for Expander {
     }
 
     fn hash_len(&self) -> usize {
-        self.0.algorithm().tag_len()
+        F::HASH
     }
 }
 
@@ -185,12 +182,12 @@ mod tests {
     #[test]
     fn every_way_to_derive_gives_what_rustls_derives() {
         let cases = [
-            (&SHA256, theirs::TLS13_AES_128_GCM_SHA256),
+            (&SHA256 as &dyn Hkdf, theirs::TLS13_AES_128_GCM_SHA256),
             (&SHA384, theirs::TLS13_AES_256_GCM_SHA384),
         ];
         for (ours, suite) in cases {
             let theirs = suite.tls13().unwrap().hkdf_provider;
-            let length = ours.algorithm.tag_len();
+            let length = suite.tls13().unwrap().common.hash_provider.output_len();
             let (salt, secret) = (vec![7; length], [9; 40]);
             let okm = OkmBlock::new(&vec![3; length]);
             let both = |make: &dyn Fn(&dyn Hkdf) -> Box<dyn HkdfExpander>| {
@@ -218,7 +215,7 @@ mod tests {
                 both(&|hkdf| hkdf.extract_from_secret(Some(&salt), &secret));
                 both(&|hkdf| hkdf.expander_for_okm(&okm));
             }
-            let tags = [ours as &dyn Hkdf, theirs].map(|hkdf| hkdf.hmac_sign(&okm, b"message"));
+            let tags = [ours, theirs].map(|hkdf| hkdf.hmac_sign(&okm, b"message"));
             assert_eq!(tags[0].as_ref(), tags[1].as_ref());
         }
     }

@@ -5,6 +5,7 @@
 //! tells, rustls' own unless it is replaced.
 
 mod hkdf;
+mod hmac;
 mod sessions;
 mod tickets;
 mod trust;
