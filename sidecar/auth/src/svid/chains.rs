@@ -9,8 +9,9 @@
 //! Lock-free and bounded: a look-up reads a few slots, an insertion replaces one.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
@@ -24,6 +25,11 @@ use crate::prepared::PreparedKeys;
 const WAYS: usize = 4;
 /// Chains that are remembered.
 const CAPACITY: usize = 4096;
+/// Longest chain of which is kept how it is written, bytes.
+const MAX_WRITTEN: usize = 4 * 1024;
+/// Bytes that all of them may have: of 3,000 chains with one signer, and less than what would be felt. Whoever is one too many
+/// is known, and gets no ticket.
+const MAX_WRITTEN_IN_ALL: usize = 2 * 1024 * 1024;
 
 /// How often the chain that a handshake presented was known.
 #[derive(Debug, Default)]
@@ -52,10 +58,53 @@ impl Tally {
 
 #[derive(Debug)]
 struct Entry {
-    key: [u8; 32],
+    name: ChainName,
     validity: Validity,
     peer: VerifiedPeer,
+    /// How the chain is written where it is to be written again.
+    written: OnceLock<Written>,
 }
+
+#[derive(Debug)]
+struct Written {
+    bytes: Arc<[u8]>,
+    in_all: Arc<AtomicUsize>,
+}
+
+impl Written {
+    /// None if that would be too much.
+    fn new(bytes: &[u8], in_all: &Arc<AtomicUsize>) -> Option<Self> {
+        let before = in_all.load(Ordering::Relaxed);
+        if bytes.len() > MAX_WRITTEN || before + bytes.len() > MAX_WRITTEN_IN_ALL {
+            return None;
+        }
+        in_all.fetch_add(bytes.len(), Ordering::Relaxed);
+        Some(Self {
+            bytes: bytes.into(),
+            in_all: Arc::clone(in_all),
+        })
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.in_all.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
+impl Entry {
+    fn new(name: ChainName, validity: Validity, peer: VerifiedPeer) -> Self {
+        Self {
+            name,
+            validity,
+            peer,
+            written: OnceLock::new(),
+        }
+    }
+}
+
+/// Names a chain and a use of it: the SHA-256 of its spelling.
+pub(crate) type ChainName = [u8; 32];
 
 /// Since when a chain is known to be good.
 enum Known {
@@ -71,6 +120,8 @@ pub struct VerifiedChains {
     slots: Box<[ArcSwapOption<Entry>]>,
     turn: AtomicUsize,
     tally: Arc<Tally>,
+    /// Bytes of what is kept with chains.
+    written: Arc<AtomicUsize>,
     /// Of signers by their points, of peers by their certificates.
     keys: PreparedKeys,
 }
@@ -83,6 +134,7 @@ impl VerifiedChains {
             slots: (0..CAPACITY).map(|_| ArcSwapOption::empty()).collect(),
             turn: AtomicUsize::new(0),
             tally,
+            written: Arc::default(),
             keys: PreparedKeys::new(),
         }
     }
@@ -151,6 +203,39 @@ impl VerifiedChains {
             .map(|(peer, _)| peer)
     }
 
+    /// Keeps with a known chain how it is `written`, for whoever has its name later. `None` if it is not known, or not valid
+    /// at `now`, or if too much is kept already.
+    pub(crate) fn keep(
+        &self,
+        chain: &[CertificateDer<'_>],
+        usage: Usage,
+        now: UnixTime,
+        written: &[u8],
+    ) -> Option<(VerifiedPeer, ChainName)> {
+        let (leaf, intermediates) = chain.split_first()?;
+        let name = name_of(leaf, intermediates, usage);
+        let keep = |entry: &Entry| {
+            if entry.written.get().is_none() {
+                // Of two workers that keep it at the same time one is too late, and it is kept.
+                let _ = entry.written.set(Written::new(written, &self.written)?);
+            }
+            Some(entry.peer.clone())
+        };
+        let peer = self.recall(&name, seconds(now), keep)??;
+        Some((peer, name))
+    }
+
+    /// The peer of a chain that is still known and valid at `now`, and how the chain is written, if that was kept.
+    pub(crate) fn kept(
+        &self,
+        name: &ChainName,
+        now: UnixTime,
+    ) -> Option<(VerifiedPeer, Arc<[u8]>)> {
+        let take =
+            |entry: &Entry| Some((entry.peer.clone(), Arc::clone(&entry.written.get()?.bytes)));
+        self.recall(name, seconds(now), take)?
+    }
+
     fn look(
         &self,
         leaf: &CertificateDer<'_>,
@@ -166,40 +251,44 @@ impl VerifiedChains {
         if self.slots.is_empty() {
             return verify().map(|(peer, _)| (peer, Known::Now));
         }
-        let key = key(leaf, intermediates, usage);
-        if let Some(peer) = self.recall(&key, seconds(now)) {
+        let name = name_of(leaf, intermediates, usage);
+        if let Some(peer) = self.recall(&name, seconds(now), |entry| entry.peer.clone()) {
             return Ok((peer, Known::Before));
         }
         let (peer, validity) = verify()?;
-        let entry = Entry {
-            key,
-            validity,
-            peer: peer.clone(),
-        };
-        self.remember(entry, seconds(now));
+        self.remember(Entry::new(name, validity, peer.clone()), seconds(now));
         Ok((peer, Known::Now))
     }
 
-    fn recall(&self, key: &[u8; 32], now: i64) -> Option<VerifiedPeer> {
-        self.ways(key).iter().find_map(|slot| {
+    /// What `take` takes of the entry of a chain that is valid at `now`, Unix seconds.
+    fn recall<T>(&self, name: &ChainName, now: i64, take: impl Fn(&Entry) -> T) -> Option<T> {
+        self.ways(name).iter().find_map(|slot| {
             let entry = slot.load();
-            let entry = entry.as_ref().filter(|entry| entry.key == *key)?;
+            let entry = entry.as_ref().filter(|entry| entry.name == *name)?;
             let valid = entry.validity.contains(&now);
-            valid.then(|| entry.peer.clone())
+            valid.then(|| take(entry))
         })
     }
 
-    fn ways(&self, key: &[u8; 32]) -> &[ArcSwapOption<Entry>] {
-        let set = usize::from(u16::from_le_bytes([key[0], key[1]])) % (self.slots.len() / WAYS);
+    /// None where nothing is remembered.
+    fn ways(&self, name: &ChainName) -> &[ArcSwapOption<Entry>] {
+        let Some(sets) = NonZeroUsize::new(self.slots.len() / WAYS) else {
+            return &[];
+        };
+        let set = usize::from(u16::from_le_bytes([name[0], name[1]])) % sets;
         &self.slots[set * WAYS..][..WAYS]
     }
 
     fn remember(&self, entry: Entry, now: i64) {
-        let ways = self.ways(&entry.key);
+        let ways = self.ways(&entry.name);
+        // Another worker was faster, and may have given a ticket that names it.
+        if self.recall(&entry.name, now, |_| ()).is_some() {
+            return;
+        }
         let is_free = |slot: &&ArcSwapOption<Entry>| {
             let held = slot.load();
             held.as_ref()
-                .is_none_or(|held| held.key == entry.key || *held.validity.end() < now)
+                .is_none_or(|held| held.name == entry.name || *held.validity.end() < now)
         };
         let slot = ways.iter().find(is_free).unwrap_or_else(|| {
             self.tally.evictions.fetch_add(1, Ordering::Relaxed);
@@ -225,31 +314,34 @@ const MAX_RECOGNISED: usize = 4 * 1024;
 
 thread_local! {
     /// The chain that was named last: a handshake asks for the name of one chain up to three times.
-    static LAST: RefCell<Named> = const { RefCell::new(Named { spelled: Vec::new(), key: [0; 32] }) };
+    static LAST: RefCell<Named> = const { RefCell::new(Named { spelled: Vec::new(), name: [0; 32] }) };
 }
 
 struct Named {
     /// What was digested.
     spelled: Vec<u8>,
-    key: [u8; 32],
+    name: ChainName,
 }
 
-/// Names a chain and a use of it: the SHA-256 of its spelling.
-fn key(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], usage: Usage) -> [u8; 32] {
+fn name_of(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    usage: Usage,
+) -> ChainName {
     LAST.with_borrow_mut(|last| {
         if is_spelled(&last.spelled, leaf, intermediates, usage) {
-            return last.key;
+            return last.name;
         }
         last.spelled.clear();
         for part in spelling(leaf, intermediates, usage) {
             last.spelled.extend_from_slice(part.as_ref());
         }
         let digest = digest::digest(&digest::SHA256, &last.spelled);
-        last.key.copy_from_slice(digest.as_ref());
+        last.name.copy_from_slice(digest.as_ref());
         if last.spelled.len() > MAX_RECOGNISED {
             last.spelled = Vec::new();
         }
-        last.key
+        last.name
     })
 }
 

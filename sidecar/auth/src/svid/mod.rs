@@ -7,6 +7,7 @@ mod chains;
 mod error;
 mod path;
 
+pub(crate) use chains::ChainName;
 pub use chains::{Tally, VerifiedChains};
 pub use error::{SvidError, describe_skew};
 pub(crate) use path::check_signer_id;

@@ -3,8 +3,11 @@
 //! Tickets are sealed under a key that is born with the configuration they belong to and dies with it. A configuration
 //! stands for one own SVID, one set of bundles and one set of revocations, on one listener; a ticket from before a change
 //! of any of them, from another listener or from another sidecar cannot be opened, and what cannot be opened leads to a
-//! full handshake. So does a ticket whose client would not be let in by its certificates now: it carries the chain that was
-//! verified, which is held against bundles, times and revocations again before the ticket is taken.
+//! full handshake. So does a ticket whose client would not be let in by its certificates now.
+//!
+//! The client's certificates are not in the ticket, which the client has to send and both sides to hash: it has the name of
+//! their chain, under which the cache of verified chains keeps them for as long as bundles, times and places permit. A chain
+//! that is not there any more has to be shown again.
 //!
 //! The key lives for a day at most, so that no session is resumed, and resumed again, for longer than that without a full
 //! handshake (RFC 8446 §8.1, appendix C.4 leave it to the server).
@@ -23,16 +26,16 @@ use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::Trust;
-use crate::svid::{Usage, seconds};
+use crate::svid::{ChainName, Usage, VerifiedPeer, seconds};
 
 /// Most seconds that a ticket is good for.
 const MAX_AGE: i64 = 3600;
 /// Most seconds from a full handshake to the last one that goes back to it, ticket by ticket.
 pub(super) const MAX_LINEAGE: i64 = 24 * 3600;
-/// Longest session that is put into a ticket, bytes: the client has to send it in its first message.
-const MAX_SESSION: usize = 8 * 1024;
-/// Bytes of the end of a ticket's life, ahead of the session.
-const ENDS: usize = size_of::<i64>();
+/// Longest chain that is kept for tickets, bytes.
+const MAX_CHAIN: usize = 8 * 1024;
+/// Longest session without its chain, bytes: the client has to send it in its first message.
+const MAX_REST: usize = 1024;
 
 /// What seals tickets, for a while.
 struct Seal {
@@ -92,15 +95,12 @@ impl Tickets {
         })
     }
 
-    /// Until when a ticket for the session is good, if its client is one to be let in now.
-    fn ends(&self, session: &[u8]) -> Option<i64> {
-        let now = self.clock.current_time()?;
-        let chain = client_chain(session)?;
-        let peer = self.trust.confirm(&chain, Usage::Client, now).ok()?;
-        let ends = (seconds(now) + MAX_AGE)
+    /// Until when a ticket for the peer is good. `None`: it would not be.
+    fn ends(&self, peer: &VerifiedPeer, now: i64) -> Option<i64> {
+        let ends = (now + MAX_AGE)
             .min(self.own_not_after)
             .min(peer.not_after());
-        (ends > seconds(now)).then_some(ends)
+        (ends > now).then_some(ends)
     }
 
     /// What seals at `now`, Unix seconds. Of two workers that make one at the same time the later's counts.
@@ -144,15 +144,29 @@ impl ProducesTickets for Tickets {
     }
 
     fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
-        if session.len() > MAX_SESSION {
+        let now = self.clock.current_time()?;
+        let Parts {
+            before,
+            written,
+            chain,
+            after,
+        } = Parts::of(session)?;
+        if written.len() > MAX_CHAIN || before.len() + after.len() > MAX_REST {
             return None;
         }
-        let now = seconds(self.clock.current_time()?);
-        let ends = self.ends(session)?;
+        let (peer, name) = self.trust.keep(&chain, Usage::Client, now, written)?;
+        let now = seconds(now);
+        let head = Head {
+            ends: self.ends(&peer, now)?,
+            before: u16::try_from(before.len()).ok()?,
+            name,
+        };
         // One buffer for what is sealed and its tag: grown, it would leave a copy of the secret behind.
-        let mut sealed = Vec::with_capacity(ENDS + session.len() + AES_256_GCM.tag_len());
-        sealed.extend(ends.to_be_bytes());
-        sealed.extend(session);
+        let length = Head::LENGTH + before.len() + after.len();
+        let mut sealed = Vec::with_capacity(length + AES_256_GCM.tag_len());
+        head.write(&mut sealed);
+        sealed.extend(before);
+        sealed.extend(after);
         let nonce = self
             .seal(now)?
             .key
@@ -162,45 +176,98 @@ impl ProducesTickets for Tickets {
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        let now = seconds(self.clock.current_time()?);
+        let time = self.clock.current_time()?;
+        let now = seconds(time);
         let opened = self.open(ticket, now)?;
-        let (ends, session) = opened.split_first_chunk::<ENDS>()?;
-        if now >= i64::from_be_bytes(*ends) {
+        let (head, rest) = Head::read(&opened)?;
+        if now >= head.ends {
             return None;
         }
-        self.ends(session)?;
-        Some(session.to_vec())
+        let (peer, written) = self.trust.kept(&head.name, time)?;
+        self.ends(&peer, now)?;
+        let (before, after) = rest.split_at_checked(head.before.into())?;
+        Some([before, &written, after].concat())
     }
 }
 
-/// The client's certificates in a session as rustls writes it down. `None` for a session without, and for what is written
-/// in another way: then there are no tickets.
-fn client_chain(session: &[u8]) -> Option<Vec<CertificateDer<'_>>> {
-    let mut rest = Reader(session);
-    if rest.flag()? {
-        // The server name.
+/// What a ticket says ahead of the session.
+struct Head {
+    /// The end of its life, Unix seconds.
+    ends: i64,
+    /// Bytes of the session before the chain.
+    before: u16,
+    name: ChainName,
+}
+
+impl Head {
+    const LENGTH: usize = size_of::<i64>() + size_of::<u16>() + size_of::<ChainName>();
+
+    fn write(&self, to: &mut Vec<u8>) {
+        to.extend(self.ends.to_be_bytes());
+        to.extend(self.before.to_be_bytes());
+        to.extend(self.name);
+    }
+
+    fn read(from: &[u8]) -> Option<(Self, &[u8])> {
+        let (ends, rest) = from.split_first_chunk()?;
+        let (before, rest) = rest.split_first_chunk()?;
+        let (name, rest) = rest.split_first_chunk()?;
+        let head = Self {
+            ends: i64::from_be_bytes(*ends),
+            before: u16::from_be_bytes(*before),
+            name: *name,
+        };
+        Some((head, rest))
+    }
+}
+
+/// A session as rustls writes it down, by its parts.
+struct Parts<'a> {
+    before: &'a [u8],
+    /// The client's certificates with their lengths.
+    written: &'a [u8],
+    /// The same, read.
+    chain: Vec<CertificateDer<'a>>,
+    after: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// `None` for a session without certificates, and for what is written in another way: then there are no tickets.
+    fn of(session: &'a [u8]) -> Option<Self> {
+        let mut rest = Reader(session);
+        if rest.flag()? {
+            // The server name.
+            rest.counted(1)?;
+        }
+        // Version, cipher suite, secret, whether the extended master secret was used.
+        rest.take(4)?;
         rest.counted(1)?;
+        rest.flag()?;
+        if !rest.flag()? {
+            return None;
+        }
+        let from = session.len() - rest.0.len();
+        let mut certificates = Reader(rest.counted(3)?);
+        let mut chain = Vec::new();
+        while !certificates.0.is_empty() {
+            chain.push(CertificateDer::from(certificates.counted(3)?));
+        }
+        let (before, written) = session.split_at(from);
+        let (written, after) = written.split_at(written.len() - rest.0.len());
+        if rest.flag()? {
+            // The application protocol.
+            rest.counted(1)?;
+        }
+        // What the application added; when the session began; what hides its age.
+        rest.counted(2)?;
+        rest.take(12)?;
+        rest.0.is_empty().then_some(Self {
+            before,
+            written,
+            chain,
+            after,
+        })
     }
-    // Version, cipher suite, secret, whether the extended master secret was used.
-    rest.take(4)?;
-    rest.counted(1)?;
-    rest.flag()?;
-    if !rest.flag()? {
-        return None;
-    }
-    let mut certificates = Reader(rest.counted(3)?);
-    let mut chain = Vec::new();
-    while !certificates.0.is_empty() {
-        chain.push(CertificateDer::from(certificates.counted(3)?));
-    }
-    if rest.flag()? {
-        // The application protocol.
-        rest.counted(1)?;
-    }
-    // What the application added; when the session began; what hides its age.
-    rest.counted(2)?;
-    rest.take(12)?;
-    rest.0.is_empty().then_some(chain)
 }
 
 struct Reader<'a>(&'a [u8]);

@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::bundle::TrustBundles;
 use crate::revocation::Revocations;
-use crate::svid::{self, SvidError, Usage, VerifiedChains, VerifiedPeer};
+use crate::svid::{self, ChainName, SvidError, Usage, VerifiedChains, VerifiedPeer};
 
 /// Roots to believe, and what is no longer believed in spite of them.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +58,31 @@ impl Trust {
         let peer = self.chains.confirm(leaf, intermediates, usage, now)?;
         self.check_revocation(&peer, now)?;
         Ok(peer)
+    }
+
+    /// Keeps with a known chain how it is `written`; its peer, and the name to ask [`Trust::kept`] by. `None` for a chain that
+    /// is not known, is not valid at `now`, or is revoked.
+    pub(super) fn keep(
+        &self,
+        chain: &[CertificateDer<'_>],
+        usage: Usage,
+        now: UnixTime,
+        written: &[u8],
+    ) -> Option<(VerifiedPeer, ChainName)> {
+        let (peer, name) = self.chains.keep(chain, usage, now, written)?;
+        self.check_revocation(&peer, now).ok()?;
+        Some((peer, name))
+    }
+
+    /// The peer of a chain that would be let in at `now`, and how the chain is written. `None` also if it was forgotten.
+    pub(super) fn kept(
+        &self,
+        name: &ChainName,
+        now: UnixTime,
+    ) -> Option<(VerifiedPeer, Arc<[u8]>)> {
+        let (peer, written) = self.chains.kept(name, now)?;
+        self.check_revocation(&peer, now).ok()?;
+        Some((peer, written))
     }
 
     /// The peer of a completed handshake, verified again at `now`: what rustls remembers of a peer was true once.

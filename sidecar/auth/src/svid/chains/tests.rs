@@ -114,8 +114,8 @@ fn a_chain_that_differs_anywhere_is_another_chain() {
     let cut = [CertificateDer::from(tail)];
     let head = CertificateDer::from(head);
     assert_ne!(
-        key(&leaf, &[], Usage::Client),
-        key(&head, &cut, Usage::Client)
+        name_of(&leaf, &[], Usage::Client),
+        name_of(&head, &cut, Usage::Client)
     );
     chains
         .verify(&head, &cut, Usage::Client, unix(0))
@@ -128,42 +128,93 @@ fn however_many_chains_come_the_newest_are_known_and_memory_is_bounded() {
     let chains = remembering(&root);
     let leaf = sign(&leaf_params(ID), &root);
     let peer = chains.verify(&leaf, &[], Usage::Client, unix(0)).unwrap();
-    let name = |number: u64| {
+    let numbered = |number: u64| {
         let mut key = [0; 32];
         let digest = digest::digest(&digest::SHA256, &number.to_be_bytes());
         key.copy_from_slice(digest.as_ref());
         key
     };
+    let is_known = |name: &_, now| chains.recall(name, now, |_| ()).is_some();
     let many = 3 * CAPACITY as u64;
     for number in 0..many {
-        let entry = Entry {
-            key: name(number),
-            validity: 0..=10,
-            peer: peer.clone(),
-        };
+        let entry = Entry::new(numbered(number), 0..=10, peer.clone());
         chains.remember(entry, 5);
-        assert!(chains.recall(&name(number), 5).is_some(), "{number}");
+        assert!(is_known(&numbered(number), 5), "{number}");
     }
-    let known = (0..many).filter(|number| chains.recall(&name(*number), 5).is_some());
+    let known = (0..many).filter(|number| is_known(&numbered(*number), 5));
     assert!((CAPACITY / 2..=CAPACITY).contains(&known.count()));
     let (held, evicted) = (chains.entries() as u64, chains.tally().evictions());
     assert_eq!(held + evicted, many + 1, "{held} of {many}");
     // What ended makes room before what did not.
-    let kept: Vec<_> = (many..).take(20).map(name).collect();
+    let kept: Vec<_> = (many..).take(20).map(numbered).collect();
     for key in &kept {
-        let entry = Entry {
-            key: *key,
-            validity: 0..=100,
-            peer: peer.clone(),
-        };
+        let entry = Entry::new(*key, 0..=100, peer.clone());
         chains.remember(entry, 11);
     }
-    assert!(kept.iter().all(|key| chains.recall(key, 11).is_some()));
+    assert!(kept.iter().all(|key| is_known(key, 11)));
     let evicted_since = chains.tally().evictions() - evicted;
     assert!(
         evicted_since < 5,
         "{evicted_since}: what has ended is no loss"
     );
+}
+
+#[test]
+fn what_is_kept_with_a_chain_is_had_by_its_name_while_it_is_known_and_valid() {
+    let root = authority("td");
+    let mut params = leaf_params(ID);
+    params.not_after = at(100);
+    let chain = [sign(&params, &root)];
+    let chains = remembering(&root);
+    let keep = |written: &[u8]| chains.keep(&chain, Usage::Client, unix(0), written);
+    assert_eq!(keep(b"chain"), None, "nobody has shown it");
+    let peer = chains
+        .verify(&chain[0], &[], Usage::Client, unix(0))
+        .unwrap();
+    let name = name_of(&chain[0], &[], Usage::Client);
+    assert_eq!(chains.kept(&name, unix(0)), None, "nothing was kept");
+    assert_eq!(keep(b"chain"), Some((peer.clone(), name)));
+    assert_eq!(keep(b"other"), Some((peer.clone(), name)));
+    let kept = Some((peer, Arc::from(*b"chain")));
+    assert_eq!(chains.kept(&name, unix(100)), kept);
+    assert_eq!(chains.kept(&name, unix(101)), None, "it has ended");
+    assert_eq!(chains.kept(&[0; 32], unix(0)), None);
+    let server = name_of(&chain[0], &[], Usage::Server);
+    assert_eq!(chains.kept(&server, unix(0)), None, "not what it is for");
+    assert_eq!(
+        VerifiedChains::default().kept(&name, unix(0)),
+        None,
+        "there is no room"
+    );
+}
+
+#[test]
+fn what_is_kept_with_chains_is_bounded_and_given_back() {
+    let root = authority("td");
+    let chains = remembering(&root);
+    let leaf = sign(&leaf_params(ID), &root);
+    let peer = chains.verify(&leaf, &[], Usage::Client, unix(0)).unwrap();
+    let keep = |written: &[u8]| {
+        let chain = std::slice::from_ref(&leaf);
+        chains
+            .keep(chain, Usage::Client, unix(0), written)
+            .is_some()
+    };
+    assert!(!keep(&vec![0; MAX_WRITTEN + 1]));
+    let longest = vec![0; MAX_WRITTEN];
+    let taken = MAX_WRITTEN_IN_ALL / MAX_WRITTEN;
+    let kept: Vec<_> = (0..=taken)
+        .map_while(|_| Written::new(&longest, &chains.written))
+        .collect();
+    assert_eq!(kept.len(), taken, "whatever comes");
+    assert!(!keep(b"chain"), "there is no room");
+    drop(kept);
+    assert!(keep(b"chain"));
+    assert_eq!(chains.written.load(Ordering::Relaxed), 5);
+    // Remembered again, it is the same entry: a ticket may name it.
+    let name = name_of(&leaf, &[], Usage::Client);
+    chains.remember(Entry::new(name, 0..=i64::MAX, peer), seconds(unix(0)));
+    assert!(chains.kept(&name, unix(0)).is_some());
 }
 
 #[test]

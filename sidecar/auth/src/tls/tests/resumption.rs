@@ -205,15 +205,23 @@ fn a_ticket_does_not_help_a_client_that_is_revoked() {
         text.starts_with("server: ") && text.contains("'lost'"),
         "{text}"
     );
-    // Even under the key that sealed it: the chain in it is asked for again.
+    // Even under the key that sealed it: the peer of the chain that it names is asked for again.
     client.connect(&before).unwrap();
-    let tickets = Tickets::new(trust(&mesh, &[]), i64::MAX, Arc::new(Fixed)).unwrap();
+    let mut tickets = tickets(&mesh);
     let ticket = tickets.encrypt(&session_of(&mesh)).unwrap();
     assert!(tickets.decrypt(&ticket).is_some());
-    let mut judging = tickets;
-    judging.trust = trust(&mesh, &[revoked(WEB)]);
-    assert!(judging.decrypt(&ticket).is_none());
-    assert!(judging.encrypt(&session_of(&mesh)).is_none());
+    tickets.trust.revocations = trust(&mesh, &[revoked(WEB)]).revocations;
+    assert!(tickets.decrypt(&ticket).is_none());
+    assert!(tickets.encrypt(&session_of(&mesh)).is_none());
+}
+
+/// Of a server that has met web.
+fn tickets(mesh: &Mesh) -> Tickets {
+    let trust = trust(mesh, &[]);
+    let web = mesh.web.chain();
+    let verified = trust.verify(&web[0], &web[1..], Usage::Client, unix(0));
+    assert_eq!(verified.unwrap().id().as_str(), WEB);
+    Tickets::new(trust, i64::MAX, Arc::new(Fixed)).unwrap()
 }
 
 /// A session of web as rustls writes it down.
@@ -403,7 +411,7 @@ fn the_switch_turns_it_off() {
 #[test]
 fn a_ticket_that_was_touched_and_a_session_of_nobody_are_nothing() {
     let mesh = Mesh::new();
-    let tickets = Tickets::new(trust(&mesh, &[]), i64::MAX, Arc::new(Fixed)).unwrap();
+    let tickets = tickets(&mesh);
     let session = session_of(&mesh);
     let ticket = tickets.encrypt(&session).unwrap();
     assert_eq!(tickets.decrypt(&ticket).as_deref(), Some(&session[..]));
@@ -427,6 +435,24 @@ fn a_ticket_that_was_touched_and_a_session_of_nobody_are_nothing() {
     let shown = format!("{tickets:?}");
     assert_eq!(shown, "Tickets { own_not_after: 9223372036854775807, .. }");
     assert_eq!(tickets.lifetime(), 3600);
+}
+
+#[test]
+fn a_ticket_names_the_chain_and_is_nothing_once_the_chain_is_forgotten() {
+    let mesh = Mesh::new();
+    let mut tickets = tickets(&mesh);
+    let session = session_of(&mesh);
+    let ticket = tickets.encrypt(&session).unwrap();
+    let leaf = mesh.web.chain()[0].len();
+    assert!(
+        ticket.len() < 200 && session.len() > leaf,
+        "{}",
+        ticket.len()
+    );
+    // The same roots, and nobody met yet: as after the chain's place was given to another.
+    tickets.trust = trust(&mesh, &[]);
+    assert!(tickets.decrypt(&ticket).is_none());
+    assert!(tickets.encrypt(&session).is_none());
 }
 
 proptest! {
