@@ -6,6 +6,8 @@
 
 mod hkdf;
 mod hmac;
+mod key_exchange;
+mod random;
 mod sessions;
 mod tickets;
 mod trust;
@@ -35,10 +37,12 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     let mut provider = crypto::default_provider();
     provider.cipher_suites = hkdf::cipher_suites();
     provider.kx_groups = vec![
-        crypto::kx_group::X25519MLKEM768,
-        crypto::kx_group::X25519,
+        key_exchange::X25519MLKEM768,
+        key_exchange::X25519,
         crypto::kx_group::SECP256R1,
     ];
+    provider.secure_random = &random::Stocked;
+    mesh_x25519::prepare();
     Arc::new(provider)
 });
 

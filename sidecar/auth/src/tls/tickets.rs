@@ -19,7 +19,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::rand;
 use rustls::server::ProducesTickets;
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::CertificateDer;
@@ -32,14 +33,12 @@ use crate::svid::{ChainName, Usage, VerifiedPeer, seconds};
 const MAX_AGE: i64 = 3600;
 /// Most seconds from a full handshake to the last one that goes back to it, ticket by ticket.
 pub(super) const MAX_LINEAGE: i64 = 24 * 3600;
-/// Longest chain that is kept for tickets, bytes.
-const MAX_CHAIN: usize = 8 * 1024;
 /// Longest session without its chain, bytes: the client has to send it in its first message.
 const MAX_REST: usize = 1024;
 
 /// What seals tickets, for a while.
 struct Seal {
-    key: RandomizedNonceKey,
+    key: LessSafeKey,
     /// When it was made, Unix seconds.
     born: i64,
 }
@@ -47,11 +46,13 @@ struct Seal {
 impl Seal {
     fn new(born: i64) -> Result<Self, rustls::Error> {
         let mut bytes = Zeroizing::new([0; 32]);
-        aws_lc_rs::rand::fill(bytes.as_mut_slice())
-            .map_err(|_| rustls::Error::FailedToGetRandomBytes)?;
-        let key = RandomizedNonceKey::new(&AES_256_GCM, bytes.as_slice())
+        rand::fill(bytes.as_mut_slice()).map_err(|_| rustls::Error::FailedToGetRandomBytes)?;
+        let key = UnboundKey::new(&AES_256_GCM, bytes.as_slice())
             .map_err(|_| rustls::Error::General("the key of the session tickets".into()))?;
-        Ok(Self { key, born })
+        Ok(Self {
+            key: LessSafeKey::new(key),
+            born,
+        })
     }
 
     /// True while it seals and opens at `now`, Unix seconds. A clock that was set back makes no key live longer.
@@ -151,7 +152,7 @@ impl ProducesTickets for Tickets {
             chain,
             after,
         } = Parts::of(session)?;
-        if written.len() > MAX_CHAIN || before.len() + after.len() > MAX_REST {
+        if before.len() + after.len() > MAX_REST {
             return None;
         }
         let (peer, name) = self.trust.keep(&chain, Usage::Client, now, written)?;
@@ -161,18 +162,28 @@ impl ProducesTickets for Tickets {
             before: u16::try_from(before.len()).ok()?,
             name,
         };
-        // One buffer for what is sealed and its tag: grown, it would leave a copy of the secret behind.
-        let length = Head::LENGTH + before.len() + after.len();
-        let mut sealed = Vec::with_capacity(length + AES_256_GCM.tag_len());
-        head.write(&mut sealed);
-        sealed.extend(before);
-        sealed.extend(after);
-        let nonce = self
-            .seal(now)?
+        let seal = self.seal(now)?;
+        // Random: there is no day with so many tickets that two have one (2^32, NIST SP 800-38D §8.3). From the library, which
+        // knows when its process became two: one nonce twice would give the seal away.
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).ok()?;
+        // One buffer for everything: grown, it would leave a copy of the secret behind.
+        let length = NONCE_LEN + Head::LENGTH + before.len() + after.len();
+        let mut ticket = Zeroizing::new(Vec::with_capacity(length + AES_256_GCM.tag_len()));
+        ticket.extend(nonce);
+        head.write(&mut ticket);
+        ticket.extend(before);
+        ticket.extend(after);
+        let tag = seal
             .key
-            .seal_in_place_append_tag(Aad::empty(), &mut sealed)
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::empty(),
+                &mut ticket[NONCE_LEN..],
+            )
             .ok()?;
-        Some([&nonce.as_ref()[..], &sealed].concat())
+        ticket.extend(tag.as_ref());
+        Some(std::mem::take(&mut *ticket))
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
