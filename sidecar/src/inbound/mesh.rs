@@ -17,7 +17,6 @@ use mesh_auth::{Reason, SpiffeId};
 use mesh_trace::Phase;
 use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -35,6 +34,7 @@ use crate::http::unsent::{Piece, Unsent};
 use crate::telemetry::observe::{Ended, Line, Observation, Outcome};
 use crate::tunnel::{self, Carried, Speech};
 use crate::wall_clock::now;
+use crate::worker::accepted::Accepted;
 use crate::worker::drain::Live;
 use crate::worker::expiry::Expiry;
 use crate::worker::hold_back::HoldBack;
@@ -47,7 +47,7 @@ use crate::worker::{Mode, Worker, dial};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves one connection on the mesh port.
-pub async fn accept(worker: &Rc<Worker>, (stream, address): (TcpStream, SocketAddr), live: &Live) {
+pub async fn accept(worker: &Rc<Worker>, (stream, address): (Accepted, SocketAddr), live: &Live) {
     worker.counters.connection(Direction::Inbound);
     // Boxed, and done with before the connection is served: an idle one does not keep the room that its beginning took.
     let begun = Box::pin(begin(worker, stream, address)).await;
@@ -60,12 +60,12 @@ pub async fn accept(worker: &Rc<Worker>, (stream, address): (TcpStream, SocketAd
 pub type Tls<S> = Box<TlsStream<HoldBack<S>>>;
 
 /// The same on the mesh port.
-type Io = Tls<TcpStream>;
+type Io = Tls<Accepted>;
 
 /// Finds out who the peer is and puts its connection under review.
 async fn begin(
     worker: &Rc<Worker>,
-    stream: TcpStream,
+    stream: Accepted,
     address: SocketAddr,
 ) -> Option<((Gather<Io>, Turn<Io>), Rc<Source>, Expiry, Review)> {
     let local = stream.local_addr().ok()?;
@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn tasks_stay_small() {
         let sizes = [
-            (size_of_accept(accept), 1_800),
+            (size_of_accept(accept), 1_820),
             (size_of_stream(serve_stream), 3_300),
             (size_of_accept(crate::outbound::accept), 1_700),
             (size_of_accept(super::super::plain::accept), 1_700),

@@ -30,6 +30,7 @@ use crate::outbound::detect::{self, Protocol};
 use crate::snapshot::Snapshot;
 use crate::telemetry::observe::{Observation, Outcome};
 use crate::tunnel::{self, Carried, Speech};
+use crate::worker::accepted::Accepted;
 use crate::worker::drain::Live;
 use crate::worker::expiry::Expiry;
 use crate::worker::metrics::Direction;
@@ -42,14 +43,14 @@ use crate::worker::{Mode, Worker, dial};
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 
 /// Serves one connection on the inbound listener.
-pub async fn accept(worker: &Rc<Worker>, (stream, address): (TcpStream, SocketAddr), live: &Live) {
+pub async fn accept(worker: &Rc<Worker>, (stream, address): (Accepted, SocketAddr), live: &Live) {
     worker.counters.connection(Direction::Inbound);
     let Ok(local) = stream.local_addr() else {
         return;
     };
     let (address, local) = (dial::canonical(address), dial::canonical(local));
     let (own, port) = match worker.settings.mode {
-        Mode::Capture => match dial::original_destination(&stream) {
+        Mode::Capture => match stream.original_destination() {
             Some(destination) if destination != local => {
                 (destination.ip(), Some(destination.port()))
             }
@@ -96,7 +97,7 @@ pub async fn accept(worker: &Rc<Worker>, (stream, address): (TcpStream, SocketAd
 }
 
 /// Waits for enough bytes to tell TLS from HTTP from the rest.
-async fn first_bytes(connection: &RefCell<Connection<TcpStream>>) -> Detected {
+async fn first_bytes(connection: &RefCell<Connection<Accepted>>) -> Detected {
     let look = async {
         loop {
             let n = poll_fn(|cx| connection.borrow_mut().poll_fill_head(cx)).await;
@@ -113,7 +114,7 @@ async fn first_bytes(connection: &RefCell<Connection<TcpStream>>) -> Detected {
 
 async fn terminate(
     worker: &Rc<Worker>,
-    connection: RefCell<Connection<TcpStream>>,
+    connection: RefCell<Connection<Accepted>>,
     plain: Source,
     port: u16,
     live: &Live,
@@ -180,7 +181,7 @@ async fn terminate(
 
 async fn plaintext(
     worker: &Rc<Worker>,
-    connection: RefCell<Connection<TcpStream>>,
+    connection: RefCell<Connection<Accepted>>,
     source: Source,
     port: u16,
     live: &Live,
@@ -223,7 +224,7 @@ async fn plaintext(
 /// HTTP, it goes the way of HTTP, so that reserved headers never slip through.
 async fn silent(
     worker: &Rc<Worker>,
-    connection: RefCell<Connection<TcpStream>>,
+    connection: RefCell<Connection<Accepted>>,
     source: &Source,
     port: u16,
     live: &Live,
@@ -310,7 +311,7 @@ async fn carry<S>(
 }
 
 /// Tells an HTTP/1.1 client why it is refused before the connection is closed.
-async fn answer(connection: &RefCell<Connection<TcpStream>>, refused: Refused) {
+async fn answer(connection: &RefCell<Connection<Accepted>>, refused: Refused) {
     let mut responder = Responder::new(
         connection,
         &http::Method::GET,

@@ -44,15 +44,18 @@ pub struct Packed {
     pub address: Option<SocketAddr>,
 }
 
-impl Accept for (tokio::net::TcpStream, SocketAddr) {
+impl<T: Accept> Accept for (T, SocketAddr) {
     fn pack(self) -> io::Result<Packed> {
-        let (stream, address) = (self.0.into_std()?, Some(self.1));
-        Ok(Packed { stream, address })
+        let address = Some(self.1);
+        Ok(Packed {
+            address,
+            ..self.0.pack()?
+        })
     }
 
     fn unpack(packed: Packed) -> io::Result<Self> {
         let address = packed.address.ok_or(io::ErrorKind::NotConnected)?;
-        Ok((tokio::net::TcpStream::from_std(packed.stream)?, address))
+        Ok((T::unpack(packed)?, address))
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Backlog of every listener.
 const BACKLOG: i32 = 4096;
@@ -108,14 +108,6 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Hands a listening socket to the current runtime.
-///
-/// # Errors
-/// The socket cannot be registered.
-pub fn register(listener: std::net::TcpListener) -> io::Result<TcpListener> {
-    TcpListener::from_std(listener)
-}
-
 /// Where a captured connection was going, before it was redirected. `None` when it was not redirected.
 pub fn original_destination(stream: &impl AsFd) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);
@@ -156,21 +148,4 @@ pub fn may_mark(mark: u32) -> bool {
     Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
         .and_then(|s| s.set_mark(mark))
         .is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn accepted_connections_send_at_once_without_being_told_one_by_one() {
-        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let (address, listeners) = listen(loopback, 1).expect("a listener");
-        for listener in listeners {
-            let listener = register(listener).expect("registered");
-            let _client = TcpStream::connect(address).await.expect("connected");
-            let (accepted, _) = listener.accept().await.expect("accepted");
-            assert!(accepted.nodelay().expect("the option"));
-        }
-    }
 }

@@ -11,6 +11,7 @@ pub mod dial;
 pub mod drain;
 pub mod expiry;
 pub mod hold_back;
+mod listener;
 pub mod metrics;
 pub mod peer_review;
 pub mod places;
@@ -48,11 +49,11 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::observe::Observer;
 use crate::telemetry::watch::Watch;
 use crate::{inbound, outbound};
-use accepted::Listener;
 use accepting::Accepting;
 use crew::Desk;
 use dial::Dialer;
 use drain::Drain;
+use listener::Listener;
 use metrics::Counters;
 use review::Reviews;
 
@@ -337,18 +338,19 @@ async fn serve(
             outbound::accept(&worker, stream, &live).await;
         },
     );
-    let inbound = dial::register(listeners.inbound)?;
+    let inbound = Listener::register(listeners.inbound)?;
     open.begin(
         desk()?,
-        async move || inbound.accept().await,
+        async move || inbound.accept_from().await,
         |worker, accepted, live| async move {
             inbound::plain::accept(&worker, accepted, &live).await;
         },
     );
-    let mesh = dial::register(listeners.mesh)?;
+    let mesh = Listener::register(listeners.mesh)?;
+    mesh.acknowledge_with_answers();
     open.begin(
         desk()?,
-        async move || mesh.accept().await,
+        async move || mesh.accept_from().await,
         |worker, accepted, live| async move {
             inbound::mesh::accept(&worker, accepted, &live).await;
         },
