@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
+use foldhash::fast::RandomState;
 use mesh_auth::SpiffeId;
 
 /// How long tokens outlive the certificate that they are bound to, seconds: a token is issued while its holder has the
@@ -27,14 +28,14 @@ pub struct Recent(RwLock<Held>);
 
 #[derive(Debug, Default)]
 struct Held {
-    identities: HashMap<Box<str>, Seen>,
+    identities: HashMap<Box<str>, Seen, RandomState>,
     certificates: usize,
 }
 
 /// What one identity presented: until when each certificate counts.
 #[derive(Debug, Default)]
 struct Seen {
-    until: HashMap<[u8; 32], i64>,
+    until: HashMap<[u8; 32], i64, RandomState>,
     /// Nothing of it has ended before.
     first_end: i64,
 }
