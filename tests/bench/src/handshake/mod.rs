@@ -36,10 +36,10 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Rounds, in each of which every arm takes its turn
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 28, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
     /// Handshakes per turn
-    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(10..=4_000))]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=4_000))]
     pub(crate) handshakes: u32,
     /// Only arms whose name contains this: for looking at one of them with a profiler. The limits then lack their figures
     #[arg(long)]
