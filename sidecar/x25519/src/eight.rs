@@ -46,11 +46,6 @@ impl Processor {
         can.then_some(Self(()))
     }
 
-    /// Computes what the first multiplication would.
-    pub(crate) fn prepare(self) {
-        LazyLock::force(&TABLE);
-    }
-
     /// The public value of each secret (RFC 7748 §6.1).
     #[allow(unsafe_code, reason = "not every processor can")]
     pub(crate) fn public_values(self, secrets: &[[u8; 32]; COUNT]) -> [[u8; 32]; COUNT] {

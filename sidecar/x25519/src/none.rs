@@ -12,10 +12,6 @@ impl Processor {
         None
     }
 
-    pub(crate) fn prepare(self) {
-        match self {}
-    }
-
     pub(crate) fn public_values(self, _secrets: &[[u8; 32]; COUNT]) -> [[u8; 32]; COUNT] {
         match self {}
     }

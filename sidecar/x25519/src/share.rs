@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::LazyLock;
 
 use aws_lc_rs::rand;
 use zeroize::Zeroizing;
@@ -39,23 +40,41 @@ impl fmt::Debug for KeyShare {
     }
 }
 
-/// Computes, where shares are made eight at a time, the table that the first eight would have to wait for: 30 KB, 0.16 ms.
+/// A processor that can and, in this process, does: before the first share it computes what the library computes too. One that
+/// does not, or a compiler that was wrong about it, leaves everything to the library.
+static TRUSTED: LazyLock<Option<Processor>> =
+    LazyLock::new(|| Processor::detect().filter(|processor| computes_like_the_library(*processor)));
+
+fn computes_like_the_library(processor: Processor) -> bool {
+    let mut secrets = [[0; 32]; COUNT];
+    let bytes = secrets.as_flattened_mut().iter_mut();
+    bytes
+        .zip((0..=u8::MAX).map(|n| n.wrapping_mul(167)))
+        .for_each(|(byte, value)| *byte = value);
+    let publics = secrets.map(|secret| library::public_value(&secret));
+    let mut pairs = secrets.iter().zip(publics.iter().rev());
+    processor.public_values(&secrets) == publics
+        && pairs.all(|(secret, peer)| processor.agree(secret, peer) == library::agree(secret, peer))
+        && processor.agree(&secrets[0], &[0; 32]).is_none()
+}
+
+/// Computes, where shares are made eight at a time, what the first eight would have to wait for: a table of 30 KB, and a few
+/// multiplications to see that they are right; 0.5 ms.
 pub fn prepare() {
-    if let Some(processor) = Processor::detect() {
-        processor.prepare();
-    }
+    LazyLock::force(&TRUSTED);
 }
 
 impl KeyShare {
     /// A fresh one, of those that were made with it before; if there is none, eight are made, or one if the processor cannot.
     ///
     /// Whatever is left of the eight is this thread's, in its memory until it is given to somebody or the thread ends.
-    /// A process that is forked off must not go on and use its parent's.
+    /// A process that is forked off must not go on and use its parent's; of a virtual machine that is copied while it runs, both
+    /// give the same few shares, as they do with whatever else is in their memory.
     ///
     /// # Errors
     /// The system gave no random bytes.
     pub fn generate() -> Result<Self, NoRandomness> {
-        let Some(processor) = Processor::detect() else {
+        let Some(processor) = *TRUSTED else {
             return Self::one();
         };
         STOCK
@@ -105,7 +124,7 @@ impl KeyShare {
     /// What both sides share; `None` if the peer's value leads to all zeroes, which is to end a handshake (RFC 8446 §7.4.2).
     #[must_use]
     pub fn agree(self, peer: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
-        match Processor::detect() {
+        match *TRUSTED {
             Some(processor) => processor.agree(&self.secret, peer),
             None => library::agree(&self.secret, peer),
         }

@@ -114,9 +114,10 @@ impl Field {
         Self::new(inverse(&self.words()))
     }
 
-    /// Passes on what is larger than a limb, from every one at once and then again. Columns are less than 2^111, the highest
-    /// less than 2^107, as those of products are: the first passes on less than 2^60 each, and 19 times less than 2^56 from the
-    /// highest; the second less than 2^10, and 19 times less than 2^7.
+    /// Passes on what is larger than a limb, from every one at once and then again. Columns are
+    /// those of a product, or less: a sum of products of which `5 - 1 - k` in column `k` are taken 19 times, of limbs less than 2^52.
+    /// So they are less than 77, 59, 41, 23 and 5 times 2^104, the first passes on less than that times 2^53, and 19 times less
+    /// than 5 * 2^53 from the highest; the second less than 381, 309, 237, 165 and 93, and 19 * 93 is less than 2^11.
     #[inline]
     pub(super) fn carried(columns: [u128; 5]) -> Self {
         let rest = columns.map(|column| column as u64 & MASK);

@@ -6,11 +6,12 @@
 //!   made a part of by arithmetic,
 //! - an inversion takes as many steps for any number ([`super::inverse`]).
 //!
-//! The points of a step are in registers, and what these spill to the stack is written over by the next step or the next call.
+//! The points of a step are in registers, and what these spill to the stack is written over by the next step. What the last of
+//! them, the inversion and the last product leave there is wiped where it has a name and stays where it has none.
 
 use std::arch::x86_64::{_mm512_set_epi64, _mm512_xor_si512};
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::four::{Four, field, limbs};
 use super::lanes::all;
@@ -53,7 +54,13 @@ pub(super) fn multiply(number: &[u64; 4], u: &[u64; 4]) -> [u8; 32] {
     }
     // The lowest bit of a number is zero, so that at the end the points are in their places.
     let [x, z, ..] = &*Zeroizing::new(points.elements());
-    field(x).mul(&field(z).invert()).bytes()
+    let (mut x, mut z) = (field(x), field(z).invert());
+    let mut u = x.mul(&z);
+    let bytes = u.bytes();
+    for element in [&mut x, &mut z, &mut u] {
+        element.0.as_mut_slice().zeroize();
+    }
+    bytes
 }
 
 /// For each bit of a number whether it is another one than the next higher, and so the points change places.

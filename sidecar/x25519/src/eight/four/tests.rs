@@ -90,6 +90,7 @@ fn check_products(a: &Elements, b: &Elements) {
     let mut expected = y.clone();
     expected[1] += TIMES * &x[1];
     compare("sum", &sums.carried(), WIDE, &expected);
+    carried_but_for_limb_0(&sums.carried());
 
     let after = squares.carried_after(&b.first_twice());
     let expected = each(&|i| match i {
@@ -97,6 +98,7 @@ fn check_products(a: &Elements, b: &Elements) {
         _ => &x[i] * &x[i],
     });
     compare("square after another", &after, WIDE, &expected);
+    carried_but_for_limb_0(&squares.carried_after(&sums.carried().first_twice()));
 
     let moved = a.after_exchanged(&b, &b);
     let expected = [&y[1], &x[1], &y[2], &y[3]].map(BigUint::clone);
@@ -104,6 +106,13 @@ fn check_products(a: &Elements, b: &Elements) {
     let lanes = _mm512_set_epi64(1, 0, 7, 6, 3, 2, 5, 4);
     let expected = [&x[2], &x[1], &x[3], &x[0]].map(BigUint::clone);
     compare("permuted", &a.permuted(lanes), WIDE, &expected);
+}
+
+#[target_feature(enable = "avx512f")]
+fn carried_but_for_limb_0(four: &Four) {
+    for limbs in four.elements() {
+        assert!(limbs[1..].iter().all(|limb| *limb < CARRIED), "{limbs:x?}");
+    }
 }
 
 /// Of carried elements the rest.
