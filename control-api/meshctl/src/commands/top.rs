@@ -142,10 +142,12 @@ fn row((from, to): (Origin, String), before: &Edge, after: &Edge, seconds: f64) 
     let percentile = |millionths| {
         (served > 0).then(|| latency::percentile(&buckets, millionths) as f64 / 1_000.0)
     };
+    // Not of `requests`: a request that is counted between two looks at an edge may be in one of the two counts alone.
+    let all = served + since(|e| e.denied);
     #[allow(clippy::cast_precision_loss)]
-    let success = (requests > 0).then(|| {
+    let success = (all > 0).then(|| {
         let good = served.saturating_sub(since(|e| e.failed));
-        good as f64 / requests as f64
+        good as f64 / all as f64
     });
     Row {
         from,
@@ -243,6 +245,18 @@ mod tests {
             workloads: vec![to],
             at_unix_ms: at,
             ..EdgesResponse::default()
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_counted_between_two_looks_makes_no_success_of_more_than_all() {
+        let before = reading("a", 1_000, 100, 0, 0);
+        for (requests, served) in [(40, 41), (41, 40)] {
+            let mut after = reading("a", 3_000, 100 + requests, 0, 0);
+            if let Some(counts) = &mut after.workloads[0].edges[0].counts {
+                counts.counts = vec![100 + served];
+            }
+            assert_eq!(compare(&before, &after)[0].success, Some(1.0));
         }
     }
 
