@@ -86,9 +86,14 @@ impl Accepted {
 
     /// Where it was going before it was redirected here.
     pub fn original_destination(&self) -> Option<SocketAddr> {
+        dial::original_destination(&self.socket()?)
+    }
+
+    /// None once it is lost.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
         match &self.stream {
-            Stream::Fresh(stream) => dial::original_destination(stream),
-            Stream::Watched(stream) => dial::original_destination(stream),
+            Stream::Fresh(stream) => Some(stream.as_fd()),
+            Stream::Watched(stream) => Some(stream.as_fd()),
             Stream::Lost => None,
         }
     }
@@ -122,12 +127,7 @@ impl Accepted {
         if self.has_waited_to_write {
             return None;
         }
-        let socket = match &self.stream {
-            Stream::Fresh(stream) => stream.as_fd(),
-            Stream::Watched(stream) => stream.as_fd(),
-            Stream::Lost => return None,
-        };
-        let written = at_once(attempt(socket).map_err(io::Error::from));
+        let written = at_once(attempt(self.socket()?).map_err(io::Error::from));
         self.has_waited_to_write = written.is_none();
         // Whoever reads it may answer before the next look.
         self.is_drained = false;
@@ -248,15 +248,12 @@ mod tests {
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    use super::super::dial;
-    use super::super::listener::Listener;
+    use super::super::listener::testing::{at_loopback, waits};
     use super::*;
 
     /// A connection and its client, which sent `first` before it was accepted.
     async fn pair(first: &[u8]) -> (Accepted, TcpStream) {
-        let at = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (address, mut listeners) = dial::listen(at, 1).unwrap();
-        let listener = Listener::register(listeners.remove(0)).unwrap();
+        let (listener, address) = at_loopback();
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(first).await.unwrap();
         (listener.accept().await.unwrap(), client)
@@ -265,11 +262,7 @@ mod tests {
     /// Waits until the kernel has something to read.
     fn arrived(stream: &Accepted) {
         use rustix::event::{PollFd, PollFlags, poll};
-        let socket = match &stream.stream {
-            Stream::Fresh(stream) => stream.as_fd(),
-            Stream::Watched(stream) => stream.as_fd(),
-            Stream::Lost => panic!("lost"),
-        };
+        let socket = stream.socket().unwrap();
         poll(&mut [PollFd::new(&socket, PollFlags::IN)], None).unwrap();
     }
 
@@ -393,15 +386,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_listener_waits_for_the_next_connection_and_small_answers_go_out_at_once() {
-        let at = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (address, mut listeners) = dial::listen(at, 1).unwrap();
-        let listener = Listener::register(listeners.remove(0)).unwrap();
+        let (listener, address) = at_loopback();
         let mut accept = std::pin::pin!(listener.accept());
-        poll_fn(|cx| {
-            assert!(accept.as_mut().poll(cx).is_pending());
-            Poll::Ready(())
-        })
-        .await;
+        assert!(waits(accept.as_mut()).await);
         let (accepted, client) = tokio::join!(accept, TcpStream::connect(address));
         let accepted = accepted.unwrap();
         assert_eq!(accepted.local_addr().unwrap(), address);

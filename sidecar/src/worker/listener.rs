@@ -95,22 +95,35 @@ impl Listener {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::{Future as _, poll_fn};
+pub(super) mod testing {
+    use std::future::{Future, poll_fn};
+    use std::pin::Pin;
     use std::task::Poll;
 
     use super::super::dial;
     use super::*;
 
-    fn listener() -> (Listener, SocketAddr) {
+    /// A listener, and where.
+    pub(crate) fn at_loopback() -> (Listener, SocketAddr) {
         let at = SocketAddr::from(([127, 0, 0, 1], 0));
         let (address, mut listeners) = dial::listen(at, 1).unwrap();
         (Listener::register(listeners.remove(0)).unwrap(), address)
     }
 
+    /// Whether a future is not done when it is looked at.
+    pub(crate) async fn waits<F: Future>(mut future: Pin<&mut F>) -> bool {
+        poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{at_loopback, waits};
+    use super::*;
+
     #[tokio::test]
     async fn all_that_came_at_once_are_accepted_and_then_it_waits() {
-        let (listener, address) = listener();
+        let (listener, address) = at_loopback();
         for together in [1, 3, 1, 2, 7] {
             let mut clients = Vec::new();
             for _ in 0..together {
@@ -122,11 +135,7 @@ mod tests {
             }
             assert!(!listener.has_waiting());
             let mut next = std::pin::pin!(listener.accept_from());
-            poll_fn(|cx| {
-                assert!(next.as_mut().poll(cx).is_pending());
-                Poll::Ready(())
-            })
-            .await;
+            assert!(waits(next.as_mut()).await);
             let (accepted, client) = tokio::join!(next, TcpStream::connect(address));
             assert_eq!(accepted.unwrap().1, client.unwrap().local_addr().unwrap());
         }
@@ -134,7 +143,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_comes_after_another_was_accepted_is_seen() {
-        let (listener, address) = listener();
+        let (listener, address) = at_loopback();
         for _ in 0..50 {
             let _first = TcpStream::connect(address).await.unwrap();
             listener.accept().await.unwrap();
@@ -147,7 +156,7 @@ mod tests {
     /// What it is for: none of the calls finds nobody.
     #[tokio::test]
     async fn nothing_is_accepted_in_vain() {
-        let (listener, address) = listener();
+        let (listener, address) = at_loopback();
         let attempts = Cell::new(0);
         let accept = |flags| {
             attempts.set(attempts.get() + 1);
@@ -157,11 +166,7 @@ mod tests {
             let _client = TcpStream::connect(address).await.unwrap();
             listener.next(accept).await.unwrap();
             let mut next = std::pin::pin!(listener.next(accept));
-            poll_fn(|cx| {
-                assert!(next.as_mut().poll(cx).is_pending());
-                Poll::Ready(())
-            })
-            .await;
+            assert!(waits(next.as_mut()).await);
             assert_eq!(attempts.get(), accepted);
         }
     }
@@ -169,7 +174,7 @@ mod tests {
     #[tokio::test]
     async fn only_where_it_was_said_acknowledgements_wait_for_answers() {
         for waits in [false, true] {
-            let (listener, address) = listener();
+            let (listener, address) = at_loopback();
             if waits {
                 listener.acknowledge_with_answers();
             }
